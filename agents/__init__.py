@@ -1,0 +1,1 @@
+"""Runnable self-improvement experiments, on l2o.agents."""

@@ -1,0 +1,1 @@
+"""One file a question; results as JSON lines with config, commit, versions and machine."""

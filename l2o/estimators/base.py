@@ -1,0 +1,40 @@
+"""How theta is improved: the interface of every estimator of the meta-gradient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from l2o.types import Theta
+
+
+class MetaGradient(NamedTuple):
+    """What an estimator returns.
+
+    grads: estimate of the gradient of the meta-loss, with theta's names and shapes.
+    loss: the meta-loss seen while estimating.
+    metrics: further scalars for the log.
+    """
+
+    grads: Theta
+    loss: Float[Tensor, ""]
+    metrics: dict[str, Float[Tensor, ""]]
+
+
+class GradientEstimator(ABC):
+    """Estimates the gradient of a meta-loss with respect to theta.
+
+    The estimator itself holds configuration only. What goes on between calls (half-trained networks, accumulated
+    perturbations) is its state: a tree of tensors, so that it can be checkpointed and sent.
+    """
+
+    @abstractmethod
+    def init(self, theta: Theta, generator: Generator) -> Any:
+        """The state before the first estimate."""
+
+    @abstractmethod
+    def estimate(self, theta: Theta, state: Any, generator: Generator) -> tuple[MetaGradient, Any]:
+        """One estimate, and the next state."""

@@ -1,0 +1,189 @@
+"""A rule trains a task: reset, step, unroll; one problem or many at once along a leading axis of lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.func import functional_call, grad_and_value, vmap
+
+from l2o.rules.base import OptState, UpdateRule
+from l2o.tasks.base import Task, stack_tasks, structure_of, with_tensors
+from l2o.types import Batch, Params, Theta, tree_map, tree_stack
+
+Order: TypeAlias = Literal["full", "first"]
+"""How meta-gradients pass an inner step: `first` takes the inner gradient as a constant (Andrychowicz et al., 2016)."""
+
+
+class InnerState(NamedTuple):
+    """A network in training: its parameters and the rule's state."""
+
+    params: Params
+    opt: OptState
+
+
+def inner_step(
+    rule: UpdateRule, task: Task, theta: Theta, state: InnerState, batch: Batch, order: Order = "full"
+) -> tuple[InnerState, Float[Tensor, ""]]:
+    """One training step of `task` by `rule` with parameters `theta`; also the loss before it. Pure."""
+    grads, loss = grad_and_value(lambda params: task.loss(params, batch))(state.params)
+    if order == "first":
+        grads = {name: grad.detach() for name, grad in grads.items()}
+    updates, opt = functional_call(rule, theta, (grads, state.opt, state.params, loss))
+    params = {name: p + updates[name] for name, p in state.params.items()}
+    return InnerState(params, opt), loss
+
+
+class InnerLoop:
+    """One task trained by one rule.
+
+    Arguments:
+        order: `full` keeps second derivatives of the task in meta-gradients, `first` drops them.
+    """
+
+    def __init__(self, task: Task, rule: UpdateRule, order: Order = "full") -> None:
+        self.task, self.rule, self.order = task, rule, order
+
+    def reset(self, generator: Generator, total_steps: int | None = None) -> InnerState:
+        """A fresh network and rule state."""
+        params = self.task.init(generator)
+        return InnerState(params, self.rule.init(params, total_steps))
+
+    def unroll(
+        self, theta: Theta, state: InnerState, batches: Sequence[Batch]
+    ) -> tuple[InnerState, Float[Tensor, " steps"]]:
+        """Train on `batches`, one step each; returns the last state and the loss before each step."""
+        losses = []
+        for batch in batches:
+            state, loss = inner_step(self.rule, self.task, theta, state, batch, self.order)
+            losses.append(loss)
+        return state, torch.stack(losses)
+
+
+class Lanes:
+    """Many tasks of one structure trained side by side: every tensor gains a leading axis of lanes.
+
+    Arguments:
+        tasks: one task a lane; all of one structure (see `TaskFamily.fix`).
+        compile: fuse the inner step with `torch.compile`; the first call of a structure takes up to a minute.
+        checkpoint: recompute each step in the backward pass in place of storing it; memory then grows with the
+            state only.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        rule: UpdateRule,
+        order: Order = "full",
+        compile: bool = False,
+        checkpoint: bool = False,
+    ) -> None:
+        self.tasks, self.rule, self.order, self.compile, self.checkpoint = tuple(tasks), rule, order, compile, checkpoint
+        self._tensors = stack_tasks(self.tasks)
+        self._structure = structure_of(self.tasks[0])
+
+    def first(self, num: int) -> Lanes:
+        """The first `num` lanes."""
+        return Lanes(self.tasks[:num], self.rule, self.order, self.compile, self.checkpoint)
+
+    def reset(self, generators: Sequence[Generator], total_steps: Float[Tensor, " lanes"] | None = None) -> InnerState:
+        """A fresh network in every lane, lane i drawn from generator i."""
+        return self.start([task.init(g) for task, g in zip(self.tasks, generators, strict=True)], total_steps)
+
+    def start(self, params: Sequence[Params], total_steps: Float[Tensor, " lanes"] | None = None) -> InnerState:
+        """Begin from given parameters, one tree a lane."""
+        stacked = tree_stack(params)
+        with torch.no_grad():
+            opt = vmap(self.rule.init, in_dims=(0, None if total_steps is None else 0))(stacked, total_steps)
+        return InnerState(stacked, tree_map(lambda x: x.contiguous(), opt))
+
+    def unroll(
+        self, theta: Theta, state: InnerState, batches: Sequence[Batch]
+    ) -> tuple[InnerState, Float[Tensor, "steps lanes"]]:
+        """Train every lane on its batches (leading axis: lanes); theta is shared or has a leading axis of lanes."""
+        step = _lane_step(
+            self.rule, _Template(self.tasks[0], self._structure), self.order, _theta_axis(self.rule, theta), self.compile
+        )
+        losses = []
+        for batch in batches:
+            if self.checkpoint and torch.is_grad_enabled():
+                state, loss = torch.utils.checkpoint.checkpoint(
+                    step, theta, self._tensors, state, batch, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                state, loss = step(theta, self._tensors, state, batch)
+            losses.append(loss)
+        return state, torch.stack(losses)
+
+    def losses(self, params: Params, batch: Batch) -> Float[Tensor, " lanes"]:
+        """The loss of each lane's parameters on its batch."""
+
+        def loss(tensors: dict[str, Tensor], params: Params, batch: Batch) -> Float[Tensor, ""]:
+            return with_tensors(self.tasks[0], tensors).loss(params, batch)
+
+        return vmap(loss, in_dims=(_lead(self._tensors), 0, _lead(batch)))(self._tensors, params, batch)
+
+    def sample_batches(self, generator: Generator, num: int) -> list[Batch]:
+        """Batches for `num` steps of every lane, drawn task by task at once; leading axis: lanes."""
+        drawn = [task.sample_batches(generator, num) for task in self.tasks]
+        return unbind_steps(tree_stack(drawn), num)
+
+    def sample_validation_batch(self, generator: Generator) -> Batch:
+        """One validation batch a lane."""
+        return tree_stack([task.sample_validation_batch(generator) for task in self.tasks])
+
+
+def unbind_steps(batches: Batch, num: int) -> list[Batch]:
+    """From leaves (lanes, steps, ...) to one tree of leaves (lanes, ...) a step."""
+    return [tree_map(lambda x, i=i: x[:, i], batches) for i in range(num)]
+
+
+class _Template:
+    """A task as a cache key: equal when the structures are."""
+
+    def __init__(self, task: Task, structure: object) -> None:
+        self.task, self.structure = task, structure
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Template) and self.structure == other.structure
+
+    def __hash__(self) -> int:
+        return hash(self.structure)
+
+
+@lru_cache(maxsize=128)
+def _lane_step(
+    rule: UpdateRule, template: _Template, order: Order, theta_axis: int | None, compile: bool
+) -> Callable[..., tuple[InnerState, Tensor]]:
+    def step(
+        theta: Theta, tensors: dict[str, Tensor], state: InnerState, batch: Batch
+    ) -> tuple[InnerState, Tensor]:
+        return inner_step(rule, with_tensors(template.task, tensors), theta, state, batch, order)
+
+    def lanes(
+        theta: Theta, tensors: dict[str, Tensor], state: InnerState, batch: Batch
+    ) -> tuple[InnerState, Tensor]:
+        return vmap(step, in_dims=(theta_axis, _lead(tensors), 0, _lead(batch)))(theta, tensors, state, batch)
+
+    return torch.compile(lanes, fullgraph=True, dynamic=False) if compile else lanes
+
+
+def _lead(tree: object) -> int | None:
+    return 0 if tree else None  # vmap refuses an axis for a tree without tensors
+
+
+def _theta_axis(rule: UpdateRule, theta: Theta) -> int | None:
+    """0 where theta has a leading axis of lanes, None where all lanes share it."""
+    for name, parameter in rule.named_parameters():
+        extra = theta[name].ndim - parameter.ndim
+        if extra in (0, 1):
+            return 0 if extra else None
+        raise ValueError(
+            f"theta must have the rule's shapes, or these with one leading axis of lanes; got {tuple(theta[name].shape)} "
+            f"for {name!r} of shape {tuple(parameter.shape)}."
+        )
+    return None

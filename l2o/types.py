@@ -1,0 +1,68 @@
+"""The words every part shares: parameters, theta, batches, and trees of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from torch import Generator, Tensor
+from torch.utils import _pytree
+
+Params: TypeAlias = dict[str, Tensor]
+"""Parameters of the network being trained (the optimizee), by name."""
+
+Theta: TypeAlias = dict[str, Tensor]
+"""Parameters of what is meta-trained, by name: `dict(rule.named_parameters())`."""
+
+Batch: TypeAlias = Any
+"""One mini-batch: any tree of tensors, or None for a full-batch problem."""
+
+T = TypeVar("T")
+
+
+def tree_map(fn: Callable[..., Tensor], tree: T, *rest: T) -> T:
+    """Apply `fn` to every tensor of a tree (dicts, tuples, lists; None stays None)."""
+    return _pytree.tree_map_only(torch.Tensor, fn, tree) if not rest else _map_many(fn, tree, *rest)
+
+
+def _map_many(fn: Callable[..., Tensor], *trees: T) -> T:
+    leaves, spec = _pytree.tree_flatten(trees[0])
+    others = [_pytree.tree_flatten(tree)[0] for tree in trees[1:]]
+    mapped = [
+        fn(leaf, *more) if isinstance(leaf, Tensor) else leaf
+        for leaf, *more in zip(leaves, *others, strict=True)
+    ]
+    return _pytree.tree_unflatten(mapped, spec)
+
+
+def tree_leaves(tree: Any) -> list[Tensor]:
+    """The tensors of a tree, in its order."""
+    return [leaf for leaf in _pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def tree_stack(trees: Sequence[T]) -> T:
+    """Stack equal trees along a new leading axis."""
+    return _map_many(lambda *xs: torch.stack(xs), *trees)
+
+
+def tree_unbind(tree: T, num: int) -> list[T]:
+    """Split a tree along its leading axis into `num` trees (views); None gives `num` times None."""
+    leaves, spec = _pytree.tree_flatten(tree)
+    columns = [leaf.unbind(0) if isinstance(leaf, Tensor) else (leaf,) * num for leaf in leaves]
+    return [_pytree.tree_unflatten([column[i] for column in columns], spec) for i in range(num)]
+
+
+def tree_detach(tree: T) -> T:
+    """Cut every tensor of a tree from the autograd graph."""
+    return tree_map(lambda x: x.detach(), tree)
+
+
+def draw_seed(generator: Generator) -> int:
+    """A fresh seed, drawn from `generator`: names a random object by one number."""
+    return int(torch.randint(2**62, (), generator=generator))
+
+
+def seeded(seed: int) -> Generator:
+    """A CPU generator started at `seed`."""
+    return torch.Generator().manual_seed(seed)
