@@ -1,0 +1,122 @@
+"""Trees of tensors on disk: one safetensors file, written atomically, read without executing code."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from l2o.estimators.es import ESState
+from l2o.estimators.problems import ProblemState
+from l2o.inner_loop import InnerState
+from l2o.rules.base import OptState
+
+SCHEMA = 1
+"""Version of the file's layout; raised when old files need a migration."""
+
+_named_tuples: dict[str, type] = {}
+
+
+def register_state(cls: type) -> type:
+    """Let checkpoints hold instances of a NamedTuple class (an estimator's own state); returns the class."""
+    _named_tuples[cls.__name__] = cls
+    return cls
+
+
+for _cls in (OptState, InnerState, ProblemState, ESState):
+    register_state(_cls)
+
+
+def save_tree(tree: Any, path: str | Path) -> None:
+    """Write a tree of dicts, lists, tuples, registered NamedTuples, tensors, numbers, strings and None.
+
+    The file appears whole or not at all: it is written beside its place, flushed to disk, then renamed.
+
+    Raises:
+        TypeError: the tree holds something else.
+        OSError: the disk is full, or the folder cannot be written; what stood at `path` before is unharmed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    skeleton = json.dumps(_encode(tree, tensors))
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={"schema": str(SCHEMA), "tree": skeleton})
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except SafetensorError as error:
+        raise OSError(f"could not write {path}: {error}") from error
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def load_tree(path: str | Path) -> Any:
+    """Read what `save_tree` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a checkpoint, is damaged, or was written by a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"a checkpoint must be an existing file; there is none at {path}.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("schema") != str(SCHEMA) or "tree" not in metadata:
+                raise ValueError(
+                    f"a checkpoint must carry its tree and schema {SCHEMA}; {path} has schema {metadata.get('schema')!r}."
+                )
+            return _decode(json.loads(metadata["tree"]), {name: file.get_tensor(name) for name in file.keys()})
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is no checkpoint of l2o, or is damaged: {error}") from error
+
+
+def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        name = f"t{len(tensors)}"
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[_key(key), _encode(child, tensors)] for key, child in value.items()]}
+    if isinstance(value, tuple) and type(value).__name__ in _named_tuples:
+        return {"named": type(value).__name__, "items": [_encode(child, tensors) for child in value]}
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [_encode(child, tensors) for child in value]}
+    raise TypeError(
+        "a checkpoint holds tensors, numbers, strings, None, dicts, lists, tuples and registered NamedTuples, so that "
+        f"it loads without executing code; got {type(value).__name__}."
+    )
+
+
+def _key(key: Any) -> str | int:
+    if not isinstance(key, str | int):
+        raise TypeError(f"keys of a checkpoint must be strings or integers; got {key!r}.")
+    return key
+
+
+def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "dict" in value:
+        return {key: _decode(child, tensors) for key, child in value["dict"]}
+    if "named" in value:
+        return _named_tuples[value["named"]](*(_decode(child, tensors) for child in value["items"]))
+    kind, children = next(iter(value.items()))
+    decoded = [_decode(child, tensors) for child in children]
+    return tuple(decoded) if kind == "tuple" else decoded

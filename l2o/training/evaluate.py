@@ -1,0 +1,149 @@
+"""Rules against each other on the same problems: training curves, tuned baselines, intervals, speed-ups.
+
+Every contestant trains the same tasks from the same initial parameters on the same batches. A baseline is given a
+learning-rate sweep and, on each task, the rate with the lowest mean final loss over the seeds: chosen on the very
+runs that are reported, which can only flatter the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from l2o.inner_loop import InnerState, Lanes
+from l2o.rules.base import UpdateRule
+from l2o.rules.scaled import Scaled
+from l2o.tasks.base import Task
+from l2o.types import seeded, tree_map
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A rule in a comparison.
+
+    Arguments:
+        rule: the rule, at its present theta.
+        rates: multipliers of its whole step to try (the drop-in's `lr`); at least 7 for a baseline.
+    """
+
+    rule: UpdateRule
+    rates: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Training of one task by one contestant at its best rate.
+
+    losses: the training loss before each step, on that step's batch.
+    validation: loss on a validation batch after the last step.
+    swept: for every rate tried, the mean final loss.
+    """
+
+    task: str
+    method: str
+    rate: float
+    losses: Float[Tensor, "seeds steps"]
+    validation: Float[Tensor, " seeds"]
+    swept: dict[float, float] = field(default_factory=dict)
+
+    @property
+    def final(self) -> Float[Tensor, " seeds"]:
+        """Mean loss over the last tenth of the steps."""
+        return final_loss(self.losses)
+
+    @property
+    def area(self) -> Float[Tensor, " seeds"]:
+        """Area under the training curve, divided by its length: the mean loss over all steps."""
+        return self.losses.mean(dim=-1)
+
+
+def final_loss(losses: Float[Tensor, "*n steps"]) -> Float[Tensor, "*n"]:
+    """Mean over the last tenth of the steps, at least one; infinite where a loss is not finite."""
+    last = losses[..., -max(1, losses.shape[-1] // 10) :].mean(dim=-1)
+    return torch.where(losses.isfinite().all(dim=-1), last, float("inf"))
+
+
+def compare(
+    contestants: Mapping[str, Contestant],
+    tasks: Mapping[str, Task],
+    num_steps: int,
+    num_seeds: int = 5,
+    seed: int = 0,
+) -> list[Result]:
+    """Train every task with every contestant, `num_seeds` times from different initial parameters and batches.
+
+    Arguments:
+        tasks: by the name to report.
+        num_steps: inner steps of a run; also what rules that follow a schedule are told.
+    """
+    if not contestants or not tasks:
+        raise ValueError(f"a comparison needs contestants and tasks; got {len(contestants)} and {len(tasks)}.")
+    return [
+        _run(name, task, method, contestant, num_steps, num_seeds, seed)
+        for name, task in tasks.items()
+        for method, contestant in contestants.items()
+    ]
+
+
+@torch.no_grad()
+def _run(
+    name: str, task: Task, method: str, contestant: Contestant, num_steps: int, num_seeds: int, seed: int
+) -> Result:
+    num_rates = len(contestant.rates)
+    rule = Scaled(contestant.rule)
+    one = Lanes([task] * num_seeds, rule)
+    lanes = Lanes([task] * num_seeds * num_rates, rule)
+    params = [task.init(seeded(seed + i)) for i in range(num_seeds)]  # lanes are rate-major
+    state = lanes.start(params * num_rates, torch.full((num_seeds * num_rates,), float(num_steps)).double())
+    rates = torch.tensor(contestant.rates).repeat_interleave(num_seeds)
+    theta = {key: value.expand(len(rates), *value.shape) for key, value in rule.named_parameters()}
+    theta["log_lr"] = rates.log().to(theta["log_lr"].dtype)
+    generator = seeded(seed)
+    losses = []
+    for batch in one.sample_batches(generator, num_steps):
+        state, loss = lanes.unroll(theta, state, [_repeat(batch, num_rates)])
+        losses.append(loss[0])
+    curves = torch.stack(losses, dim=-1).view(num_rates, num_seeds, num_steps)
+    held_out = lanes.losses(state.params, _repeat(one.sample_validation_batch(generator), num_rates))
+    means = final_loss(curves).mean(dim=-1)
+    best = int(torch.where(means.isfinite(), means, float("inf")).argmin())
+    swept = {rate: float(mean) for rate, mean in zip(contestant.rates, means, strict=True)}
+    return Result(
+        name, method, contestant.rates[best], curves[best], held_out.view(num_rates, num_seeds)[best], swept
+    )
+
+
+def _repeat(batch: object, copies: int) -> object:
+    return tree_map(lambda x: x.repeat(copies, *[1] * (x.ndim - 1)), batch)
+
+
+def steps_to(losses: Float[Tensor, "seeds steps"], target: float) -> Float[Tensor, " seeds"]:
+    """Steps until the curve, averaged over the last tenth of its length, is at or below `target`; else infinite."""
+    width = max(1, losses.shape[-1] // 10)
+    summed = torch.nn.functional.pad(losses.double(), (1, 0)).cumsum(dim=-1)
+    averaged = (summed[:, width:] - summed[:, :-width]) / width
+    reached = averaged <= target
+    first = torch.where(reached.any(dim=-1), reached.int().argmax(dim=-1) + width, float("inf"))
+    return first.double()
+
+
+def speed_up(result: Result, baseline: Result) -> Float[Tensor, " seeds"]:
+    """How many times fewer steps than the tuned baseline's whole run; 0 where its final loss is never reached."""
+    target = float(baseline.final.mean())
+    return baseline.losses.shape[-1] / steps_to(result.losses, target)
+
+
+def interval(values: Float[Tensor, " n"], level: float = 0.95, draws: int = 2000) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over seeds."""
+    if len(values) < 2:
+        return float(values.mean()), float(values.mean())
+    index = torch.randint(len(values), (draws, len(values)), generator=seeded(0))
+    means = values.double()[index].mean(dim=-1)
+    if not bool(means.isfinite().all()):
+        return float("nan"), float("nan")
+    edges = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64))
+    return float(edges[0]), float(edges[1])

@@ -1,0 +1,84 @@
+"""One outer step: estimates from the pool, averaged, clipped, handed to a torch optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from l2o.distributed.pool import WorkerPool, mean_gradient
+from l2o.types import Theta
+
+
+def theta_of(module: nn.Module) -> Theta:
+    """Theta of a module: its parameters by name, detached (they share memory with the module)."""
+    return {name: parameter.detach() for name, parameter in module.named_parameters()}
+
+
+class MetaTrainer:
+    """Trains the parameters of a module with the meta-gradients of a pool.
+
+    Arguments:
+        module: what is meta-trained: an update rule, a learner, any module whose parameters are theta.
+        pool: where estimates come from.
+        optimizer: the outer optimizer over the module's parameters: any torch optimizer, a learned one too.
+        schedule: a torch learning-rate schedule, stepped after each outer step.
+        max_grad_norm: the averaged meta-gradient is scaled down to this norm; None leaves it.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        pool: WorkerPool,
+        optimizer: Optimizer,
+        schedule: LRScheduler | None = None,
+        max_grad_norm: float | None = 1.0,
+    ) -> None:
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive, or None for no clipping; got {max_grad_norm}.")
+        self.module, self.pool, self.optimizer, self.schedule = module, pool, optimizer, schedule
+        self.max_grad_norm = max_grad_norm
+        self.num_steps = 0
+        self.num_skipped = 0
+
+    def step(self) -> dict[str, float]:
+        """One outer step. A meta-gradient that is not finite is skipped and counted; theta then stays as it is."""
+        gradient = mean_gradient(self.pool.estimate(theta_of(self.module)))
+        for name, parameter in self.module.named_parameters():
+            parameter.grad = gradient.grads[name].to(parameter.device, parameter.dtype)
+        limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+        if torch.isfinite(torch.tensor(norm)):
+            self.optimizer.step()
+        else:
+            self.num_skipped += 1
+        self.optimizer.zero_grad()
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        if self.schedule is not None:
+            self.schedule.step()
+        self.num_steps += 1
+        metrics = {name: float(value) for name, value in gradient.metrics.items()}
+        return {"meta_loss": float(gradient.loss), "grad_norm": norm, "lr": rate, "skipped": self.num_skipped} | metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that makes a resumed run equal the uninterrupted one, as a tree of tensors and numbers."""
+        return {
+            "num_steps": self.num_steps,
+            "num_skipped": self.num_skipped,
+            "module": dict(self.module.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "pool": self.pool.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        self.pool.load_state_dict(state["pool"])
+        self.num_steps, self.num_skipped = state["num_steps"], state["num_skipped"]
