@@ -1,0 +1,58 @@
+"""The command `l2o`: meta-train | evaluate | info."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "meta-train": "meta-train an update rule on a distribution of tasks",
+    "evaluate": "train held-out tasks with a rule and with tuned baselines: table, rows, figure",
+    "info": "what a saved rule is, or which rules and task suites there are",
+}
+
+HELP = """usage: l2o COMMAND [options]
+
+Learned optimizers for PyTorch: meta-train them, use them in one line.
+
+commands:
+{commands}
+
+examples:
+  l2o meta-train --rule lstm --tasks digits-mlp --steps 1000 --run runs/lstm
+  l2o meta-train --rule mlp --estimator pes --num-tasks 32 --lr 0.01 --run runs/mlp
+  l2o meta-train --config my.yaml --run runs/mine
+  l2o meta-train --resume runs/lstm
+  l2o evaluate --rule runs/lstm --tasks digits-mlp --steps 100
+  l2o info runs/lstm
+  tensorboard --logdir runs
+
+l2o COMMAND --help shows a command's options."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP.format(commands="\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())))
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"l2o {version('l2o')}")
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        print(f"l2o: the command must be one of {', '.join(COMMANDS)}; got {command!r}.", file=sys.stderr)
+        return 2
+    from l2o.training import commands  # imports torch: only once a command is to run
+
+    try:
+        return commands.run(command, rest)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"l2o {command}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

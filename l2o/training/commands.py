@@ -1,0 +1,216 @@
+"""What the commands do: meta-train, evaluate, info."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from l2o.load import load, names, save
+from l2o.rules.base import UpdateRule
+from l2o.training import report
+from l2o.training.config import MetaTrainConfig, read_config, to_plain
+from l2o.training.evaluate import Contestant, Result, compare
+from l2o.training.run import RunDirectory, meta_train
+from l2o.training.suites import SUITES, Suite, load_suite
+
+RATES = tuple(10.0 ** (k / 2) for k in range(-8, 3))
+"""The baselines' sweep: 11 rates, two a decade from 1e-4 to 10."""
+
+BASELINES = {"SGD": "sgd", "momentum": "momentum", "Adam": "adam"}
+
+
+def run(command: str, arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit status."""
+    if command == "meta-train":
+        return _meta_train(list(arguments))
+    if command == "evaluate":
+        return _evaluate(tyro.cli(EvaluateConfig, prog="l2o evaluate", args=arguments))
+    return _info(tyro.cli(InfoConfig, prog="l2o info", args=arguments))
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run lives.
+
+    Arguments:
+        run: folder of the run: config, weights, checkpoints, dashboard.
+        threads: CPU threads; 0 leaves torch's choice.
+    """
+
+    run: Path
+    threads: int = 0
+
+
+def _meta_train(arguments: list[str]) -> int:
+    resume = _take(arguments, "--resume")
+    if resume is not None:
+        folder = Path(resume)
+        config, options = read_config(folder / "config.yaml"), RunOptions(folder)
+        if arguments:
+            raise ValueError(f"a run resumes with its own settings; besides --resume got {' '.join(arguments)}.")
+    else:
+        given = _take(arguments, "--config")
+        default = read_config(given) if given is not None else MetaTrainConfig()
+        both = tyro.cli(
+            tuple[
+                Annotated[MetaTrainConfig, tyro.conf.arg(name="")],
+                Annotated[RunOptions, tyro.conf.arg(name="")],
+            ],
+            prog="l2o meta-train",
+            description="Meta-train an update rule. Also: --config FILE.yaml for defaults, --resume RUN to go on.",
+            default=(default, RunOptions(Path("runs/meta-train"))),
+            args=arguments,
+        )
+        config, options = both
+        if RunDirectory(options.run).checkpoints():
+            raise ValueError(
+                f"a new run needs a folder without checkpoints, so that nothing is overwritten; {options.run} has some "
+                f"(go on with --resume {options.run}, or choose another --run)."
+            )
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    train(config, options.run)
+    Console().print(f"saved {RunDirectory(options.run).weights}; use it: l2o.LearnedOptimizer(params, rule='{options.run}')")
+    return 0
+
+
+def train(config: MetaTrainConfig, folder: Path, show_progress: bool = True) -> dict[str, float]:
+    """Meta-train as configured, from the folder's newest checkpoint if it has one; returns the last scores."""
+    directory, suite = RunDirectory(folder), config.suite()
+    directory.write_config(to_plain(config))
+    return meta_train(
+        config.build(suite),
+        config.steps,
+        directory,
+        save=save,
+        evaluator=_Evaluator(suite),
+        evaluate_every=config.evaluate_every,
+        checkpoint_every=config.checkpoint_every,
+        hyperparameters=to_plain(config),
+        show_progress=show_progress and sys.stdout.isatty(),
+    )
+
+
+class _Evaluator:
+    """Held-out curves of the rule in training against baselines, whose swept curves are computed once."""
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self.baselines: list[Result] | None = None
+
+    def __call__(self, rule: nn.Module) -> tuple[dict[str, float], object]:
+        assert isinstance(rule, UpdateRule)
+        if self.baselines is None:
+            self.baselines = self._compare({name: Contestant(load(key, lr=1.0), RATES) for name, key in BASELINES.items()})
+        learned = self._compare({"learned": Contestant(rule)})
+        scores = {"score": sum(float(r.area.mean()) for r in learned) / len(learned)}
+        for result in learned:
+            scores[f"{result.task}/final"] = float(result.final.mean())
+        try:
+            return scores, report.figure(learned + self.baselines)
+        except ImportError:
+            return scores, None
+
+    def _compare(self, contestants: dict[str, Contestant]) -> list[Result]:
+        return compare(contestants, self.suite.validation, self.suite.num_steps, num_seeds=3, seed=1000)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Train held-out tasks with a rule and with baselines at their best swept rate.
+
+    Arguments:
+        rule: a name, a saved file or a run folder; several to compare them.
+        tasks: a named suite (see `l2o info`), or `module:object` for a family of your own.
+        steps: inner steps; 0 takes the suite's.
+        num_seeds: runs of each task, from different initial parameters and batches.
+        seed: of initial parameters and batches.
+        out: folder for rows.jsonl and curves.png.
+        sweep: also sweep the learned rules' rate.
+    """
+
+    rule: tuple[str, ...]
+    tasks: str = "digits-mlp"
+    steps: int = 0
+    num_seeds: int = 5
+    seed: int = 0
+    out: Path = Path("runs/evaluate")
+    sweep: bool = False
+
+
+def _evaluate(config: EvaluateConfig) -> int:
+    suite = load_suite(config.tasks)
+    contestants = {_label(name): Contestant(load(name), RATES if config.sweep else (1.0,)) for name in config.rule}
+    contestants |= {name: Contestant(load(key, lr=1.0), RATES) for name, key in BASELINES.items()}
+    num_steps = config.steps or suite.num_steps
+    results = compare(contestants, suite.test, num_steps, config.num_seeds, config.seed)
+    config.out.mkdir(parents=True, exist_ok=True)
+    with open(config.out / "rows.jsonl", "w") as file:
+        for row in report.rows(results, ("Adam",)):
+            file.write(json.dumps(row) + "\n")
+    Console().print(report.table(results, f"{config.tasks}, {num_steps} steps, {config.num_seeds} seeds", "Adam"))
+    report.figure(results).savefig(config.out / "curves.png", dpi=150)
+    Console().print(f"rows: {config.out / 'rows.jsonl'}, figure: {config.out / 'curves.png'}")
+    return 0
+
+
+def _label(name: str) -> str:
+    return Path(name).stem if Path(name).suffix else Path(name).name
+
+
+@dataclass(frozen=True)
+class InfoConfig:
+    """Show what a saved rule is; without one, the known rules and task suites.
+
+    Arguments:
+        rule: a name, a saved file or a run folder.
+    """
+
+    rule: Annotated[str, tyro.conf.Positional] = ""
+
+
+def _info(config: InfoConfig) -> int:
+    console = Console()
+    if not config.rule:
+        console.print("rules: " + ", ".join(names()))
+        shown = Table("suite", "tasks", title="task suites", title_justify="left")
+        for name, make in SUITES.items():
+            shown.add_row(name, (make.__doc__ or "").strip().splitlines()[0])
+        console.print(shown)
+        return 0
+    rule = load(config.rule)
+    shown = Table("theta", "shape", "size", title=f"{config.rule}: {type(rule).__name__}", title_justify="left")
+    for name, parameter in rule.named_parameters():
+        shown.add_row(name, str(tuple(parameter.shape)), str(parameter.numel()))
+    shown.add_row("all", "", str(sum(p.numel() for p in rule.parameters())), style="bold")
+    console.print(shown)
+    console.print(f"arguments: {json.dumps(getattr(rule, 'config', {}), default=str)}")
+    state = rule.init({"w": torch.zeros(64, 64)})
+    floats = sum(t.numel() for slot in state.slots.values() for t in slot.values()) / 64**2
+    console.print(f"state: {floats:.2f} numbers per parameter (of a 64 x 64 matrix); needs the loss: {rule.needs_loss}")
+    return 0
+
+
+def _take(arguments: list[str], flag: str) -> str | None:
+    """Remove `flag VALUE` from the arguments and return the value."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith(flag + "="):
+            del arguments[i]
+            return argument.split("=", 1)[1]
+        if argument == flag:
+            if i + 1 >= len(arguments):
+                raise ValueError(f"{flag} needs a value; got none.")
+            value = arguments[i + 1]
+            del arguments[i : i + 2]
+            return value
+    return None

@@ -1,0 +1,167 @@
+"""One meta-training run as plain values: from flags or YAML to objects, and back into the run's config.yaml."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from l2o.distributed.pool import LocalPool
+from l2o.estimators import ES, NRES, PES, Backprop, GradientEstimator, MetaLoss, Problems, Truncation
+from l2o.load import load
+from l2o.rules.base import UpdateRule
+from l2o.training.meta_trainer import MetaTrainer, theta_of
+from l2o.training.suites import Suite, load_suite
+
+
+@dataclass(frozen=True)
+class MetaTrainConfig:
+    """Meta-train an update rule on a distribution of tasks.
+
+    Arguments:
+        rule: what to train: a name (lstm, mlp, velo, matrix, sgd, momentum, adam, adamw, muon), or a saved file to
+            go on from.
+        rule_args: constructor arguments for a rule given by name.
+        tasks: a named suite of tasks (see `l2o info`), or `module:object` for a TaskFamily of your own.
+        estimator: backprop (through the unroll), es, pes or nres.
+        num_tasks: tasks trained side by side by each worker.
+        window: inner steps of one estimate.
+        horizon: inner steps of a problem: one number, or two to draw it log-uniformly between them.
+        stagger: start each task at a random point of its horizon.
+        reduction: meta-loss: mean over the unroll, final, or validation.
+        relative: divide losses by the loss each problem began with.
+        bound: cap on a loss, so that exploding problems do not drown the others.
+        order: full meta-gradients, or first: inner gradients taken as constants (backprop only).
+        std: standard deviation of perturbations (es, pes, nres).
+        lr: outer learning rate (Adam).
+        schedule: of the outer learning rate: constant, or cosine to a tenth.
+        warmup: outer steps of linear warm-up.
+        max_grad_norm: limit on the norm of the meta-gradient.
+        steps: outer steps.
+        workers: independent workers, each with its own tasks; their estimates are averaged.
+        seed: of everything; the same seed gives the same run.
+        evaluate_every, checkpoint_every: outer steps between held-out evaluations and between checkpoints.
+        compile: fuse the inner step with torch.compile (the first step then takes up to a minute).
+    """
+
+    rule: str = "lstm"
+    rule_args: dict[str, Any] = field(default_factory=dict)
+    tasks: str = "digits-mlp"
+    estimator: Literal["backprop", "es", "pes", "nres"] = "backprop"
+    num_tasks: int = 8
+    window: int = 20
+    horizon: tuple[int, ...] = (100,)
+    stagger: bool = False
+    reduction: Literal["mean", "final", "validation"] = "mean"
+    relative: bool = False
+    bound: float | None = None
+    order: Literal["full", "first"] = "first"
+    std: float = 0.01
+    lr: float = 3e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: int = 0
+    max_grad_norm: float | None = 1.0
+    steps: int = 1000
+    workers: int = 1
+    seed: int = 0
+    evaluate_every: int = 200
+    checkpoint_every: int = 100
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.horizon) not in (1, 2):
+            raise ValueError(f"horizon must be one number or two (low high); got {self.horizon}.")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1; got {self.steps}.")
+
+    def suite(self) -> Suite:
+        """The tasks to train and evaluate on."""
+        return load_suite(self.tasks)
+
+    def build(self, suite: Suite) -> MetaTrainer:
+        """A trainer at step 0. The rule's initial weights are drawn from `seed`; the global generator is restored."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            rule = load(self.rule, **self.rule_args)
+        estimator = self.make_estimator(rule, suite)
+        pool = LocalPool(estimator, theta_of(rule), self.workers, self.seed)
+        optimizer = torch.optim.Adam(rule.parameters(), lr=self.lr)
+        return MetaTrainer(rule, pool, optimizer, self._schedule(optimizer), self.max_grad_norm)
+
+    def make_estimator(self, rule: UpdateRule, suite: Suite) -> GradientEstimator:
+        """The estimator of the meta-gradient."""
+        horizon = self.horizon[0] if len(self.horizon) == 1 else (self.horizon[0], self.horizon[1])
+        problems = Problems(
+            rule,
+            suite.family,
+            num_tasks=self.num_tasks,
+            truncation=Truncation(self.window, horizon, self.stagger),
+            meta_loss=MetaLoss(self.reduction, self.relative, self.bound),
+            order=self.order,
+            compile=self.compile,
+        )
+        if self.estimator == "backprop":
+            return Backprop(problems)
+        return {"es": ES, "pes": PES, "nres": NRES}[self.estimator](problems, self.std)
+
+    def _schedule(self, optimizer: Optimizer) -> LambdaLR:
+        return LambdaLR(optimizer, _Factor(self.schedule, self.warmup, self.steps))
+
+
+@dataclass
+class _Factor:
+    """The outer learning rate's factor by step: linear warm-up, then constant or cosine down to a tenth."""
+
+    kind: str
+    warmup: int
+    total: int
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        if self.kind == "constant":
+            return 1.0
+        progress = (step - self.warmup) / max(1, self.total - self.warmup)
+        return 0.1 + 0.9 * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A config as YAML can hold it."""
+    plain = dataclasses.asdict(config)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+
+
+def read_config(path: str | Path) -> MetaTrainConfig:
+    """A config from YAML; keys are the fields of `MetaTrainConfig`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not YAML, unknown keys, or values of the wrong kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"a config must be an existing YAML file; there is none at {path}.")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"a config must be YAML; {path} is not: {error}") from error
+    if not isinstance(values, Mapping):
+        raise ValueError(f"a config must be a mapping of settings; {path} holds {type(values).__name__}.")
+    known = {f.name for f in dataclasses.fields(MetaTrainConfig)}
+    unknown = sorted(set(map(str, values)) - known)
+    if unknown:
+        raise ValueError(f"unknown settings in {path}: {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
+    settings = dict(values)
+    if isinstance(settings.get("horizon"), int):
+        settings["horizon"] = (settings["horizon"],)
+    elif "horizon" in settings:
+        settings["horizon"] = tuple(settings["horizon"])
+    return MetaTrainConfig(**settings)

@@ -1,0 +1,42 @@
+"""The dashboard: TensorBoard files of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Dashboard:
+    """Writes curves, figures and hyperparameters of one run for TensorBoard.
+
+    Arguments:
+        folder: where the event files go.
+        first_step: on resume, the step to continue at; later points of an earlier attempt are hidden.
+    """
+
+    def __init__(self, folder: str | Path, first_step: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import: only when a run starts
+
+        self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """One point on each curve."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def figure(self, name: str, figure: Figure, step: int) -> None:
+        """A picture, by step."""
+        self._writer.add_figure(name, figure, step)
+
+    def hyperparameters(self, config: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+        """A line in the hyperparameters tab: the run's configuration and what it reached."""
+        plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in config.items()}
+        self._writer.add_hparams(plain, dict(scores), run_name=".")
+
+    def close(self) -> None:
+        """Write everything out."""
+        self._writer.close()

@@ -1,0 +1,106 @@
+"""What a comparison shows: a table in the terminal, rows for a file, a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from l2o.training.evaluate import Result, interval, speed_up
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def rows(results: Sequence[Result], baselines: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """One row a task and method: numbers with 95% intervals over seeds, and the sweep behind them."""
+    for result in results:
+        low, high = interval(result.final)
+        row: dict[str, Any] = {
+            "task": result.task,
+            "method": result.method,
+            "rate": result.rate,
+            "num_seeds": len(result.losses),
+            "num_steps": result.losses.shape[-1],
+            "final_loss": float(result.final.mean()),
+            "final_low": low,
+            "final_high": high,
+            "area": float(result.area.mean()),
+            "validation": float(result.validation.mean()),
+            "swept": result.swept,
+        }
+        for name in baselines:
+            row[f"speed_up_{name}"] = float(speed_up(result, find(results, result.task, name)).mean())
+        yield row
+
+
+def find(results: Sequence[Result], task: str, method: str) -> Result:
+    """The result of one method on one task."""
+    return next(r for r in results if r.task == task and r.method == method)
+
+
+def table(results: Sequence[Result], title: str = "", baseline: str | None = None) -> Table:
+    """Final training loss with interval, mean loss, validation loss, and steps saved against a tuned baseline."""
+    shown = Table(title=title, title_justify="left")
+    for heading in ("task", "method", "rate"):
+        shown.add_column(heading)
+    for heading in ("final loss", "95% interval", "mean loss", "validation"):
+        shown.add_column(heading, justify="right")
+    if baseline:
+        shown.add_column(f"speed-up over {baseline}", justify="right")
+    task = ""
+    for result in results:
+        if task and result.task != task:
+            shown.add_section()
+        task = result.task
+        low, high = interval(result.final)
+        best = min(float(r.final.mean()) for r in results if r.task == task)
+        style = "bold" if float(result.final.mean()) == best else ""
+        numbers = (result.final, result.area, result.validation)
+        final, area, validation = (f"{float(x.mean()):.4g}" for x in numbers)
+        cells = [result.task, result.method, f"{result.rate:.3g}", final, f"{low:.4g} to {high:.4g}", area, validation]
+        if baseline:
+            cells.append(f"{float(speed_up(result, find(results, task, baseline)).mean()):.2f}")
+        shown.add_row(*cells, style=style)
+    return shown
+
+
+def figure(results: Sequence[Result], title: str = "") -> Figure:
+    """Training curves, one panel a task: mean over seeds, band from the lowest to the highest seed.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure as Canvas
+    except ImportError as error:
+        raise ImportError("figures need matplotlib, which is not installed: pip install 'l2o[plot]'.") from error
+    tasks = list(dict.fromkeys(r.task for r in results))
+    columns = min(3, len(tasks))
+    lines = -(-len(tasks) // columns)
+    drawn = Canvas(figsize=(4.6 * columns, 3.4 * lines), layout="constrained")
+    panels = drawn.subplots(lines, columns, squeeze=False).flatten()
+    for panel, task in zip(panels, tasks, strict=False):
+        for i, result in enumerate(r for r in results if r.task == task):
+            curves = result.losses.double().numpy()
+            steps = range(curves.shape[-1])
+            label = result.method if len(result.swept) == 1 else f"{result.method}, rate {result.rate:.3g}"
+            panel.plot(steps, curves.mean(axis=0), color=f"C{i}", label=label, linewidth=1.5)
+            panel.fill_between(steps, curves.min(axis=0), curves.max(axis=0), color=f"C{i}", alpha=0.15, linewidth=0)
+        panel.set(title=task, xlabel="step", ylabel="training loss", yscale="log")
+        _limit(panel, [r for r in results if r.task == task])
+        panel.legend(fontsize=7)
+    for panel in panels[len(tasks) :]:
+        panel.set_visible(False)
+    if title:
+        drawn.suptitle(title)
+    return drawn
+
+
+def _limit(panel: Any, results: Sequence[Result]) -> None:
+    """Keep a diverging curve from squeezing the others: show up to three times the highest first loss."""
+    top = 3 * max(float(r.losses[:, 0].max()) for r in results)
+    low = min(float(r.losses.min()) for r in results)
+    if top > low > 0:
+        panel.set_ylim(low * 0.8, top)

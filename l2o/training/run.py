@@ -1,0 +1,127 @@
+"""The outer loop with everything round it: progress, dashboard, held-out evaluation, checkpoints, resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from l2o.training.checkpoint import load_tree, save_tree
+from l2o.training.meta_trainer import MetaTrainer
+from l2o.training.metrics import Dashboard
+
+Evaluator = Callable[[nn.Module], tuple[dict[str, float], Any]]
+"""Scores a module on held-out tasks: numbers for the curves (`score` is the one to minimise) and a figure or None."""
+
+
+class RunDirectory:
+    """The folder of one meta-training run.
+
+    config.yaml          the resolved configuration
+    rule.safetensors     what was trained, newest (and `best.safetensors`: lowest held-out score), for `l2o.load`
+    checkpoints/         the last ones, for exact resume
+    tensorboard/         the dashboard
+    """
+
+    def __init__(self, path: str | Path, keep: int = 2) -> None:
+        self.path, self.keep = Path(path), keep
+
+    @property
+    def weights(self) -> Path:
+        """The newest trained module."""
+        return self.path / "rule.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The module with the lowest held-out score."""
+        return self.path / "best.safetensors"
+
+    @property
+    def dashboard(self) -> Path:
+        """TensorBoard's folder."""
+        return self.path / "tensorboard"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Save the resolved configuration."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints, oldest first."""
+        return sorted((self.path / "checkpoints").glob("step_*.safetensors"))
+
+    def save_checkpoint(self, tree: Any, step: int) -> None:
+        """Write a checkpoint, then drop the oldest beyond `keep`."""
+        save_tree(tree, self.path / "checkpoints" / f"step_{step:08d}.safetensors")
+        for old in self.checkpoints()[: -self.keep]:
+            old.unlink()
+
+    def newest(self) -> Any | None:
+        """The newest readable checkpoint; a damaged one is passed over for the one before it."""
+        problems = []
+        for path in reversed(self.checkpoints()):
+            try:
+                return load_tree(path)
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError(f"no checkpoint of {self.path} can be read: {'; '.join(problems)}")
+        return None
+
+
+def meta_train(
+    trainer: MetaTrainer,
+    num_steps: int,
+    directory: RunDirectory,
+    save: Callable[[nn.Module, Path], None],
+    evaluator: Evaluator | None = None,
+    evaluate_every: int = 100,
+    checkpoint_every: int = 50,
+    hyperparameters: Mapping[str, Any] | None = None,
+    show_progress: bool = True,
+) -> dict[str, float]:
+    """Meta-train up to `num_steps` outer steps, continuing from the newest checkpoint of `directory`.
+
+    Arguments:
+        save: writes the module for later use (`l2o.save`).
+        evaluator: scores the module on held-out tasks every `evaluate_every` steps and at the end.
+
+    Returns:
+        the last evaluation's scores, with `best` for the lowest held-out score of the run.
+    """
+    state = directory.newest()
+    scores: dict[str, float] = {}
+    best = float("inf")
+    if state is not None:
+        trainer.load_state_dict(state["trainer"])
+        scores, best = state["scores"], state["best"]
+    dashboard = Dashboard(directory.dashboard, trainer.num_steps)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), disable=not show_progress) as progress:
+        bar = progress.add_task("meta-training", total=num_steps, completed=trainer.num_steps, note="")
+        while trainer.num_steps < num_steps:
+            metrics = trainer.step()
+            step, last = trainer.num_steps, trainer.num_steps == num_steps
+            dashboard.scalars({f"outer/{name}": value for name, value in metrics.items()}, step)
+            progress.update(bar, completed=step, note=f"meta-loss {metrics['meta_loss']:.4g}")
+            if evaluator is not None and (last or step % evaluate_every == 0):
+                scores, figure = evaluator(trainer.module)
+                dashboard.scalars({f"held_out/{name}": value for name, value in scores.items()}, step)
+                if figure is not None:
+                    dashboard.figure("held_out/curves", figure, step)
+                if scores["score"] < best:
+                    best = scores["score"]
+                    save(trainer.module, directory.best)
+            if last or step % checkpoint_every == 0:
+                save(trainer.module, directory.weights)
+                tree = {"trainer": trainer.state_dict(), "scores": scores, "best": best}
+                directory.save_checkpoint(tree, step)
+    result = scores | {"best": best} if evaluator is not None else scores
+    if hyperparameters is not None and result:
+        dashboard.hyperparameters(hyperparameters, {f"final/{name}": value for name, value in result.items()})
+    dashboard.close()
+    return result
