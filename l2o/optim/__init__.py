@@ -1,0 +1,5 @@
+"""The drop-in: a real torch.optim.Optimizer around any update rule."""
+
+from l2o.optim.learned_optimizer import LearnedOptimizer
+
+__all__ = ["LearnedOptimizer"]

@@ -1,0 +1,260 @@
+"""The drop-in itself: LearnedOptimizer."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from l2o.load import is_untrained, load
+from l2o.optim.proposal import Member, Proposal, as_real, fault_of, scalar
+from l2o.optim.runner import Runner
+from l2o.optim.state import Packed, check_matches, gather, hide, pack, unhide
+from l2o.rules.base import UpdateRule
+from l2o.types import tree_detach
+
+
+class LearnedOptimizer(Optimizer):
+    """Trains with an update rule in place of a hand-made formula:
+
+        p <- p + lr * (update - nominal_lr * weight_decay * p)
+
+    One call of the rule a step moves all parameters with gradients, of all groups. Half-precision parameters are
+    computed with and remembered in float32, float64 ones in float64, complex ones as pairs of reals; sparse gradients
+    are made dense. A step whose gradients, loss, updates or new state are not finite changes nothing (see `nonfinite`).
+
+    Arguments:
+        params: parameters, named parameters or groups, as for every torch.optim optimizer. Groups may set their own
+            `lr`, `weight_decay` and `maximize`.
+        rule: an update rule, or what `l2o.load` takes.
+        lr: multiplies the whole step, weight decay included; 1 is what the rule was trained for, 0 changes nothing.
+        weight_decay: shrinks a parameter by `lr * nominal_lr * weight_decay` a step: the value that AdamW would take.
+        total_steps: planned length of the run, for rules that follow a schedule.
+        maximize: ascend.
+        nonfinite: `skip` leaves the whole step out, counts it in `skipped_steps` and warns once; `raise` raises
+            FloatingPointError; `ignore` does not look, which spares a GPU one synchronisation a step.
+        compile: fuse the rule with `torch.compile`; the first step then takes longer.
+
+    Raises:
+        ValueError: an argument is out of range; the rule's name is unknown.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        rule: UpdateRule | str | os.PathLike[str] = "default",
+        lr: float | Tensor = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        total_steps: int | None = None,
+        maximize: bool = False,
+        nonfinite: Literal["skip", "raise", "ignore"] = "skip",
+        compile: bool = False,
+    ) -> None:
+        _check_arguments(lr, weight_decay, total_steps, nonfinite)
+        self.rule = rule if isinstance(rule, UpdateRule) else _load_rule(rule)
+        self.total_steps, self.nonfinite, self.compile = total_steps, nonfinite, compile
+        self.skipped_steps = 0
+        self._forget()
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "maximize": maximize})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None) -> Any:
+        """Move the parameters once.
+
+        Arguments:
+            closure: evaluates the model again, with gradients, and returns the loss.
+            loss: the loss of this step, for rules that make use of it; not beside a closure, which returns it.
+
+        Returns:
+            the loss, if one was given.
+
+        Raises:
+            FloatingPointError: something is not finite, and `nonfinite` is `raise`.
+        """
+        if closure is not None:
+            if loss is not None:
+                raise ValueError("step takes a closure or a loss, because a closure returns the loss; got both.")
+            with torch.enable_grad():
+                loss = closure()
+        proposals = [self._propose(members, loss) for members in self._by_device()]
+        fault = None if self.nonfinite == "ignore" else next(filter(None, map(fault_of, proposals)), None)
+        if fault is not None:
+            self._refuse(fault)
+            return loss
+        for proposal in proposals:
+            self._commit(proposal)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state exactly, dtypes included; the rule itself is not part of it.
+
+        Raises:
+            ValueError: it belongs to another rule or to other parameters; nothing is changed then.
+        """
+        handle = self.register_load_state_dict_pre_hook(_check_and_hide)  # the last one: sees what others made of it
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "rule": self.rule, **{key: getattr(self, key) for key in _SETTINGS}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From a copy or a pickle, then all of it; from `load_state_dict`, then state and groups only."""
+        super().__setstate__({**state, "state": unhide(state["state"])})
+        for key, default in _SETTINGS.items():
+            self.__dict__.setdefault(key, default)
+        for group in self.param_groups:
+            for key, default in _GROUP_SETTINGS.items():
+                group.setdefault(key, self.defaults.get(key, default))
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what follows from the rest."""
+        self._shapes: dict[Tensor, torch.Size] = {}
+        self._runner = Runner(self.rule, self.compile)
+        self._warned = False
+
+    def _members(self) -> Iterator[Member]:
+        """Every parameter once, numbered in the order of the groups."""
+        seen: set[Tensor] = set()
+        for group in self.param_groups:
+            names = group.get("param_names", [None] * len(group["params"]))
+            for name, p in zip(names, group["params"], strict=True):
+                if p not in seen:
+                    yield Member(str(len(seen)), name, p, group)
+                seen.add(p)
+
+    def _by_device(self) -> list[list[Member]]:
+        """Parameters to move, one list a device; empty ones have nothing to move."""
+        parts: dict[torch.device, list[Member]] = {}
+        for member in self._members():
+            p = member.param
+            if p.grad is not None and p.requires_grad and p.numel():
+                parts.setdefault(p.device, []).append(member)
+        return list(parts.values())
+
+    def _propose(self, members: list[Member], loss: Any) -> Proposal:
+        """One call of the rule for the parameters of a device; nothing is changed."""
+        self._check_shapes(members)
+        device = members[0].param.device
+        dtype = self._dtype(device)
+        params = {m.key: as_real(m.param, dtype) for m in members}
+        grads = {m.key: as_real(m.gradient(), dtype) for m in members}
+        value = scalar(loss, device, dtype)
+        if value is not None and any(m.group["maximize"] for m in members):
+            value = -value if all(m.group["maximize"] for m in members) else None  # no one objective if they disagree
+        packed = {m.key: self.state.get(m.param, {}) for m in members}
+        state = gather(self.rule, params, packed, self._any_state(device), self.total_steps)
+        updates, state = self._runner(grads, state, params, value)
+        return Proposal(members, params, grads, value, updates, tree_detach(state))
+
+    def _dtype(self, device: torch.device) -> torch.dtype:
+        """What is computed with on a device: float64 if any of its parameters is that precise, else float32."""
+        dtypes = {m.param.dtype for m in self._members() if m.param.device == device}
+        return torch.float64 if dtypes & {torch.float64, torch.complex128} else torch.float32
+
+    def _check_shapes(self, members: list[Member]) -> None:
+        for m in members:
+            now = m.param.shape
+            known = self._shapes.setdefault(m.param, now) if self.state.get(m.param) else now
+            if known != now:
+                raise ValueError(
+                    f"a parameter must keep its shape, because its state has that shape; {m} was {tuple(known)} and is "
+                    f"now {tuple(now)} (to start it afresh, clear `optimizer.state[p]`)."
+                )
+            self._shapes[m.param] = now
+
+    def _any_state(self, device: torch.device) -> Packed | None:
+        """Some parameter's state, for what all share; of this device if there is one."""
+        held = [(p.device == device, state) for p, state in self.state.items() if isinstance(p, Tensor) and state]
+        return max(held, key=lambda pair: pair[0], default=(False, None))[1]
+
+    def _refuse(self, fault: str) -> None:
+        if self.nonfinite == "raise":
+            raise FloatingPointError(f"a step must be finite, or it would ruin the parameters; {fault}.")
+        self.skipped_steps += 1
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"l2o leaves out steps that are not finite: {fault}. `skipped_steps` counts them; this is said once.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+
+    def _commit(self, proposal: Proposal) -> None:
+        """Move the parameters in place, and keep the new state."""
+        for group in self.param_groups:
+            members = [m for m in proposal.members if m.group is group]
+            if members:
+                self._move(members, group, proposal)
+        for m in proposal.members:
+            self.state[m.param] = pack(m.key, proposal.state)
+        device, common = proposal.members[0].param.device, pack("", proposal.state)
+        for p, state in self.state.items():  # parameters that rest keep up with the step and what is shared
+            if isinstance(p, Tensor) and p.device == device and state:
+                state.update(common)
+
+    def _move(self, members: list[Member], group: dict[str, Any], proposal: Proposal) -> None:
+        steps = [proposal.updates[m.key] for m in members]
+        decay = self.rule.nominal_lr * group["weight_decay"]
+        if decay:
+            steps = list(torch._foreach_sub(steps, [proposal.params[m.key] for m in members], alpha=decay))
+        lr = group["lr"]
+        lr = lr.to(steps[0]).reshape(()) if isinstance(lr, Tensor) else lr
+        targets = [torch.view_as_real(m.param) if m.param.is_complex() else m.param for m in members]
+        torch._foreach_add_(targets, torch._foreach_mul(steps, lr))  # half precision: rounded once, at the end
+
+
+_SETTINGS: dict[str, Any] = {"total_steps": None, "nonfinite": "skip", "compile": False, "skipped_steps": 0}
+_GROUP_SETTINGS: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.0, "maximize": False}
+
+
+def _check_and_hide(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    assert isinstance(optimizer, LearnedOptimizer)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+    loaded = {key: state for key, state in state_dict["state"].items() if key in set(keys)}
+    if len(params) == len(keys):  # else the base class refuses
+        real = {str(i): as_real(p.detach().to("meta"), torch.float32) for i, p in enumerate(params)}
+        packed = {str(i): loaded[key] for i, key in enumerate(keys) if loaded.get(key)}
+        check_matches(optimizer.rule, real, packed, optimizer.total_steps)
+    return {**state_dict, "state": {**state_dict["state"], **hide(loaded)}}
+
+
+def _check_arguments(lr: float | Tensor, weight_decay: float, total_steps: int | None, nonfinite: str) -> None:
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"Tensor lr must be 1-element, because it multiplies every step; got {lr.numel()} elements.")
+    if not 0.0 <= lr < math.inf:
+        raise ValueError(f"lr must be finite and not negative (`maximize=True` ascends); got {lr}.")
+    if not 0.0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay must be finite and not negative, because it shrinks; got {weight_decay}.")
+    if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
+        raise ValueError(
+            f"total_steps must be a positive integer, the length of the run, or None; got {total_steps!r}."
+        )
+    if nonfinite not in ("skip", "raise", "ignore"):
+        raise ValueError(f"nonfinite must be 'skip', 'raise' or 'ignore'; got {nonfinite!r}.")
+
+
+def _load_rule(name_or_path: str | os.PathLike[str]) -> UpdateRule:
+    with torch.random.fork_rng(devices=[]):  # making an optimizer draws none of the user's random numbers
+        torch.manual_seed(0)
+        rule = load(name_or_path)
+    if not isinstance(rule, UpdateRule):
+        raise ValueError(f"rule must be an update rule, which moves parameters; {name_or_path} is a {type(rule)}.")
+    if is_untrained(name_or_path):
+        warnings.warn(
+            f"rule={str(name_or_path)!r} is a fresh {type(rule).__name__} that nobody has trained: expect no progress.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return rule

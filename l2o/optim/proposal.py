@@ -1,0 +1,89 @@
+"""One step before it is made: what the rule is given, what it proposes, and whether that is finite."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from l2o.rules.base import OptState
+from l2o.types import Params
+
+
+class Member(NamedTuple):
+    """A parameter of the optimizer; `key` is what the rule calls it."""
+
+    key: str
+    name: str | None
+    param: Tensor
+    group: dict[str, Any]
+
+    def gradient(self) -> Tensor:
+        """Of what is to be minimised."""
+        assert self.param.grad is not None
+        return -self.param.grad if self.group["maximize"] else self.param.grad
+
+    def __str__(self) -> str:
+        return f"parameter {self.key}" + (f" ({self.name})" if self.name else "")
+
+
+class Proposal(NamedTuple):
+    """A step that has not been made."""
+
+    members: list[Member]
+    params: Params
+    grads: Params
+    loss: Tensor | None
+    updates: Params
+    state: OptState
+
+
+def as_real(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A parameter or gradient as rules see it: dense, real (complex numbers as pairs), contiguous, of `dtype`."""
+    x = x.detach()
+    x = x if x.layout == torch.strided else x.to_dense()
+    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    return x.to(dtype).contiguous()
+
+
+def scalar(loss: Any, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+    """A loss as rules take it; whatever else a closure returns is none."""
+    if isinstance(loss, Tensor):
+        return loss.detach().to(device, dtype).reshape(()) if loss.numel() == 1 else None
+    return torch.tensor(loss, device=device, dtype=dtype) if isinstance(loss, int | float) else None
+
+
+def fault_of(proposal: Proposal) -> str | None:
+    """What is not finite, in words."""
+    slots = {
+        (key, slot): x
+        for key, slots in proposal.state.slots.items()
+        for slot, x in slots.items()
+        if x.is_floating_point()
+    }
+    loss = [] if proposal.loss is None else [proposal.loss]
+    if _all_finite([*loss, *proposal.grads.values(), *proposal.updates.values(), *slots.values()]):
+        return None
+    if not _all_finite(loss):
+        return f"the loss is {float(proposal.loss)}"  # type: ignore[arg-type]
+    for m in proposal.members:
+        state = [x for (key, _), x in slots.items() if key == m.key]
+        for what, tensors in (
+            ("gradient", [proposal.grads[m.key]]),
+            ("update", [proposal.updates[m.key]]),
+            ("state", state),
+        ):
+            if not _all_finite(tensors):
+                return f"the {what} of {m} is not"
+    raise AssertionError("unreachable")
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    """Whether no tensor holds inf or nan: one norm each, and one look at the device."""
+    tensors = [x for x in tensors if x.numel()]
+    if not tensors:
+        return True
+    norms = torch._foreach_norm(tensors, math.inf)
+    return bool(torch.stack([x.double() for x in norms]).isfinite().all())

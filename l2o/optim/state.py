@@ -1,0 +1,136 @@
+"""A rule's state as torch.optim keeps it: one dict of tensors a parameter, and nothing beside.
+
+Tools that save, shard or move optimizers know per-parameter tensors only. So each parameter's dict holds its slots
+under their own names, and, the same tensors for all, the `step` and under `shared.<name>` what belongs to the whole
+network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2o.rules.base import OptState, UpdateRule
+from l2o.types import Params
+
+SHARED = "shared."
+
+Packed = dict[str, Any]
+"""One parameter's part of an OptState, as it stands in `optimizer.state[p]`."""
+
+
+def pack(name: str, state: OptState) -> Packed:
+    """The part of `state` that parameter `name` keeps; a name without slots keeps only what all share."""
+    slots = state.slots.get(name, {})
+    taken = [slot for slot in slots if slot == "step" or slot.startswith(SHARED)]
+    if taken:
+        raise ValueError(f"a slot must not be called 'step' or '{SHARED}...', which the optimizer uses; got {taken}.")
+    return {"step": state.step, **slots, **{SHARED + key: value for key, value in state.shared.items()}}
+
+
+def gather(
+    rule: UpdateRule,
+    params: Params,
+    packed: Mapping[str, Packed],
+    current: Packed | None,
+    total_steps: int | None,
+) -> OptState:
+    """The OptState of `params`, with fresh slots for those that have no state yet.
+
+    Arguments:
+        packed: each parameter's dict, empty before its first step.
+        current: any parameter's dict, for step and shared tensors; None before the first step.
+    """
+    new = {name: p for name, p in params.items() if not packed[name]}
+    fresh = rule.init(new, total_steps) if new else None
+    slots = {name: _slots(packed[name]) if packed[name] else fresh.slots[name] for name in params}  # type: ignore[union-attr]
+    if current is None:
+        assert fresh is not None
+        return OptState(fresh.step, slots, fresh.shared)
+    return as_computed(OptState(current["step"], slots, _shared(current)), next(iter(params.values())))
+
+
+def as_computed(state: OptState, like: Tensor) -> OptState:
+    """State on the device of `like`; float32 and float64 are interchanged to match it, other dtypes stay."""
+
+    def move(x: Tensor) -> Tensor:
+        swap = x.dtype in (torch.float32, torch.float64)
+        return x.to(like.device, like.dtype if swap else x.dtype)
+
+    slots = {name: {key: move(x) for key, x in slot.items()} for name, slot in state.slots.items()}
+    return OptState(state.step.to(like.device), slots, {key: move(x) for key, x in state.shared.items()})
+
+
+def check_matches(rule: UpdateRule, params: Params, packed: Mapping[str, Packed], total_steps: int | None) -> None:
+    """Refuse a loaded state that is not this rule's for these parameters.
+
+    Arguments:
+        params: real tensors of the right shapes, on the meta device.
+        packed: the loaded dicts, of those parameters that have one.
+
+    Raises:
+        ValueError: missing or unknown tensors, or other shapes.
+    """
+    if not packed:
+        return
+    expected = _expected_state(rule, {name: params[name] for name in packed}, total_steps)
+    for name in packed:
+        want, got = pack(name, expected), packed[name]
+        faults = [f"{key!r} is missing" for key in want if key not in got]
+        faults += [f"{key!r} is unknown" for key in got if key not in want]
+        faults += [
+            f"{key!r} has shape {tuple(got[key].shape)}, not {tuple(want[key].shape)}"
+            for key in want
+            if key in got and isinstance(got[key], Tensor) and got[key].shape != want[key].shape
+        ]
+        if faults:
+            raise ValueError(
+                f"a loaded state must be that of {type(rule).__name__} with the arguments it has here and of "
+                f"parameters of the same shapes; for parameter {name} of shape {tuple(params[name].shape)} "
+                f"{', '.join(faults)}."
+            )
+
+
+def _expected_state(rule: UpdateRule, params: Params, total_steps: int | None) -> OptState:
+    """A fresh state for its shapes; on the meta device, where the rule's `init` works there."""
+    try:
+        return rule.init(params, total_steps)
+    except (RuntimeError, NotImplementedError):  # init reads values, or mixes in tensors of its own
+        return rule.init({name: torch.zeros_like(p, device="cpu") for name, p in params.items()}, total_steps)
+
+
+def _slots(packed: Packed) -> dict[str, Tensor]:
+    return {key: x for key, x in packed.items() if key != "step" and not key.startswith(SHARED)}
+
+
+def _shared(packed: Packed) -> dict[str, Tensor]:
+    return {key.removeprefix(SHARED): x for key, x in packed.items() if key.startswith(SHARED)}
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A tensor that `Optimizer.load_state_dict` does not take for one, and so does not cast."""
+
+    value: Any
+
+
+def hide(state: Mapping[Any, Packed]) -> dict[Any, dict[str, Hidden]]:
+    """Every tensor of a state dict in a Hidden."""
+    return {i: {key: Hidden(x) for key, x in packed.items()} for i, packed in state.items()}
+
+
+def unhide(state: Any) -> Any:
+    """The tensors again, on the devices of their parameters; what is not hidden stays."""
+    for p, packed in state.items():
+        if isinstance(p, Tensor):
+            state[p] = {key: _tensor(key, x.value, p) if isinstance(x, Hidden) else x for key, x in packed.items()}
+    return state
+
+
+def _tensor(key: str, x: Any, p: Tensor) -> Tensor:
+    x = x if isinstance(x, Tensor) else torch.tensor(x)  # some tools keep the step as a number
+    return x.to(p.device, torch.int64 if key == "step" else x.dtype)
