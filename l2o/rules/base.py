@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from l2o.types import Params
@@ -32,14 +33,27 @@ class UpdateRule(nn.Module, ABC):
     alike whatever its name, so names and their order carry no meaning. Under `torch.func.vmap` all arguments gain a
     leading axis of tasks or particles. A fresh rule is harmless: no step is larger than `nominal_lr` times a few.
 
-    Class attributes:
+    State and arithmetic are float32 where parameters have less (see `working`); updates have the parameters' dtype.
+
+    Attributes:
         needs_loss: whether `forward` makes use of the loss (it must work without).
         nominal_lr: the step size that the drop-in's `lr=1.0` stands for. Weight decay `w` of the drop-in shrinks a
             parameter by `lr * nominal_lr * w` a step, as AdamW does at `nominal_lr`.
+        config: the constructor's arguments, defaults filled in: `type(rule)(**rule.config)` is a fresh such rule.
     """
 
     needs_loss: bool = False
     nominal_lr: float = 1e-3
+    config: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> UpdateRule:
+        """Note the arguments, so that no subclass has to; copies and pickles restore the note with the other fields."""
+        rule = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(rule, *args, **kwargs)
+        bound.apply_defaults()
+        _, *arguments = bound.arguments.items()  # without self
+        object.__setattr__(rule, "config", dict(arguments))
+        return rule
 
     @abstractmethod
     def init(self, params: Params, total_steps: int | Tensor | None = None) -> OptState:
@@ -59,3 +73,19 @@ class UpdateRule(nn.Module, ABC):
 def zero_step(params: Params) -> Int[Tensor, ""]:
     """The step counter before the first step, on the parameters' device."""
     return torch.zeros((), dtype=torch.int64, device=next(iter(params.values())).device)
+
+
+def working(x: Shaped[Tensor, "*p"]) -> Float[Tensor, "*p"]:
+    """`x` in the precision that a rule works in: float32, or more where `x` has more."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def zero_count(p: Float[Tensor, "*p"]) -> Float[Tensor, ""]:
+    """A tensor's own step counter, for bias corrections: parameters that join a run later start at zero too."""
+    return working(p).new_zeros(())
+
+
+def check(holds: bool, must: str, **came: Any) -> None:
+    """Raise a ValueError saying what must hold, why, and what came, unless it holds."""
+    if not holds:
+        raise ValueError(f"{must}; got {', '.join(f'{name}={value!r}' for name, value in came.items())}.")

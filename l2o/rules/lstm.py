@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from l2o.rules.base import OptState, UpdateRule, zero_step
+from l2o.rules.base import OptState, UpdateRule, check, working, zero_count, zero_step
+from l2o.rules.features import bound
 from l2o.types import Params
 
 
@@ -37,10 +38,10 @@ class LSTMRule(UpdateRule):
         output_scale: float = 0.1,
     ) -> None:
         super().__init__()
-        if inputs not in ("log_gradient", "rnnprop"):
-            raise ValueError(
-                f"inputs must be 'log_gradient' or 'rnnprop', the two known encodings of a gradient; got {inputs!r}."
-            )
+        known = inputs in ("log_gradient", "rnnprop")
+        check(known, "inputs must be 'log_gradient' or 'rnnprop', the two known encodings of a gradient", inputs=inputs)
+        check(hidden_size >= 1 and num_layers >= 1, "an LSTM needs a unit", size=hidden_size, layers=num_layers)
+        check(p > 0.0, "p must be > 0, the exponent range of the gradients told apart", p=p)
         self.hidden_size, self.num_layers, self.inputs, self.p = hidden_size, num_layers, inputs, p
         self.output_scale = output_scale
         self.nominal_lr = 1e-3
@@ -55,16 +56,17 @@ class LSTMRule(UpdateRule):
     def init(self, params: Params, total_steps: int | Tensor | None = None) -> OptState:
         slots = {}
         for name, p in params.items():
-            slots[name] = {"hidden": p.new_zeros(2 * self.num_layers, *p.shape, self.hidden_size)}
+            zeros = torch.zeros_like(working(p))
+            slots[name] = {"hidden": zeros.new_zeros(2 * self.num_layers, *p.shape, self.hidden_size)}
             if self.inputs == "rnnprop":
-                slots[name] |= {"m": torch.zeros_like(p), "v": torch.zeros_like(p), "count": p.new_zeros(())}
+                slots[name] |= {"m": zeros, "v": zeros, "count": zero_count(p)}
         return OptState(zero_step(params), slots, {})
 
     def forward(
         self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
     ) -> tuple[Params, OptState]:
         names = list(params)
-        features, slots = zip(*(self._features(grads[name], state.slots[name]) for name in names), strict=True)
+        features, slots = zip(*(self._features(working(grads[name]), state.slots[name]) for name in names), strict=True)
         z = torch.cat([f.reshape(-1, 2) for f in features])
         hidden = torch.cat([slot["hidden"].reshape(2 * self.num_layers, -1, self.hidden_size) for slot in slots], dim=1)
         out, hidden = self._lstm(z, hidden)
@@ -73,22 +75,18 @@ class LSTMRule(UpdateRule):
         columns = zip(names, slots, out.split(sizes), hidden.split(sizes, dim=1), strict=True)
         for name, slot, step, h in columns:
             p = params[name]
-            updates[name] = torch.where(grads[name] != 0, step.view(p.shape), 0.0)
-            new_slots[name] = slot | {"hidden": h.reshape(2 * self.num_layers, *p.shape, self.hidden_size)}
+            updates[name] = torch.where(grads[name] != 0, step.view(p.shape), 0.0).to(p.dtype)
+            h = h.reshape(2 * self.num_layers, *p.shape, self.hidden_size)
+            new_slots[name] = slot | {"hidden": h.to(slot["hidden"].dtype)}
         return updates, OptState(state.step + 1, new_slots, state.shared)
 
     def _lstm(
         self, z: Float[Tensor, "n i"], hidden: Float[Tensor, "l2 n h"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "l2 n h"]]:
-        """All layers for one step; hidden holds (h, c) of each layer. Plain operations: nn.LSTMCell cannot be vmapped."""
+        """All layers for one step; hidden holds (h, c) of each layer."""
         states = []
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            h, c = hidden[2 * layer], hidden[2 * layer + 1]
-            gates = torch.cat([z, h], dim=-1) @ weight + bias
-            # forget bias 1, so that the memory lives from the start (Jozefowicz et al., 2015)
-            i, f, g, o = gates.chunk(4, dim=-1)
-            c = torch.sigmoid(f + 1.0) * c + torch.sigmoid(i) * torch.tanh(g)
-            z = torch.sigmoid(o) * torch.tanh(c)
+            z, c = lstm_cell(z, hidden[2 * layer], hidden[2 * layer + 1], weight, bias)
             states += [z, c]
         step = z @ self.output
         step = torch.tanh(step) if self.inputs == "rnnprop" else step
@@ -99,13 +97,30 @@ class LSTMRule(UpdateRule):
     ) -> tuple[Float[Tensor, "*p 2"], dict[str, Tensor]]:
         if self.inputs == "log_gradient":
             return log_gradient(grad, self.p), slot
-        beta1, beta2 = 0.95, 0.95  # Lv et al., section 4
+        beta = 0.95  # of both averages: Lv et al., section 4
+        grad = bound(grad)
         count = slot["count"] + 1
-        m = torch.lerp(grad, slot["m"], beta1)
-        v = torch.lerp(grad.square(), slot["v"], beta2)
-        scale = torch.rsqrt(v / (1 - beta2**count) + 1e-16)
-        features = torch.stack([m / (1 - beta1**count) * scale, grad * scale], dim=-1)
+        m = torch.lerp(grad, slot["m"], beta)
+        v = torch.lerp(grad.square(), slot["v"], beta)
+        correction = 1.0 - beta**count
+        # not below: the derivatives of rsqrt at 0 are infinite
+        scale = torch.rsqrt((v / correction).clamp(min=1e-14))
+        features = torch.stack([m / correction * scale, grad * scale], dim=-1)
         return features, slot | {"m": m, "v": v, "count": count}
+
+
+def lstm_cell(
+    x: Float[Tensor, "n i"],
+    h: Float[Tensor, "n h"],
+    c: Float[Tensor, "n h"],
+    weight: Float[Tensor, "i+h 4*h"],
+    bias: Float[Tensor, " 4*h"],
+) -> tuple[Float[Tensor, "n h"], Float[Tensor, "n h"]]:
+    """The next (h, c) of an LSTM layer, in plain operations: nn.LSTMCell cannot be vmapped."""
+    i, f, g, o = (torch.cat([x, h], dim=-1) @ weight + bias).chunk(4, dim=-1)
+    # forget bias 1, so that the memory lives from the start (Jozefowicz et al., 2015)
+    c = torch.sigmoid(f + 1.0) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
 
 
 def log_gradient(grad: Float[Tensor, "*p"], p: float = 10.0) -> Float[Tensor, "*p 2"]:

@@ -1,0 +1,135 @@
+"""A tiny MLP whose step has unit size, after Celo2 (Moudgil et al., 2026, https://arxiv.org/abs/2602.19142)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
+from l2o.rules.features import (
+    NUM_EXTENDED_FEATURES,
+    check_decays,
+    has_moved,
+    init_averages,
+    rms_scale,
+    stack_features,
+    update_averages,
+)
+from l2o.rules.hand_designed import adam_direction, init_adam, rates_of
+from l2o.rules.mlp import check_averages
+from l2o.rules.network import CoordinateMLP
+from l2o.rules.newton_schulz import newton_schulz
+from l2o.types import Params
+
+ADAM_FEATURE = 6
+"""Place among the features of the fastest momentum over the root of the second moment."""
+
+
+class MatrixRule(UpdateRule):
+    """One small MLP, shared by every coordinate, gives the direction of a step; its size is fixed.
+
+    With z the 30 features of a tensor, each of unit second moment over it, the direction u = MLP(z) [+ z_adam] is
+    optionally orthogonalised, scaled to unit root mean square over the coordinates that have ever had a gradient (the
+    others stay), and the tensor moves by -step_scale * u. There is no learned size, no time and no loss: the user
+    chooses the learning rate and its schedule, as for AdamW.
+
+    Tensors of rank above 2 are normalised as a whole and orthogonalised as matrices of their first dimension by all
+    others. The paper takes the last two dimensions, which are a convolution's channels in JAX, its pixels in torch.
+
+    Arguments:
+        hidden_size, num_layers: of the MLP, 8 and 2 in the paper.
+        residual: add z_adam, the momentum over the root of the second moment, to the output of the MLP, which starts
+            at zero: an untrained rule is a normalised Adam, and meta-training starts from there. False is the paper.
+        orthogonalize: replace a matrix's direction by the nearest orthogonal one, as Muon does.
+        vectors: what moves tensors of rank 0 and 1: `adamw` (the paper, without weight decay, which is the drop-in's)
+            or the `learned` network.
+        vector_multiplier: learning rate of `adamw` for vectors over `step_scale`; the paper's is 20, which is too much
+            for an untrained rule at the nominal learning rate.
+        step_scale: root mean square of a step.
+        momentum_decays: of the averages of the gradient (3).
+        second_decays: of its square (1).
+        factored_decays: of its square's row and column means (3).
+        vector_betas: of `adamw`.
+        max_gradient: gradients are clipped to this.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int = 8,
+        num_layers: int = 2,
+        residual: bool = True,
+        orthogonalize: bool = False,
+        vectors: Literal["adamw", "learned"] = "adamw",
+        vector_multiplier: float = 1.0,
+        step_scale: float = 1e-3,
+        momentum_decays: Sequence[float] = (0.9, 0.99, 0.999),
+        second_decays: Sequence[float] = (0.95,),
+        factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
+        vector_betas: Sequence[float] = (0.9, 0.95),
+        max_gradient: float = 1e3,
+    ) -> None:
+        super().__init__()
+        check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
+        check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
+        check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)
+        check(vector_multiplier >= 0.0, "vector_multiplier must be >= 0: steps go down", came=vector_multiplier)
+        check(vectors in ("adamw", "learned"), "vectors must be 'adamw' or 'learned', which move them", vectors=vectors)
+        check_averages(momentum_decays, second_decays, factored_decays)
+        check_decays(vector_betas=vector_betas)
+        self.residual, self.orthogonalize, self.vectors = residual, orthogonalize, vectors
+        self.step_scale, self.vector_multiplier, self.max_gradient = step_scale, vector_multiplier, max_gradient
+        self.nominal_lr = step_scale
+        self.net = CoordinateMLP([NUM_EXTENDED_FEATURES, *[hidden_size] * num_layers, 1], zero_output=residual)
+        decays = [*momentum_decays, *second_decays, *factored_decays]
+        self.register_buffer("rates", 1.0 - torch.tensor(decays), persistent=False)
+        adam = [*rates_of(vector_betas).values(), 1e-8]
+        self.register_buffer("adam", torch.tensor(adam), persistent=False)
+
+    rates: Tensor
+    adam: Tensor
+
+    def init(self, params: Params, total_steps: int | Tensor | None = None) -> OptState:
+        slots = {name: init_averages(p) if self._learns(p) else init_adam(p) for name, p in params.items()}
+        return OptState(zero_step(params), slots, {})
+
+    def forward(
+        self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
+    ) -> tuple[Params, OptState]:
+        rates = self.rates.split((3, 1, 3))
+        updates, slots = {}, {}
+        for name, param in params.items():
+            p = working(param)
+            grad = grads[name].to(p.dtype).clamp(-self.max_gradient, self.max_gradient)
+            if p.numel() == 0:
+                direction, slots[name] = p, state.slots[name]
+            elif self._learns(p):
+                slots[name] = update_averages(state.slots[name], grad, *rates)
+                direction = self._direction(p, grad, slots[name])
+            else:
+                hyper = dict(zip(("rate1", "rate2", "eps"), self.adam.to(p.dtype).unbind(), strict=True))
+                direction, slots[name] = adam_direction(grad, state.slots[name], hyper)
+                direction = self.vector_multiplier * direction
+            updates[name] = (-self.step_scale * direction).to(param.dtype)
+        return updates, OptState(state.step + 1, slots, state.shared)
+
+    def _learns(self, p: Tensor) -> bool:
+        return p.ndim >= 2 or self.vectors == "learned"
+
+    def _direction(
+        self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: dict[str, Tensor]
+    ) -> Float[Tensor, "*p"]:
+        features = stack_features(p, grad, slot, eps=1e-8, extended=True)
+        scale = rms_scale(features, eps=1e-9)
+        direction = self.net(features, scale).squeeze(0)
+        if self.residual:
+            direction = direction + features[ADAM_FEATURE] * scale[ADAM_FEATURE]
+        moved = has_moved(slot)
+        direction = torch.where(moved, direction, 0.0)
+        if self.orthogonalize and p.ndim >= 2:
+            direction = newton_schulz(direction.flatten(1)).view(p.shape)
+        mean_square = direction.square().sum() / moved.sum().clamp(min=1)
+        return direction * torch.rsqrt(mean_square + 1e-9)

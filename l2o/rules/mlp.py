@@ -1,0 +1,110 @@
+"""A per-parameter MLP with Adafactor features: `small_fc_lopt` (Metz et al., 2022, https://arxiv.org/abs/2203.11860)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
+from l2o.rules.features import (
+    NUM_FEATURES,
+    check_decays,
+    has_moved,
+    init_averages,
+    rms_scale,
+    stack_features,
+    time_features,
+    update_averages,
+)
+from l2o.rules.network import CoordinateMLP
+from l2o.types import Params
+
+TIMESCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
+
+
+class MLPRule(UpdateRule):
+    """One small MLP, shared by every coordinate, maps 39 features to a step.
+
+    With (d, m) = MLP(28 features of unit second moment over the tensor, 11 of time), a coordinate moves by
+    -step_scale * d * exp(magnitude_scale * m), if it has ever had a gradient. The decays of the averages are learned:
+    1 - decay is its start times exp(10 x), x the parameter.
+
+    Arguments:
+        hidden_size, num_layers: of the MLP; 4 and 2 in the paper (197 numbers with the decays), 32 in muLO and PyLO.
+        step_scale: size of a step before training; small, so an untrained rule is harmless.
+        magnitude_scale: how fast the second output changes the size of a step.
+        momentum_decays: of the averages of the gradient (3).
+        second_decays: of its square (1).
+        factored_decays: of its square's row and column means (3).
+        max_gradient: gradients are clipped to this, which the paper does not, lest squares of squares overflow.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int = 4,
+        num_layers: int = 2,
+        step_scale: float = 1e-3,
+        magnitude_scale: float = 1e-3,
+        momentum_decays: Sequence[float] = (0.9, 0.99, 0.999),
+        second_decays: Sequence[float] = (0.999,),
+        factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
+        max_gradient: float = 1e6,
+    ) -> None:
+        super().__init__()
+        check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
+        check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
+        check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)
+        check_averages(momentum_decays, second_decays, factored_decays)
+        self.step_scale, self.magnitude_scale, self.max_gradient = step_scale, magnitude_scale, max_gradient
+        self.nominal_lr = step_scale
+        self.net = CoordinateMLP([NUM_FEATURES + len(TIMESCALES), *[hidden_size] * num_layers, 2])
+        starts = (momentum_decays, second_decays, factored_decays)
+        self.decays = nn.ParameterList(nn.Parameter(torch.zeros(len(decays))) for decays in starts)
+        self.register_buffer("rates", 1.0 - torch.tensor([d for decays in starts for d in decays]), persistent=False)
+        self.register_buffer("timescales", torch.tensor(TIMESCALES), persistent=False)
+
+    rates: Tensor
+    timescales: Tensor
+
+    def init(self, params: Params, total_steps: int | Tensor | None = None) -> OptState:
+        return OptState(zero_step(params), {name: init_averages(p) for name, p in params.items()}, {})
+
+    def forward(
+        self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
+    ) -> tuple[Params, OptState]:
+        rates = (self.rates * torch.exp(10.0 * torch.cat(list(self.decays)))).clamp(max=1.0).split((3, 1, 3))
+        time = time_features(state.step, self.timescales)
+        updates, slots = {}, {}
+        for name, p in params.items():
+            updates[name], slots[name] = self._step(p, grads[name], state.slots[name], rates, time)
+        return updates, OptState(state.step + 1, slots, state.shared)
+
+    def _step(
+        self,
+        param: Float[Tensor, "*p"],
+        grad: Float[Tensor, "*p"],
+        slot: dict[str, Tensor],
+        rates: tuple[Tensor, ...],
+        time: Float[Tensor, " t"],
+    ) -> tuple[Float[Tensor, "*p"], dict[str, Tensor]]:
+        if param.numel() == 0:
+            return torch.zeros_like(param), slot
+        p = working(param)
+        grad = grad.to(p.dtype).clamp(-self.max_gradient, self.max_gradient)
+        slot = update_averages(slot, grad, *rates)
+        features = stack_features(p, grad, slot)
+        direction, magnitude = self.net(features, rms_scale(features, eps=1e-5), time).unbind(0)
+        step = -self.step_scale * direction * torch.exp(self.magnitude_scale * magnitude)
+        return torch.where(has_moved(slot), step, 0.0).to(param.dtype), slot
+
+
+def check_averages(
+    momentum_decays: Sequence[float], second_decays: Sequence[float], factored_decays: Sequence[float]
+) -> None:
+    """The features stand for three momenta, one second moment and three factored ones, each with a decay in [0, 1)."""
+    check_decays(momentum_decays=momentum_decays, second_decays=second_decays, factored_decays=factored_decays)
+    came = (len(momentum_decays), len(second_decays), len(factored_decays))
+    check(came == (3, 1, 3), "the features need 3 momentum, 1 second and 3 factored decays", lengths=came)

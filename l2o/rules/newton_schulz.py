@@ -1,0 +1,34 @@
+"""Orthogonalisation by matrix products alone, as Muon does it (Jordan et al., 2024,
+https://kellerjordan.github.io/posts/muon/)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic a x + b x^3 + c x^5, chosen for its slope at 0: singular values end between about 0.7 and 1.2."""
+
+
+def newton_schulz(
+    matrix: Float[Tensor, "*batch m n"],
+    num_steps: int = 5,
+    coefficients: tuple[float, float, float] = COEFFICIENTS,
+) -> Float[Tensor, "*batch m n"]:
+    """Close to U V^T for matrix = U S V^T; a zero matrix, row or column stays zero, the scale plays no part.
+
+    X <- a X + (b X X^T + c (X X^T)^2) X, started at X = matrix / |matrix|_F.
+    """
+    if matrix.numel() == 0:
+        return matrix
+    a, b, c = coefficients
+    x = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
+    # by the largest entry first: squares of 1e20 are not finite; it cancels, so it needs no derivative
+    largest = x.detach().abs().amax(dim=(-2, -1), keepdim=True)
+    x = x / torch.where(largest > 0, largest, 1.0)
+    x = x * torch.rsqrt(x.square().sum(dim=(-2, -1), keepdim=True) + 1e-14)
+    for _ in range(num_steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x if matrix.shape[-2] <= matrix.shape[-1] else x.mT

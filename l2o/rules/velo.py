@@ -1,0 +1,217 @@
+"""VeLO: a network for each tensor writes the network for its coordinates (Metz et al., 2022,
+https://arxiv.org/abs/2211.09760)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
+from l2o.rules.features import (
+    NUM_EXTENDED_FEATURES,
+    fraction_features,
+    has_moved,
+    init_averages,
+    rms_scale,
+    stack_features,
+    update_averages,
+)
+from l2o.rules.loss_features import NUM_LOSS_FEATURES, init_losses, loss_features, update_losses
+from l2o.rules.lstm import lstm_cell
+from l2o.rules.mlp import check_averages
+from l2o.rules.network import Layers, apply_layers, columns, fan_in_normal
+from l2o.types import Params
+
+THRESHOLDS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
+NUM_RANKS = 5
+NUM_TENSOR_FEATURES = len(THRESHOLDS) + NUM_LOSS_FEATURES + 3 + 1 + 1 + NUM_RANKS
+"""28: fraction trained, loss, variance of each momentum, mean and variance of the second moment, rank."""
+
+
+class VeLO(UpdateRule):
+    """A hypernetwork over tensors, an MLP over coordinates.
+
+    An LSTM reads 28 features of each tensor, mixed over tensors by a maximum, and writes blend coefficients c and a
+    multiplier s. The tensor's own MLP has the weights 100 mean_j(c_j W_j) of a learned bank W; with (d, m) its outputs
+    for a coordinate's 30 features, the coordinate moves by
+
+        -step_scale * d * exp(magnitude_scale * m) * rms(p) * s,   rms(p) = sqrt(mean p^2 + 1e-9),
+
+    if it has ever had a gradient. Steps are relative to the parameters' size. Without `total_steps` the features of the
+    fraction trained are zero, without a loss those of the loss: the rule then follows no schedule.
+
+    Mended here, against the published code: the LSTM's state is carried on, the loss averages know the length of the
+    run, the hidden layer of the mixing is used, the statistics include the present gradient, and the variance of the
+    second moment is about its own mean, not the momenta's (there, three features by accident: 30 in all). So its
+    weights do not fit.
+
+    Arguments:
+        lstm_hidden_size: 512 in the paper.
+        num_bank: networks in the bank, 256 in the paper.
+        hidden_size, num_layers: of the MLPs.
+        step_scale: size of a step relative to the parameters', before training.
+        magnitude_scale: how fast the second output changes the size of a step.
+        momentum_decays: of the averages of the gradient (3).
+        second_decays: of its square (1).
+        factored_decays: of its square's row and column means (3).
+        max_gradient: gradients are clipped to this.
+    """
+
+    needs_loss = True
+
+    def __init__(
+        self,
+        lstm_hidden_size: int = 64,
+        num_bank: int = 32,
+        hidden_size: int = 4,
+        num_layers: int = 2,
+        step_scale: float = 1e-3,
+        magnitude_scale: float = 1e-3,
+        momentum_decays: Sequence[float] = (0.9, 0.99, 0.999),
+        second_decays: Sequence[float] = (0.999,),
+        factored_decays: Sequence[float] = (0.9, 0.99, 0.999),
+        max_gradient: float = 1e3,
+    ) -> None:
+        super().__init__()
+        check(lstm_hidden_size >= 1, "lstm_hidden_size must be >= 1, the memory of a tensor", came=lstm_hidden_size)
+        check(num_bank >= 1, "num_bank must be >= 1, because networks are blended from it", num_bank=num_bank)
+        check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
+        check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
+        check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)
+        check_averages(momentum_decays, second_decays, factored_decays)
+        self.step_scale, self.magnitude_scale, self.max_gradient = step_scale, magnitude_scale, max_gradient
+        self.nominal_lr = step_scale
+        self.lstm_hidden_size = lstm_hidden_size
+        sizes = [NUM_EXTENDED_FEATURES, *[hidden_size] * num_layers, 2]
+        self.layer_shapes = [(n_out, n_in) for n_in, n_out in pairwise(sizes)]
+        self.controller = Controller(NUM_TENSOR_FEATURES, lstm_hidden_size, num_bank)
+        self.bank = nn.Parameter(torch.cat([_init_layer(num_bank, *shape) for shape in self.layer_shapes], dim=1))
+        decays = [*momentum_decays, *second_decays, *factored_decays]
+        self.register_buffer("rates", 1.0 - torch.tensor(decays), persistent=False)
+        self.register_buffer("thresholds", torch.tensor(THRESHOLDS), persistent=False)
+
+    rates: Tensor
+    thresholds: Tensor
+
+    def init(self, params: Params, total_steps: int | Tensor | None = None) -> OptState:
+        slots = {}
+        for name, p in params.items():
+            slots[name] = init_averages(p) | {"hidden": working(p).new_zeros(2, self.lstm_hidden_size)}
+        p = working(next(iter(params.values())))
+        length = torch.as_tensor(0.0 if total_steps is None else total_steps, dtype=p.dtype, device=p.device)
+        return OptState(zero_step(params), slots, {"total_steps": length, **init_losses(length)})
+
+    def forward(
+        self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
+    ) -> tuple[Params, OptState]:
+        shared = state.shared if loss is None else update_losses(state.shared, loss)
+        rates = self.rates.split((3, 1, 3))
+        updates, slots, ps, gs = {}, dict(state.slots), {}, {}
+        for name, p in params.items():
+            if p.numel() == 0:
+                updates[name] = torch.zeros_like(p)
+                continue
+            ps[name] = working(p)
+            gs[name] = grads[name].to(ps[name].dtype).clamp(-self.max_gradient, self.max_gradient)
+            slots[name] = update_averages(state.slots[name], gs[name], *rates)
+        if ps:
+            layers, multipliers, hidden = self._control(ps, slots, shared, state.step)
+        for i, (name, p) in enumerate(ps.items()):
+            slots[name] = slots[name] | {"hidden": hidden[i].to(p.dtype)}
+            step = multipliers[i].to(p.dtype) * self._step(p, gs[name], slots[name], layers[i].to(p.dtype))
+            updates[name] = step.to(params[name].dtype)
+        return updates, OptState(state.step + 1, slots, shared)
+
+    def _control(
+        self, params: Params, slots: dict[str, dict[str, Tensor]], shared: dict[str, Tensor], step: Tensor
+    ) -> tuple[Float[Tensor, "tensors w"], Float[Tensor, " tensors"], Float[Tensor, "tensors 2 h"]]:
+        """The weights of every tensor's own MLP, its step multiplier, and the next state of its LSTM."""
+        dtype, total = self.bank.dtype, shared["total_steps"]
+        fraction = (step.to(total.dtype) / total.clamp(min=1.0)).to(dtype)
+        run = torch.where(total > 0, fraction_features(fraction, self.thresholds), 0.0)
+        run = torch.cat([run, loss_features(shared).to(dtype)])
+        features = torch.stack(
+            [torch.cat([run, tensor_features(p, slots[name]).to(dtype)]) for name, p in params.items()]
+        )
+        hidden = torch.stack([slots[name]["hidden"].to(dtype) for name in params])
+        controls, multipliers, hidden = self.controller(features, hidden)
+        return 100.0 / len(self.bank) * controls @ self.bank, multipliers, hidden
+
+    def _step(
+        self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: dict[str, Tensor], weights: Float[Tensor, " w"]
+    ) -> Float[Tensor, "*p"]:
+        features = stack_features(p, grad, slot, extended=True)
+        layers = self._layers(weights)
+        layers[0] = (layers[0][0] * rms_scale(features, eps=1e-5), layers[0][1])
+        direction, magnitude = apply_layers(layers, columns(features)).view(2, *p.shape).unbind(0)
+        size = self.step_scale * torch.sqrt(p.square().mean() + 1e-9)
+        step = -size * direction * torch.exp(self.magnitude_scale * magnitude)
+        return torch.where(has_moved(slot), step, 0.0)
+
+    def _layers(self, weights: Float[Tensor, " w"]) -> Layers:
+        parts = iter(weights.split([n for n_out, n_in in self.layer_shapes for n in (n_out * n_in, n_out)]))
+        return [(next(parts).view(shape), next(parts)) for shape in self.layer_shapes]
+
+
+class Controller(nn.Module):
+    """The network over tensors: features mixed by a maximum, an LSTM, blend coefficients and a step multiplier.
+
+    x = skip(f) + max over tensors of relu(mix2 relu(mix1 f)); h = LSTM(x); coefficients and multiplier are linear in h.
+    It starts with a multiplier of 1 and with blends as large as one network of the bank, whatever the sizes.
+
+    Arguments:
+        num_features: of a tensor.
+        hidden_size: of the LSTM.
+        num_bank: number of blend coefficients.
+    """
+
+    def __init__(self, num_features: int, hidden_size: int, num_bank: int) -> None:
+        super().__init__()
+        self.mix1, self.mix2 = _linear(num_features, hidden_size), _linear(hidden_size, hidden_size)
+        self.skip = _linear(num_features, hidden_size)
+        self.lstm_weight = nn.Parameter(fan_in_normal(torch.empty(4 * hidden_size, 2 * hidden_size)).T.contiguous())
+        self.lstm_bias = nn.Parameter(torch.zeros(4 * hidden_size))
+        self.blend, self.multiplier = _linear(hidden_size, num_bank), _linear(hidden_size, 1)
+        with torch.no_grad():
+            unit = math.sqrt(num_bank) / 100.0  # 100 mean_j(c_j W_j) has the variance of W for c of this deviation
+            self.blend.weight.mul_(unit)
+            self.blend.bias.normal_(std=unit)
+            self.multiplier.weight.zero_()
+            self.multiplier.bias.fill_(1.0)
+
+    def forward(
+        self, features: Float[Tensor, "tensors f"], hidden: Float[Tensor, "tensors 2 h"]
+    ) -> tuple[Float[Tensor, "tensors b"], Float[Tensor, " tensors"], Float[Tensor, "tensors 2 h"]]:
+        """Blend coefficients, step multipliers and the next state of every tensor."""
+        mixed = torch.relu(self.mix2(torch.relu(self.mix1(features)))).amax(dim=0)
+        h, c = lstm_cell(self.skip(features) + mixed, hidden[:, 0], hidden[:, 1], self.lstm_weight, self.lstm_bias)
+        return self.blend(h), self.multiplier(h).squeeze(-1), torch.stack([h, c], dim=1)
+
+
+def tensor_features(p: Float[Tensor, "*p"], slot: dict[str, Tensor]) -> Float[Tensor, " f"]:
+    """Statistics of a tensor's averages, all divided by its root mean square, and its rank (dimensions above 1)."""
+    scale = torch.rsqrt(p.square().mean().clamp(min=1e-9))
+    m, v = columns(slot["momenta"] * scale), columns(slot["second"] * scale)
+    logs = torch.cat([m.var(dim=1, correction=0), v.mean(dim=1), v.var(dim=1, correction=0)])
+    logs = torch.log(1e-8 + (10.0 * logs).abs()).clamp(-5.0, 5.0) * 0.5
+    rank = min(sum(size > 1 for size in p.shape), NUM_RANKS - 1)
+    one_hot = [1.0 if i == rank else 0.0 for i in range(NUM_RANKS)]
+    return torch.cat([logs, logs.new_tensor(one_hot)])
+
+
+def _linear(num_inputs: int, num_outputs: int) -> nn.Linear:
+    layer = nn.Linear(num_inputs, num_outputs)
+    fan_in_normal(layer.weight.data)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _init_layer(num: int, num_outputs: int, num_inputs: int) -> Tensor:
+    """`num` layers as rows: weights with fan-in scale, then zero biases."""
+    weights = fan_in_normal(torch.empty(num, num_outputs, num_inputs)).flatten(1)
+    return torch.cat([weights, torch.zeros(num, num_outputs)], dim=1)
