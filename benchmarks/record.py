@@ -1,0 +1,75 @@
+"""Rows of a benchmark: JSON lines that carry config, commit, versions and machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+"""Rows that the README's numbers come from; committed."""
+
+
+def write(name: str, config: Any, rows: Iterable[dict[str, Any]], folder: Path = RESULTS) -> Path:
+    """Write rows to `folder/name.jsonl`; every row stands alone, with all that can change its numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.jsonl"
+    context = {"benchmark": name, "config": _plain(config), "commit": commit(), **machine()}
+    with open(path, "w") as file:
+        for row in rows:
+            file.write(json.dumps({**row, **context}) + "\n")
+            file.flush()
+    return path
+
+
+def read(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The rows that `write` wrote."""
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def commit() -> str:
+    """The commit the code is at, marked when files were changed since."""
+    where = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=where, capture_output=True, text=True)
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=where, capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return "unknown"
+    return (head.stdout.strip() or "unknown") + ("+changes" if dirty.stdout.strip() else "")
+
+
+def machine() -> dict[str, Any]:
+    """Versions and hardware."""
+    versions = {}
+    for package in ("torch", "numpy", "l2o"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "none"
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "machine": f"{_cpu()}, {os.cpu_count()} cores",
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _plain(config: Any) -> Any:
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        config = dataclasses.asdict(config)
+    return json.loads(json.dumps(config, default=str))

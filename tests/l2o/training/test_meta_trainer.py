@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from l2o.distributed import LocalPool
+from l2o.estimators import NRES, PES, Backprop, Problems, Truncation
+from l2o.rules import LSTMRule
+from l2o.tasks import Quadratics
+from l2o.training.checkpoint import load_tree, save_tree
+from l2o.training.meta_trainer import MetaTrainer, theta_of
+
+
+def make_trainer(kind, seed=0, num_workers=2):
+    torch.manual_seed(seed)
+    rule = LSTMRule(hidden_size=4)
+    schedule = Truncation(window=3, horizon=(3, 9), stagger=True)
+    problems = Problems(rule, Quadratics(3), num_tasks=2, truncation=schedule, order="first")
+    estimator = Backprop(problems) if kind is Backprop else kind(problems, std=0.01)
+    pool = LocalPool(estimator, theta_of(rule), num_workers, seed)
+    optimizer = torch.optim.Adam(rule.parameters(), lr=1e-2)
+    return MetaTrainer(rule, pool, optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9))
+
+
+@pytest.mark.parametrize("kind", [Backprop, PES, NRES])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, kind):
+    whole = make_trainer(kind)
+    metrics = [whole.step() for _ in range(7)]
+
+    first = make_trainer(kind)
+    for _ in range(4):
+        first.step()
+    save_tree(first.state_dict(), tmp_path / "c.safetensors")
+    second = make_trainer(kind, seed=5)
+    second.load_state_dict(load_tree(tmp_path / "c.safetensors"))
+    resumed = [second.step() for _ in range(3)]
+
+    assert resumed == metrics[4:]
+    for name, value in theta_of(whole.module).items():
+        assert torch.equal(value, theta_of(second.module)[name])
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not():
+    one, two, other = make_trainer(PES), make_trainer(PES), make_trainer(PES, seed=1)
+    assert one.step() == two.step() != other.step()
+
+
+def test_a_step_leaves_the_global_generator_alone():
+    trainer = make_trainer(PES)
+    before = torch.get_rng_state()
+    trainer.step()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(monkeypatch):
+    trainer = make_trainer(Backprop)
+    theta = {name: value.clone() for name, value in theta_of(trainer.module).items()}
+    real = trainer.pool.estimate
+
+    def broken(theta):
+        estimates = real(theta)
+        estimates[0].grads["output"].fill_(float("nan"))
+        return estimates
+
+    monkeypatch.setattr(trainer.pool, "estimate", broken)
+    assert trainer.step()["skipped"] == 1
+    assert all(torch.equal(theta[name], value) for name, value in theta_of(trainer.module).items())
+
+
+def test_another_number_of_workers_than_was_saved_is_refused():
+    state = make_trainer(PES, num_workers=2).state_dict()
+    with pytest.raises(ValueError, match="got 3 workers for 2 saved"):
+        make_trainer(PES, num_workers=3).load_state_dict(state)
+
+
+def test_the_clipped_gradient_has_the_asked_norm():
+    trainer = make_trainer(Backprop)
+    seen = {}
+    trainer.max_grad_norm = 1e-3
+    real = trainer.optimizer.step
+    trainer.optimizer.step = lambda: (
+        seen.update(norm=torch.cat([p.grad.flatten() for p in trainer.module.parameters()]).norm().item()),
+        real(),
+    )
+    metrics = trainer.step()
+    assert metrics["grad_norm"] > 1e-3 and seen["norm"] == pytest.approx(1e-3, rel=1e-3)
