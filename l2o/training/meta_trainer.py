@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -25,7 +25,7 @@ class MetaTrainer:
         module: what is meta-trained: an update rule, a learner, any module whose parameters are theta.
         pool: where estimates come from.
         optimizer: the outer optimizer over the module's parameters: any torch optimizer, a learned one too.
-        schedule: a torch learning-rate schedule, stepped after each outer step.
+        schedule: a torch learning-rate schedule, stepped after each outer step that was made.
         max_grad_norm: the averaged meta-gradient is scaled down to this norm; None leaves it.
     """
 
@@ -51,14 +51,14 @@ class MetaTrainer:
             parameter.grad = gradient.grads[name].to(parameter.device, parameter.dtype)
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
-        if torch.isfinite(torch.tensor(norm)):
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        if math.isfinite(norm):
             self.optimizer.step()
+            if self.schedule is not None:
+                self.schedule.step()
         else:
             self.num_skipped += 1
         self.optimizer.zero_grad()
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        if self.schedule is not None:
-            self.schedule.step()
         self.num_steps += 1
         metrics = {name: float(value) for name, value in gradient.metrics.items()}
         return {"meta_loss": float(gradient.loss), "grad_norm": norm, "lr": rate, "skipped": self.num_skipped} | metrics

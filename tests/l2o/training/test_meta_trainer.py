@@ -75,10 +75,10 @@ def test_the_clipped_gradient_has_the_asked_norm():
     trainer = make_trainer(Backprop)
     seen = {}
     trainer.max_grad_norm = 1e-3
-    real = trainer.optimizer.step
-    trainer.optimizer.step = lambda: (
-        seen.update(norm=torch.cat([p.grad.flatten() for p in trainer.module.parameters()]).norm().item()),
-        real(),
-    )
+
+    def look(optimizer, args, kwargs):
+        seen["norm"] = torch.cat([p.grad.flatten() for p in trainer.module.parameters()]).norm().item()
+
+    trainer.optimizer.register_step_pre_hook(look)
     metrics = trainer.step()
     assert metrics["grad_norm"] > 1e-3 and seen["norm"] == pytest.approx(1e-3, rel=1e-3)
