@@ -175,8 +175,13 @@ class LearnedOptimizer(Optimizer):
 
     def _any_state(self, device: torch.device) -> Packed | None:
         """Some parameter's state, for what all share; of this device if there is one."""
-        held = [(p.device == device, state) for p, state in self.state.items() if isinstance(p, Tensor) and state]
-        return max(held, key=lambda pair: pair[0], default=(False, None))[1]
+        found: Packed | None = None
+        for p, state in self.state.items():
+            if isinstance(p, Tensor) and state:
+                if p.device == device:
+                    return state
+                found = found or state
+        return found
 
     def _refuse(self, fault: str) -> None:
         if self.nonfinite == "raise":
