@@ -1,6 +1,54 @@
 """What is learned: tasks and families of tasks."""
 
+from l2o.tasks.augment import (
+    NoisyGradient,
+    NoisyGradientFamily,
+    Reparametrised,
+    ReparametrisedFamily,
+    ScaledLoss,
+    ScaledLossFamily,
+)
+from l2o.tasks.autoencoder import Autoencoder, AutoencoderFamily, VariationalAutoencoder
 from l2o.tasks.base import Always, Mixture, Task, TaskFamily
+from l2o.tasks.conv import ConvClassification, ConvFamily
+from l2o.tasks.functions import Ackley, ClassicFunction, ClassicFunctions, Rastrigin, Rosenbrock, StyblinskiTang
+from l2o.tasks.mlp import MLPClassification, MLPFamily
 from l2o.tasks.quadratic import Quadratic, Quadratics
+from l2o.tasks.rnn import RecurrentFamily, RecurrentLanguageModel
+from l2o.tasks.teacher import StudentClassification, StudentFamily, StudentRegression
+from l2o.tasks.transformer import TransformerFamily, TransformerLanguageModel
 
-__all__ = ["Always", "Mixture", "Quadratic", "Quadratics", "Task", "TaskFamily"]
+__all__ = [
+    "Ackley",
+    "Always",
+    "Autoencoder",
+    "AutoencoderFamily",
+    "ClassicFunction",
+    "ClassicFunctions",
+    "ConvClassification",
+    "ConvFamily",
+    "MLPClassification",
+    "MLPFamily",
+    "Mixture",
+    "NoisyGradient",
+    "NoisyGradientFamily",
+    "Quadratic",
+    "Quadratics",
+    "Rastrigin",
+    "RecurrentFamily",
+    "RecurrentLanguageModel",
+    "Reparametrised",
+    "ReparametrisedFamily",
+    "Rosenbrock",
+    "ScaledLoss",
+    "ScaledLossFamily",
+    "StudentClassification",
+    "StudentFamily",
+    "StudentRegression",
+    "StyblinskiTang",
+    "Task",
+    "TaskFamily",
+    "TransformerFamily",
+    "TransformerLanguageModel",
+    "VariationalAutoencoder",
+]

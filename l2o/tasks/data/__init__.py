@@ -1,0 +1,27 @@
+"""Data that tasks are made of: in the package, from a folder, or downloaded."""
+
+from l2o.tasks.data.bundled import breast_cancer, digits, iris, wine
+from l2o.tasks.data.dataset import Dataset, Part, loader
+from l2o.tasks.data.images import fashion_mnist, mnist
+from l2o.tasks.data.omniglot import Characters, omniglot, omniglot_characters
+from l2o.tasks.data.text import Text, encode, shakespeare, text_file, tiny_shakespeare
+
+__all__ = [
+    "Characters",
+    "Dataset",
+    "Part",
+    "Text",
+    "breast_cancer",
+    "digits",
+    "encode",
+    "fashion_mnist",
+    "iris",
+    "loader",
+    "mnist",
+    "omniglot",
+    "omniglot_characters",
+    "shakespeare",
+    "text_file",
+    "tiny_shakespeare",
+    "wine",
+]

@@ -1,0 +1,159 @@
+"""Omniglot: 1623 characters of 50 alphabets, each drawn by 20 people (Lake et al., 2015)."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from l2o.tasks.data.dataset import Dataset, Loaded, Part, loader
+from l2o.tasks.data.fetch import Remote, find, locate
+from l2o.tasks.data.images import average_pool
+
+Split: TypeAlias = Literal["background", "evaluation"]
+
+URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+# Published sums, not verified here.
+ZIPS: dict[Split, Remote] = {
+    "background": Remote(
+        "omniglot/images_background.zip", f"{URL}images_background.zip", "md5:68d2efa1b9178cc56df9314c21c6e718"
+    ),
+    "evaluation": Remote(
+        "omniglot/images_evaluation.zip", f"{URL}images_evaluation.zip", "md5:6b91aef0f799c5bb55b94e3f2daec811"
+    ),
+}
+PNG = re.compile(r"([^/]+)/character(\d+)/\d+_(\d+)\.png$")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Characters(Loaded):
+    """Drawings by character, ink 255 on 0.
+
+    Arguments:
+        name: for reports.
+        images: drawings; axis 0 is the character, axis 1 the person.
+        alphabet: for each character, the position of its alphabet in `alphabet_names`.
+        alphabet_names: names in order.
+    """
+
+    images: UInt8[Tensor, "characters people size size"]
+    alphabet: Int[Tensor, " characters"]
+    alphabet_names: tuple[str, ...]
+
+
+@loader
+def omniglot_characters(split: Split = "background", size: int = 28, root: str | None = None) -> Characters:
+    """The characters of one split: background has 964 in 30 alphabets, evaluation 659 in 20.
+
+    Searched for (see `fetch.data_folders`) as `omniglot_28.npz` (sizes up to 28) or `omniglot_105_bits.npz` (size 105),
+    or as the original zip files in `omniglot/` or `omniglot-py/`; else downloaded. Zip files need Pillow.
+
+    Arguments:
+        size: 105 as drawn, 28 shrunk by Lanczos' filter, or less: 28 and then average-pooled.
+        root: folder searched first.
+    """
+    if size > 28 and size != 105:
+        raise ValueError(f"Omniglot comes in 105 pixels, or in 28 and less; got size {size}.")
+    npz = find(("omniglot_105_bits.npz",) if size == 105 else ("omniglot_28.npz",), root)
+    if npz:
+        characters = _pick(read_omniglot_npz(npz), split)
+    else:
+        zipped = f"images_{split}.zip"
+        path = locate(ZIPS[split], (f"omniglot/{zipped}", f"omniglot-py/{zipped}"), root)
+        characters = read_omniglot_zip(path, 105 if size == 105 else 28)
+    n, people = characters.images.shape[:2]
+    images = average_pool(characters.images.flatten(0, 1), size).view(n, people, size, size)
+    return Characters(f"omniglot_{split}_{size}x{size}", images, characters.alphabet, characters.alphabet_names)
+
+
+@loader
+def omniglot(
+    size: int = 28, split: Split = "background", alphabet: int | None = None, root: str | None = None
+) -> Dataset:
+    """Which character is it? 16 drawings of each train, 4 validate.
+
+    Arguments:
+        size: see `omniglot_characters`.
+        alphabet: only the characters of this alphabet, by position in the split; None for all.
+    """
+    characters = omniglot_characters(split, size, root)
+    images = characters.images
+    if alphabet is not None:
+        if not 0 <= alphabet < len(characters.alphabet_names):
+            raise ValueError(
+                f"alphabet must name one of the {len(characters.alphabet_names)} alphabets of the {split} split by "
+                f"position; got {alphabet}."
+            )
+        images = images[characters.alphabet == alphabet]
+    labels = torch.arange(len(images)).unsqueeze(1).expand(images.shape[:2])
+    name = characters.name if alphabet is None else f"{characters.name}_{characters.alphabet_names[alphabet]}"
+
+    def part(people: slice) -> Part:
+        return Part(images[:, people].flatten(0, 1).unsqueeze(1), labels[:, people].flatten())
+
+    return Dataset(name, part(slice(0, 16)), part(slice(16, None)), len(images))
+
+
+def read_omniglot_npz(path: Path) -> tuple[UInt8[Tensor, "n people size size"], dict[str, Any]]:
+    """Images of a packed file, whole (`images`) or one bit a pixel (`bits`, `shape`), and its other arrays."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    if "bits" in arrays:
+        shape = arrays.pop("shape").tolist()
+        pixels = np.unpackbits(arrays.pop("bits"), axis=2)[:, :, : shape[2] * shape[3]]
+        return torch.from_numpy(pixels.reshape(shape) * np.uint8(255)), arrays
+    return torch.from_numpy(arrays.pop("images")), arrays
+
+
+def _pick(packed: tuple[Tensor, dict[str, Any]], split: Split) -> Characters:
+    """The characters of one split of a packed file."""
+    images, arrays = packed
+    rows = np.flatnonzero(arrays["split"] == arrays["split_names"].tolist().index(split))
+    found, position = np.unique(arrays["alphabet"][rows], return_inverse=True)
+    names = tuple(str(arrays["alphabet_names"][i]) for i in found)
+    return Characters(split, images[torch.from_numpy(rows)], torch.from_numpy(position), names)
+
+
+def read_omniglot_zip(path: Path, size: int = 28) -> Characters:
+    """The characters of an original zip file of PNGs, read in memory: nothing is unpacked to disk.
+
+    Arguments:
+        size: 105 as drawn, otherwise shrunk by Lanczos' filter.
+    """
+    drawings: dict[tuple[str, int], dict[int, Tensor]] = defaultdict(dict)
+    with zipfile.ZipFile(path) as file:
+        for member in file.namelist():
+            if match := PNG.search(member):
+                alphabet, character, person = match[1], int(match[2]), int(match[3])
+                drawings[alphabet, character][person] = _read_png(file.read(member), size)
+    counts = {len(people) for people in drawings.values()}
+    if len(counts) != 1:
+        raise ValueError(
+            f"{path} must hold ALPHABET/characterNN/FFFF_DD.png, equally many drawings of every character; "
+            f"got {len(drawings)} characters with {sorted(counts)} drawings."
+        )
+    keys = sorted(drawings)
+    images = torch.stack([torch.stack([drawings[key][i] for i in sorted(drawings[key])]) for key in keys])
+    names = tuple(sorted({alphabet for alphabet, _ in keys}))
+    return Characters(Path(path).stem, images, torch.tensor([names.index(a) for a, _ in keys]), names)
+
+
+def _read_png(data: bytes, size: int) -> UInt8[Tensor, "size size"]:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("reading PNG files needs Pillow: pip install pillow (matplotlib brings it too).") from error
+    with Image.open(io.BytesIO(data)) as image:
+        grey = image.convert("L")
+        if grey.size != (size, size):
+            grey = grey.resize((size, size), Image.Resampling.LANCZOS)
+        return 255 - torch.from_numpy(np.asarray(grey).copy())
