@@ -50,7 +50,7 @@ def update_losses(state: LossState, loss: Float[Tensor, ""]) -> LossState:
 
 
 def loss_features(state: LossState) -> Float[Tensor, " k"]:
-    """For each average but the slowest: -1 at its lowest, 0 at the next slower average or above; 0 for two steps."""
+    """For each average but the slowest: -1 at its lowest, 0 at the next slower average, at most 1; 0 for two steps."""
     now = _corrected(state)
     lowest = state["loss_lowest"][:-1]
     place = (now[:-1] - lowest) / (now[1:] - lowest).clamp(min=1e-8)

@@ -88,7 +88,7 @@ class LSTMRule(UpdateRule):
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             z, c = lstm_cell(z, hidden[2 * layer], hidden[2 * layer + 1], weight, bias)
             states += [z, c]
-        step = z @ self.output
+        step = z @ self.output.to(z.dtype)
         step = torch.tanh(step) if self.inputs == "rnnprop" else step
         return self.output_scale * step, torch.stack(states)
 
@@ -117,7 +117,7 @@ def lstm_cell(
     bias: Float[Tensor, " 4*h"],
 ) -> tuple[Float[Tensor, "n h"], Float[Tensor, "n h"]]:
     """The next (h, c) of an LSTM layer, in plain operations: nn.LSTMCell cannot be vmapped."""
-    i, f, g, o = (torch.cat([x, h], dim=-1) @ weight + bias).chunk(4, dim=-1)
+    i, f, g, o = (torch.cat([x, h], dim=-1) @ weight.to(x.dtype) + bias.to(x.dtype)).chunk(4, dim=-1)
     # forget bias 1, so that the memory lives from the start (Jozefowicz et al., 2015)
     c = torch.sigmoid(f + 1.0) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c

@@ -41,4 +41,4 @@ class Scaled(UpdateRule):
     ) -> tuple[Params, OptState]:
         updates, state = self.rule(grads, state, params, loss)
         scale = self.log_lr.exp()
-        return {name: update * scale for name, update in updates.items()}, state
+        return {name: update * scale.to(update.dtype) for name, update in updates.items()}, state
