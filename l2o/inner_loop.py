@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple, TypeAlias
+from types import FunctionType
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.func import functional_call, grad_and_value, vmap
+from torch.utils import _pytree
 
+from l2o.recompute import recompute
 from l2o.rules.base import OptState, UpdateRule
 from l2o.tasks.base import Task, stack_tasks, structure_of, with_tensors
 from l2o.types import Batch, Params, Theta, tree_map, tree_stack
+
+T = TypeVar("T")
 
 Order: TypeAlias = Literal["full", "first"]
 """How meta-gradients pass an inner step: `first` takes the inner gradient as a constant (Andrychowicz et al., 2016)."""
@@ -46,9 +52,10 @@ class InnerLoop:
     """
 
     def __init__(self, task: Task, rule: UpdateRule, order: Order = "full") -> None:
+        _check_order(order)
         self.task, self.rule, self.order = task, rule, order
 
-    def reset(self, generator: Generator, total_steps: int | None = None) -> InnerState:
+    def reset(self, generator: Generator, total_steps: int | Tensor | None = None) -> InnerState:
         """A fresh network and rule state."""
         params = self.task.init(generator)
         return InnerState(params, self.rule.init(params, total_steps))
@@ -57,6 +64,7 @@ class InnerLoop:
         self, theta: Theta, state: InnerState, batches: Sequence[Batch]
     ) -> tuple[InnerState, Float[Tensor, " steps"]]:
         """Train on `batches`, one step each; returns the last state and the loss before each step."""
+        _check_steps(batches)
         losses = []
         for batch in batches:
             state, loss = inner_step(self.rule, self.task, theta, state, batch, self.order)
@@ -82,13 +90,34 @@ class Lanes:
         compile: bool = False,
         checkpoint: bool = False,
     ) -> None:
-        self.tasks, self.rule, self.order, self.compile, self.checkpoint = tuple(tasks), rule, order, compile, checkpoint
+        _check_order(order)
+        self.tasks, self.rule, self.order, self.compile, self.checkpoint = (
+            tuple(tasks),
+            rule,
+            order,
+            compile,
+            checkpoint,
+        )
         self._tensors = stack_tasks(self.tasks)
-        self._structure = structure_of(self.tasks[0])
+        self._template = _Template(self.tasks[0])
 
-    def first(self, num: int) -> Lanes:
-        """The first `num` lanes."""
-        return Lanes(self.tasks[:num], self.rule, self.order, self.compile, self.checkpoint)
+    def repeat(self, copies: int) -> Lanes:
+        """`copies` times the same lanes, one block after the other."""
+        lanes = copy.copy(self)
+        lanes.tasks, lanes._tensors = self.tasks * copies, repeat_lanes(self._tensors, copies)
+        return lanes
+
+    def replace(self, index: Sequence[int], fresh: Lanes) -> Lanes:
+        """The same lanes with those at `index` exchanged for `fresh` ones, in order; only these are stacked anew."""
+        if fresh._template != self._template:
+            raise ValueError(
+                "fresh lanes must have the structure of those they join, because one vectorised step serves them all; "
+                f"got {fresh.tasks[0]!r} among {self.tasks[0]!r}."
+            )
+        lanes = copy.copy(self)
+        tasks = dict(enumerate(self.tasks)) | dict(zip(index, fresh.tasks, strict=True))
+        lanes.tasks, lanes._tensors = tuple(tasks.values()), replace_lanes(self._tensors, index, fresh._tensors)
+        return lanes
 
     def reset(self, generators: Sequence[Generator], total_steps: Float[Tensor, " lanes"] | None = None) -> InnerState:
         """A fresh network in every lane, lane i drawn from generator i."""
@@ -105,17 +134,14 @@ class Lanes:
         self, theta: Theta, state: InnerState, batches: Sequence[Batch]
     ) -> tuple[InnerState, Float[Tensor, "steps lanes"]]:
         """Train every lane on its batches (leading axis: lanes); theta is shared or has a leading axis of lanes."""
-        step = _lane_step(
-            self.rule, _Template(self.tasks[0], self._structure), self.order, _theta_axis(self.rule, theta), self.compile
-        )
+        _check_steps(batches)
+        axis = _theta_axis(self.rule, theta, len(self.tasks))
+        step = _lane_step(self.rule, self._template, self.order, axis, self.compile)
+        checkpoint = self.checkpoint and torch.is_grad_enabled()
         losses = []
         for batch in batches:
-            if self.checkpoint and torch.is_grad_enabled():
-                state, loss = torch.utils.checkpoint.checkpoint(
-                    step, theta, self._tensors, state, batch, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                state, loss = step(theta, self._tensors, state, batch)
+            arguments = (theta, self._tensors, state, batch)
+            state, loss = recompute(step, arguments) if checkpoint else step(*arguments)
             losses.append(loss)
         return state, torch.stack(losses)
 
@@ -125,7 +151,7 @@ class Lanes:
         def loss(tensors: dict[str, Tensor], params: Params, batch: Batch) -> Float[Tensor, ""]:
             return with_tensors(self.tasks[0], tensors).loss(params, batch)
 
-        return vmap(loss, in_dims=(_lead(self._tensors), 0, _lead(batch)))(self._tensors, params, batch)
+        return vmap(loss, in_dims=(_axes(self._tensors), 0, _axes(batch)))(self._tensors, params, batch)
 
     def sample_batches(self, generator: Generator, num: int) -> list[Batch]:
         """Batches for `num` steps of every lane, drawn task by task at once; leading axis: lanes."""
@@ -142,11 +168,22 @@ def unbind_steps(batches: Batch, num: int) -> list[Batch]:
     return [tree_map(lambda x, i=i: x[:, i], batches) for i in range(num)]
 
 
+def repeat_lanes(tree: T, copies: int) -> T:
+    """`copies` times the lanes of a tree, one block after the other."""
+    return tree_map(lambda x: x.repeat(copies, *[1] * (x.ndim - 1)), tree) if copies > 1 else tree
+
+
+def replace_lanes(tree: T, index: Sequence[int], fresh: T) -> T:
+    """The tree with lanes `index` taken from `fresh`, in order."""
+    where = torch.tensor(index)
+    return tree_map(lambda old, new: old.index_copy(0, where.to(old.device), new), tree, fresh)
+
+
 class _Template:
     """A task as a cache key: equal when the structures are."""
 
-    def __init__(self, task: Task, structure: object) -> None:
-        self.task, self.structure = task, structure
+    def __init__(self, task: Task) -> None:
+        self.task, self.structure = task, structure_of(task)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Template) and self.structure == other.structure
@@ -159,31 +196,48 @@ class _Template:
 def _lane_step(
     rule: UpdateRule, template: _Template, order: Order, theta_axis: int | None, compile: bool
 ) -> Callable[..., tuple[InnerState, Tensor]]:
-    def step(
-        theta: Theta, tensors: dict[str, Tensor], state: InnerState, batch: Batch
-    ) -> tuple[InnerState, Tensor]:
+    def step(theta: Theta, tensors: dict[str, Tensor], state: InnerState, batch: Batch) -> tuple[InnerState, Tensor]:
         return inner_step(rule, with_tensors(template.task, tensors), theta, state, batch, order)
 
-    def lanes(
-        theta: Theta, tensors: dict[str, Tensor], state: InnerState, batch: Batch
-    ) -> tuple[InnerState, Tensor]:
-        return vmap(step, in_dims=(theta_axis, _lead(tensors), 0, _lead(batch)))(theta, tensors, state, batch)
+    def lanes(theta: Theta, tensors: dict[str, Tensor], state: InnerState, batch: Batch) -> tuple[InnerState, Tensor]:
+        return vmap(step, in_dims=(theta_axis, _axes(tensors), 0, _axes(batch)))(theta, tensors, state, batch)
 
-    return torch.compile(lanes, fullgraph=True, dynamic=False) if compile else lanes
+    return torch.compile(_with_own_code(lanes), fullgraph=True, dynamic=False) if compile else lanes
 
 
-def _lead(tree: object) -> int | None:
-    return 0 if tree else None  # vmap refuses an axis for a tree without tensors
+def _with_own_code(fn: Any) -> Callable[..., Any]:
+    """The same function on a code object of its own.
+
+    The compiler counts its versions by code object and gives up after eight, so closures made by one `def`, here one
+    for each rule and structure, must not share theirs.
+    """
+    return FunctionType(fn.__code__.replace(), fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
 
 
-def _theta_axis(rule: UpdateRule, theta: Theta) -> int | None:
+def _axes(tree: object) -> Any:
+    """The leading axis for every tensor of a tree, None (as `vmap` asks) for what is no tensor."""
+    return _pytree.tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, tree)
+
+
+def _theta_axis(rule: UpdateRule, theta: Theta, num_lanes: int) -> int | None:
     """0 where theta has a leading axis of lanes, None where all lanes share it."""
-    for name, parameter in rule.named_parameters():
-        extra = theta[name].ndim - parameter.ndim
-        if extra in (0, 1):
-            return 0 if extra else None
-        raise ValueError(
-            f"theta must have the rule's shapes, or these with one leading axis of lanes; got {tuple(theta[name].shape)} "
-            f"for {name!r} of shape {tuple(parameter.shape)}."
-        )
-    return None
+    shapes = {name: tuple(parameter.shape) for name, parameter in rule.named_parameters()}
+    given = {name: tuple(value.shape) for name, value in theta.items()}
+    if given == shapes:
+        return None
+    if given == {name: (num_lanes, *shape) for name, shape in shapes.items()}:
+        return 0
+    raise ValueError(
+        "theta must have the rule's names and shapes, all as they are or all with one leading axis of lanes, because "
+        f"a missing one would silently stay the rule's own; got {given} for {shapes} and {num_lanes} lanes."
+    )
+
+
+def _check_order(order: str) -> None:
+    if order not in ("full", "first"):
+        raise ValueError(f"order must be 'full' or 'first', the two known ways through an inner step; got {order!r}.")
+
+
+def _check_steps(batches: Sequence[Batch]) -> None:
+    if len(batches) == 0:
+        raise ValueError("an unroll needs at least one batch (None for a full-batch problem), one a step; got none.")

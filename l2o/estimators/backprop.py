@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Generator
+from jaxtyping import Bool
+from torch import Generator, Tensor
 
 from l2o.estimators.base import GradientEstimator, MetaGradient
-from l2o.estimators.problems import ProblemState, Problems
+from l2o.estimators.problems import Problems, ProblemState
 from l2o.types import Theta
 
 
@@ -19,24 +20,46 @@ class Backprop(GradientEstimator):
     Full backpropagation is `window == horizon`. Shorter windows are biased: what a step does to later windows is
     not seen (Wu et al., 2018, https://arxiv.org/abs/1803.02021).
 
+    A task whose meta-loss is not finite is left out of the mean; one whose gradient alone is not finite (an exploding
+    unroll behind a bounded loss) counts with gradient zero.
+
     Arguments:
         problems: what to train on; `problems.order` and `problems.checkpoint` matter here.
     """
 
     problems: Problems
 
+    def __post_init__(self) -> None:
+        if self.problems.copies != 1:
+            raise ValueError(f"backpropagation trains one network a task; got copies={self.problems.copies}.")
+        if self.problems.truncation.window == 1 and self.problems.meta_loss.reduction == "mean":
+            raise ValueError(
+                "window must be at least 2 inner steps with the mean of training losses, because the loss before the "
+                "window's first step does not depend on theta; got window=1."
+            )
+
     def init(self, theta: Theta, generator: Generator) -> ProblemState:
         return self.problems.start(generator)
 
-    def estimate(
-        self, theta: Theta, state: ProblemState, generator: Generator
-    ) -> tuple[MetaGradient, ProblemState]:
-        theta = {name: value.detach().requires_grad_() for name, value in theta.items()}
+    def estimate(self, theta: Theta, state: ProblemState, generator: Generator) -> tuple[MetaGradient, ProblemState]:
+        num = self.problems.num_tasks
+        # a theta for each lane: in a sum over lanes one gradient that is not finite would spoil all (0 * inf = nan)
+        lanes = {name: v.detach().expand(num, *v.shape).requires_grad_() for name, v in theta.items()}
         with torch.enable_grad():
-            window, state = self.problems.advance(theta, state, generator)
-            usable = window.values.isfinite()
-            loss = torch.where(usable, window.values, 0.0).sum() / usable.sum().clamp(min=1)
-            found = torch.autograd.grad(loss, list(theta.values()), allow_unused=True, materialize_grads=True)
-        grads = dict(zip(theta, found, strict=True))
-        metrics = {"nonfinite": 1 - usable.double().mean()}
+            window, state = self.problems.advance(lanes, state, generator)
+            values = window.values[0]
+            usable = values.isfinite()
+            count = usable.sum().clamp(min=1)
+            loss = torch.where(usable, values, 0.0).sum() / count
+            found = torch.autograd.grad(loss, list(lanes.values()), allow_unused=True, materialize_grads=True)
+        finite = usable & torch.stack([_finite(grad) for grad in found]).all(dim=0)
+        grads = {
+            name: torch.where(finite.view(-1, *[1] * (grad.ndim - 1)), grad, 0.0).sum(dim=0)
+            for name, grad in zip(theta, found, strict=True)
+        }
+        metrics = {"nonfinite": 1 - finite.double().mean()}
         return MetaGradient(grads, loss.detach(), metrics), self.problems.renew(state, window.ended, generator)
+
+
+def _finite(grad: Tensor) -> Bool[Tensor, " lanes"]:
+    return grad.reshape(len(grad), -1).isfinite().all(dim=1)

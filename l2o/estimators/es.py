@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 
 from l2o.estimators.base import GradientEstimator, MetaGradient
 from l2o.estimators.problems import Problems, ProblemState
+from l2o.inner_loop import repeat_lanes
 from l2o.types import Theta, tree_map
 
 
@@ -102,8 +103,8 @@ class ES(EvolutionStrategy):
     """
 
     def _before(self, problems: ProblemState) -> ProblemState:
-        num = self.problems.num_tasks
-        return problems._replace(inner=tree_map(lambda x: x[:num].repeat(2, *[1] * (x.ndim - 1)), problems.inner))
+        first = tree_map(lambda x: x[: self.problems.num_tasks], problems.inner)
+        return problems._replace(inner=repeat_lanes(first, 2))
 
     def _perturb(self, theta: Theta, noise: Theta, generator: Generator) -> tuple[Theta, Theta]:
         epsilon = self._draw(theta, generator)
@@ -144,15 +145,12 @@ class NRES(EvolutionStrategy):
         return noise, noise
 
     def _after(self, epsilon: Theta, weight: Theta, ended: Tensor, generator: Generator) -> Theta:
-        fresh = self._draw(_one(epsilon), generator)
+        if not ended.any():
+            return epsilon
+        fresh = self._draw({name: e[0] for name, e in epsilon.items()}, generator)
         return {name: torch.where(_column(ended, e), fresh[name], e) for name, e in epsilon.items()}
-
-
-def _one(epsilon: Theta) -> Theta:
-    """One task's slice of the noise: theta's shapes."""
-    return {name: value[0] for name, value in epsilon.items()}
 
 
 def _column(mask: Bool[Tensor, " tasks"], like: Tensor) -> Tensor:
     """A mask over tasks, shaped to broadcast over `like`."""
-    return mask.view(-1, *[1] * (like.ndim - 1))
+    return mask.to(like.device).view(-1, *[1] * (like.ndim - 1))

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from l2o.estimators.meta_loss import MetaLoss
 from l2o.estimators.truncation import Truncation
-from l2o.inner_loop import InnerState, Lanes, Order
+from l2o.inner_loop import InnerState, Lanes, Order, repeat_lanes, replace_lanes
 from l2o.rules.base import UpdateRule
-from l2o.tasks.base import Task, TaskFamily
-from l2o.types import Theta, draw_seed, seeded, tree_detach, tree_map, tree_stack
-
-T = TypeVar("T")
+from l2o.tasks.base import TaskFamily
+from l2o.types import Theta, draw_seed, seeded, tree_detach, tree_stack
 
 
 class ProblemState(NamedTuple):
@@ -39,22 +37,38 @@ class ProblemState(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What one window gave: the meta-loss of each copy of each task, mean training loss, which tasks ended."""
+    """What one window gave: the meta-loss of each copy of each task, its training losses, which tasks ended."""
 
     values: Float[Tensor, "copies tasks"]
     losses: Float[Tensor, "steps copies tasks"]
     ended: Bool[Tensor, " tasks"]
 
 
+class _LanesOf(WeakTensorKeyDictionary):
+    """The lanes of every state that is alive, by its `seeds` tensor; not taken along in copies and pickles."""
+
+    def __reduce__(self) -> tuple[type[_LanesOf], tuple[()]]:
+        return _LanesOf, ()
+
+    def __deepcopy__(self, memo: object) -> _LanesOf:
+        return _LanesOf()
+
+
 @dataclass(frozen=True)
 class Problems:
     """Draws tasks from a family, trains them a window at a time, replaces them at their horizon.
+
+    All tasks share one structure (see `TaskFamily.fix`). When all end in the same window, as they do with one fixed
+    horizon and no stagger, the structure is drawn anew too; otherwise it stays, and variety comes from many workers.
 
     Arguments:
         rule: the rule in training.
         family: where tasks come from.
         num_tasks: tasks at once.
         copies: networks trained on each task with the same batches, each with its own theta (antithetic pairs: 2).
+        truncation: windows and horizons.
+        meta_loss: what a window is worth.
+        order, compile, checkpoint: as in `Lanes`.
     """
 
     rule: UpdateRule
@@ -66,24 +80,27 @@ class Problems:
     order: Order = "full"
     compile: bool = False
     checkpoint: bool = False
-    _tasks: dict[tuple[int, int], Task] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # only saves time: whatever is missing is made again from the seeds
+    _lanes: _LanesOf = field(default_factory=_LanesOf, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.num_tasks < 1:
             raise ValueError(f"num_tasks must be at least 1, because a gradient needs a task; got {self.num_tasks}.")
+        if self.copies < 1:
+            raise ValueError(f"copies must be at least 1, the network that is trained; got {self.copies}.")
 
     def start(self, generator: Generator) -> ProblemState:
         """All lanes with fresh tasks."""
-        structure, num = draw_seed(generator), self.num_tasks
-        seeds = torch.tensor([draw_seed(generator) for _ in range(num)])
-        horizon = self.truncation.draw(num, generator)
-        age = self.truncation.offsets(horizon, generator)
-        inner, initial = self._fresh(structure, seeds.tolist(), horizon)
-        return ProblemState(inner, torch.tensor(structure), seeds, age, horizon, initial)
+        state = self._begin(draw_seed(generator), self.num_tasks, generator)
+        return state._replace(age=self.truncation.offsets(state.horizon, generator))
 
     def lanes(self, state: ProblemState) -> Lanes:
-        """The tasks in their lanes, copy-major."""
-        return self._lanes(int(state.structure), state.seeds.tolist(), self.copies)
+        """The tasks of a state, one lane each."""
+        if state.seeds not in self._lanes:
+            family = self.family.fix(seeded(int(state.structure)))
+            tasks = [family.sample(seeded(seed)) for seed in state.seeds.tolist()]
+            self._lanes[state.seeds] = Lanes(tasks, self.rule, self.order, self.compile, self.checkpoint)
+        return self._lanes[state.seeds]
 
     def advance(self, theta: Theta, state: ProblemState, generator: Generator) -> tuple[Window, ProblemState]:
         """Train every lane for one window. Differentiable in theta, cut at the window's start.
@@ -94,64 +111,50 @@ class Problems:
         Returns:
             the window, and the state after it with ended tasks not yet replaced (see `renew`).
         """
-        lanes, steps = self.lanes(state), self.truncation.window
-        tasks = lanes.first(self.num_tasks)  # all copies of a task see the same batches
-        batches = [_repeat(batch, self.copies) for batch in tasks.sample_batches(generator, steps)]
-        end_batch = _repeat(self.meta_loss.end_batch(tasks, generator), self.copies)
+        tasks, copies, steps = self.lanes(state), self.copies, self.truncation.window
+        batches = [repeat_lanes(batch, copies) for batch in tasks.sample_batches(generator, steps)]
+        end_batch = repeat_lanes(self.meta_loss.end_batch(tasks, generator), copies)
+        lanes = tasks.repeat(copies)
         inner, losses = lanes.unroll(theta, tree_detach(state.inner), batches)
         age = state.age + steps
         ended = age >= state.horizon
-        values = self.meta_loss(
-            lanes, losses, inner.params, end_batch, state.initial.repeat(self.copies), ended.repeat(self.copies)
-        )
-        shape = (self.copies, self.num_tasks)
+        last = ended.repeat(copies).to(losses.device)
+        values = self.meta_loss(lanes, losses, inner.params, end_batch, state.initial.repeat(copies), last)
+        shape = (copies, self.num_tasks)
         window = Window(values.view(shape), losses.detach().view(-1, *shape), ended)
         return window, state._replace(inner=tree_detach(inner), age=age)
 
     def renew(self, state: ProblemState, ended: Bool[Tensor, " tasks"], generator: Generator) -> ProblemState:
         """Replace the tasks that ended by fresh ones."""
-        index = ended.nonzero().flatten().tolist()
-        if not index:
+        if not ended.any():
             return state
-        fresh = [draw_seed(generator) for _ in index]
-        drawn = self.truncation.draw(len(index), generator)
-        inner, initial = self._fresh(int(state.structure), fresh, drawn)
-        lanes = torch.tensor([copy * self.num_tasks + i for copy in range(self.copies) for i in index])
-        where = torch.tensor(index)
-        return state._replace(
-            inner=tree_map(lambda old, new: old.index_copy(0, lanes, new), state.inner, inner),
-            seeds=state.seeds.index_copy(0, where, torch.tensor(fresh)),
-            age=state.age.index_fill(0, where, 0),
-            horizon=state.horizon.index_copy(0, where, drawn),
-            initial=state.initial.index_copy(0, where, initial),
+        if ended.all():
+            return self._begin(draw_seed(generator), self.num_tasks, generator)
+        index = ended.nonzero().flatten().tolist()
+        fresh = self._begin(int(state.structure), len(index), generator)
+        in_lanes = [copy * self.num_tasks + i for copy in range(self.copies) for i in index]
+        renewed = state._replace(
+            inner=replace_lanes(state.inner, in_lanes, fresh.inner),
+            seeds=replace_lanes(state.seeds, index, fresh.seeds),
+            age=replace_lanes(state.age, index, fresh.age),
+            horizon=replace_lanes(state.horizon, index, fresh.horizon),
+            initial=replace_lanes(state.initial, index, fresh.initial),
         )
+        self._lanes[renewed.seeds] = self.lanes(state).replace(index, self.lanes(fresh))
+        return renewed
 
-    def _fresh(
-        self, structure: int, seeds: Sequence[int], horizon: Int[Tensor, " n"]
-    ) -> tuple[InnerState, Float[Tensor, " n"]]:
-        """Inner states (each task's repeated for its copies) and initial losses of new tasks."""
-        lanes = self._lanes(structure, seeds, copies=1)
-        generators = [seeded(seed + 1) for seed in seeds]
+    def _begin(self, structure: int, num: int, generator: Generator) -> ProblemState:
+        """`num` tasks of one structure before their first step; a task's seed also gives its initial network."""
+        family = self.family.fix(seeded(structure))
+        seeds = torch.tensor([draw_seed(generator) for _ in range(num)])
+        horizon = self.truncation.draw(num, generator)
+        generators = [seeded(seed) for seed in seeds.tolist()]
+        tasks = [family.sample(g) for g in generators]
+        lanes = Lanes(tasks, self.rule, self.order, self.compile, self.checkpoint)
+        self._lanes[seeds] = lanes
         inner = lanes.reset(generators, horizon.double())
-        batch = tree_stack([task.sample_batch(g) for task, g in zip(lanes.tasks, generators, strict=True)])
+        batch = tree_stack([task.sample_batch(g) for task, g in zip(tasks, generators, strict=True)])
         with torch.no_grad():
             initial = lanes.losses(inner.params, batch)
-        return _repeat(inner, self.copies), initial
-
-    def _lanes(self, structure: int, seeds: Sequence[int], copies: int) -> Lanes:
-        tasks = [self._task(structure, seed) for seed in seeds] * copies
-        return Lanes(tasks, self.rule, self.order, self.compile, self.checkpoint)
-
-    def _task(self, structure: int, seed: int) -> Task:
-        """The task named by two seeds; the latest ones are kept."""
-        key = (structure, seed)
-        if key not in self._tasks:
-            while len(self._tasks) >= 4 * self.num_tasks:
-                del self._tasks[next(iter(self._tasks))]
-            self._tasks[key] = self.family.fix(seeded(structure)).sample(seeded(seed))
-        return self._tasks[key]
-
-
-def _repeat(tree: T, copies: int) -> T:
-    """`copies` times the lanes of a tree, one block after the other."""
-    return tree_map(lambda x: x.repeat(copies, *[1] * (x.ndim - 1)), tree) if copies > 1 else tree
+        age = torch.zeros_like(horizon)
+        return ProblemState(repeat_lanes(inner, self.copies), torch.tensor(structure), seeds, age, horizon, initial)
