@@ -12,7 +12,9 @@ from l2o.rules.base import OptState, UpdateRule, zero_step
 from l2o.tasks.base import Task, structure_of, tensors_of, with_tensors
 from l2o.types import seeded, tree_leaves, tree_map, tree_stack
 
-MLP = tasks.MLPFamily(hidden=(4, 6), depth=(1, 2), activation=("tanh", "gelu"), batch_size=(3, 5), init_scale=(0.5, 2.0))
+MLP = tasks.MLPFamily(
+    hidden=(4, 6), depth=(1, 2), activation=("tanh", "gelu"), batch_size=(3, 5), init_scale=(0.5, 2.0)
+)
 
 FAMILIES = {
     "quadratic": tasks.Quadratics(dim=4),

@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from l2o.tasks.data.dataset import Dataset, Part, loader
 
 @loader
 def digits() -> Dataset:
-    """1797 handwritten digits, 8x8 (Alpaydin and Kaynak, 1998); every fifth is for validation."""
+    """1797 handwritten digits, 8x8 (Alpaydin and Kaynak, 1998); every fifth of a class is for validation."""
     x, y = _read("digits")
     return _every_fifth("digits", (x / 16).float().view(-1, 1, 8, 8), y, 10)
 
@@ -53,5 +54,6 @@ def _table(name: str, num_classes: int) -> Dataset:
 
 
 def _every_fifth(name: str, x: Float[Tensor, n * features], y: Int[Tensor, " n"], num_classes: int) -> Dataset:
-    held_out = torch.arange(len(x)) % 5 == 4
+    seen = F.one_hot(y, num_classes).cumsum(dim=0)  # of each class so far
+    held_out = seen[torch.arange(len(y)), y] % 5 == 0
     return Dataset(name, Part(x[~held_out], y[~held_out]), Part(x[held_out], y[held_out]), num_classes)

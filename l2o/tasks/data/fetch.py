@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import tempfile
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,23 +63,24 @@ def download(remote: Remote) -> Path:
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _stream(remote, file.write)
+            file.writelines(_chunks(remote))
             file.flush()
             os.fsync(file.fileno())
         check(Path(name), remote)
+        os.chmod(name, 0o644)  # a cache may be shared
         os.replace(name, target)
     finally:
         Path(name).unlink(missing_ok=True)
     return target
 
 
-def _stream(remote: Remote, write: Callable[[bytes], object]) -> None:
+def _chunks(remote: Remote) -> Iterator[bytes]:
     request = urllib.request.Request(remote.url, headers={"User-Agent": "l2o"})
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             while chunk := response.read(1 << 20):
-                write(chunk)
-    except (urllib.error.URLError, OSError) as error:
+                yield chunk
+    except (OSError, http.client.HTTPException) as error:
         raise FileNotFoundError(
             f"{remote.name!r} is in none of the folders {', '.join(str(f) for f in data_folders())} and "
             f"{remote.url} does not give it ({error}). Without a network, put the file into a folder and name that "

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Integer, UInt8
 from torch import Generator, Tensor
 
 from l2o.tasks.data.dataset import Loaded, loader
@@ -40,7 +40,7 @@ class Text(Loaded):
             raise ValueError(f"fraction must lie between 0 and 1, because both sides need text; got {fraction}.")
         return _side(self, fraction, False), _side(self, fraction, True)
 
-    def decode(self, codes: Int[Tensor, " n"]) -> str:
+    def decode(self, codes: Integer[Tensor, " n"]) -> str:
         """The characters of codes."""
         return "".join(self.alphabet[i] for i in codes.tolist())
 
