@@ -81,7 +81,7 @@ def test_a_fresh_rule_multiplies_by_one_and_blends_networks_of_unit_size() -> No
     with torch.no_grad():
         controls, multipliers, _ = rule.controller(features, hidden)
     torch.testing.assert_close(multipliers, torch.ones(7))
-        blended = 100.0 / 32 * controls @ rule.bank
+    blended = 100.0 / 32 * controls @ rule.bank
     ratio = float((blended[:, :120].std() / rule.bank[:, :120].std()).detach())
     assert 0.4 < ratio < 2.5
 
