@@ -15,9 +15,8 @@ from torch.optim import Optimizer
 from l2o.load import is_untrained, load
 from l2o.optim.proposal import Member, Proposal, as_real, fault_of, scalar
 from l2o.optim.runner import Runner
-from l2o.optim.state import Packed, check_matches, gather, hide, pack, unhide
+from l2o.optim.state import Packed, check_matches, gather, hide, owned, pack, unhide
 from l2o.rules.base import UpdateRule
-from l2o.types import tree_detach
 
 
 class LearnedOptimizer(Optimizer):
@@ -147,7 +146,7 @@ class LearnedOptimizer(Optimizer):
         self._check_shapes(members)
         device = members[0].param.device
         dtype = self._dtype(device)
-        params = {m.key: as_real(m.param, dtype) for m in members}
+        params = {m.key: as_real(m.param.detach(), dtype) for m in members}
         grads = {m.key: as_real(m.gradient(), dtype) for m in members}
         value = scalar(loss, device, dtype)
         if value is not None and any(m.group["maximize"] for m in members):
@@ -155,7 +154,7 @@ class LearnedOptimizer(Optimizer):
         packed = {m.key: self.state.get(m.param, {}) for m in members}
         state = gather(self.rule, params, packed, self._any_state(device), self.total_steps)
         updates, state = self._runner(grads, state, params, value)
-        return Proposal(members, params, grads, value, updates, tree_detach(state))
+        return Proposal(members, params, grads, value, updates, owned(state, [*params.values(), *grads.values()]))
 
     def _dtype(self, device: torch.device) -> torch.dtype:
         """What is computed with on a device: float64 if any of its parameters is that precise, else float32."""

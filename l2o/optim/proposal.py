@@ -42,7 +42,6 @@ class Proposal(NamedTuple):
 
 def as_real(x: Tensor, dtype: torch.dtype) -> Tensor:
     """A parameter or gradient as rules see it: dense, real (complex numbers as pairs), contiguous, of `dtype`."""
-    x = x.detach()
     x = x if x.layout == torch.strided else x.to_dense()
     x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
     return x.to(dtype).contiguous()
@@ -56,28 +55,21 @@ def scalar(loss: Any, device: torch.device, dtype: torch.dtype) -> Tensor | None
 
 
 def fault_of(proposal: Proposal) -> str | None:
-    """What is not finite, in words."""
-    slots = {
-        (key, slot): x
-        for key, slots in proposal.state.slots.items()
-        for slot, x in slots.items()
-        if x.is_floating_point()
-    }
+    """What is not finite, causes before consequences, in words; None if all is well."""
     loss = [] if proposal.loss is None else [proposal.loss]
-    if _all_finite([*loss, *proposal.grads.values(), *proposal.updates.values(), *slots.values()]):
+    kept = {key: [x for x in slots.values() if x.is_floating_point()] for key, slots in proposal.state.slots.items()}
+    updated = [x for m in proposal.members for x in kept[m.key]]
+    if _all_finite([*loss, *proposal.grads.values(), *proposal.updates.values(), *updated]):
         return None
-    if not _all_finite(loss):
-        return f"the loss is {float(proposal.loss)}"  # type: ignore[arg-type]
-    for m in proposal.members:
-        state = [x for (key, _), x in slots.items() if key == m.key]
-        for what, tensors in (
-            ("gradient", [proposal.grads[m.key]]),
-            ("update", [proposal.updates[m.key]]),
-            ("state", state),
-        ):
-            if not _all_finite(tensors):
-                return f"the {what} of {m} is not"
-    raise AssertionError("unreachable")
+    parts = {
+        "gradient": {key: [x] for key, x in proposal.grads.items()},
+        "update": {key: [x] for key, x in proposal.updates.items()},
+        "state": kept,
+    }
+    faults = ["the loss is not"] if not _all_finite(loss) else []
+    for what, tensors in parts.items():
+        faults += [f"the {what} of {m} is not" for m in proposal.members if not _all_finite(tensors[m.key])]
+    return faults[0]
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:

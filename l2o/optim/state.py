@@ -7,7 +7,7 @@ network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from l2o.rules.base import OptState, UpdateRule
-from l2o.types import Params
+from l2o.types import Params, tree_detach, tree_map
 
 SHARED = "shared."
 
@@ -63,6 +63,14 @@ def as_computed(state: OptState, like: Tensor) -> OptState:
 
     slots = {name: {key: move(x) for key, x in slot.items()} for name, slot in state.slots.items()}
     return OptState(state.step.to(like.device), slots, {key: move(x) for key, x in state.shared.items()})
+
+
+def owned(state: OptState, foreign: Iterable[Tensor]) -> OptState:
+    """State without graph, and copied where it is the memory of `foreign` tensors, which others will write to."""
+    if torch.compiler.is_compiling():  # knows no addresses, and copies what it returns
+        return tree_detach(state)
+    taken = {x.untyped_storage().data_ptr() for x in foreign}
+    return tree_map(lambda x: x.clone() if x.untyped_storage().data_ptr() in taken else x, tree_detach(state))
 
 
 def check_matches(rule: UpdateRule, params: Params, packed: Mapping[str, Packed], total_steps: int | None) -> None:
