@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 import yaml
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,6 +23,14 @@ from l2o.rules.base import UpdateRule
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.suites import Suite, load_suite
 
+_MAPPING = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="YAML",
+    instance_from_str=lambda texts: yaml.safe_load(texts[0]),
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda value: [json.dumps(value)],
+)
+
 
 @dataclass(frozen=True)
 class MetaTrainConfig:
@@ -29,7 +39,7 @@ class MetaTrainConfig:
     Arguments:
         rule: what to train: a name (lstm, mlp, velo, matrix, sgd, momentum, adam, adamw, muon), or a saved file to
             go on from.
-        rule_args: constructor arguments for a rule given by name.
+        rule_args: constructor arguments for a rule given by name, as YAML: '{hidden_size: 8}'.
         tasks: a named suite of tasks (see `l2o info`), or `module:object` for a TaskFamily of your own.
         estimator: backprop (through the unroll), es, pes or nres.
         num_tasks: tasks trained side by side by each worker.
@@ -48,12 +58,13 @@ class MetaTrainConfig:
         steps: outer steps.
         workers: independent workers, each with its own tasks; their estimates are averaged.
         seed: of everything; the same seed gives the same run.
-        evaluate_every, checkpoint_every: outer steps between held-out evaluations and between checkpoints.
+        evaluate_every: outer steps between held-out evaluations.
+        checkpoint_every: outer steps between checkpoints.
         compile: fuse the inner step with torch.compile (the first step then takes up to a minute).
     """
 
     rule: str = "lstm"
-    rule_args: dict[str, Any] = field(default_factory=dict)
+    rule_args: Annotated[dict[str, Any], _MAPPING] = field(default_factory=dict)
     tasks: str = "digits-mlp"
     estimator: Literal["backprop", "es", "pes", "nres"] = "backprop"
     num_tasks: int = 8

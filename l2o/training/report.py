@@ -41,12 +41,12 @@ def find(results: Sequence[Result], task: str, method: str) -> Result:
 
 
 def table(results: Sequence[Result], title: str = "", baseline: str | None = None) -> Table:
-    """Final training loss with interval, mean loss, validation loss, and steps saved against a tuned baseline."""
+    """Final training loss with its interval over seeds, validation loss, and steps saved against a tuned baseline."""
     shown = Table(title=title, title_justify="left")
     for heading in ("task", "method", "rate"):
         shown.add_column(heading)
-    for heading in ("final loss", "95% interval", "mean loss", "validation"):
-        shown.add_column(heading, justify="right")
+    for heading in ("final loss [95%]", "validation"):
+        shown.add_column(heading, justify="right", no_wrap=True)
     if baseline:
         shown.add_column(f"speed-up over {baseline}", justify="right")
     task = ""
@@ -57,9 +57,8 @@ def table(results: Sequence[Result], title: str = "", baseline: str | None = Non
         low, high = interval(result.final)
         best = min(float(r.final.mean()) for r in results if r.task == task)
         style = "bold" if float(result.final.mean()) == best else ""
-        numbers = (result.final, result.area, result.validation)
-        final, area, validation = (f"{float(x.mean()):.4g}" for x in numbers)
-        cells = [result.task, result.method, f"{result.rate:.3g}", final, f"{low:.4g} to {high:.4g}", area, validation]
+        final = f"{float(result.final.mean()):.4f} [{low:.4f}, {high:.4f}]"
+        cells = [result.task, result.method, f"{result.rate:.3g}", final, f"{float(result.validation.mean()):.4f}"]
         if baseline:
             cells.append(f"{float(speed_up(result, find(results, task, baseline)).mean()):.2f}")
         shown.add_row(*cells, style=style)

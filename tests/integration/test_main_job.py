@@ -1,0 +1,167 @@
+"""The main job as a user does it: meta-train from the command line, resume, evaluate, swap the optimizer."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import l2o
+from l2o.cli import main
+from l2o.tasks.data import digits
+
+SMALL = ["--steps", "4", "--num-tasks", "2", "--window", "5", "--horizon", "10", "--evaluate-every", "2"]
+TINY_LSTM = ["--rule", "lstm", "--rule-args", "{hidden_size: 4}", "--tasks", "quadratics"]
+
+
+def meta_train(folder, *extra):
+    return main(["meta-train", *TINY_LSTM, *SMALL, "--checkpoint-every", "2", "--run", str(folder), *extra])
+
+
+def weights(folder):
+    return {name: value.clone() for name, value in l2o.load(str(folder)).named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder, as one command leaves it."""
+    folder = tmp_path_factory.mktemp("runs") / "lstm"
+    assert meta_train(folder) == 0
+    return folder
+
+
+def test_a_run_leaves_config_weights_checkpoints_and_dashboard(trained):
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["rule"] == "lstm" and config["steps"] == 4 and config["rule_args"] == {"hidden_size": 4}
+    assert l2o.load(str(trained)).hidden_size == 4
+    assert [path.name for path in sorted((trained / "checkpoints").iterdir())] == [
+        "step_00000002.safetensors",
+        "step_00000004.safetensors",
+    ]
+
+
+def test_the_dashboard_holds_curves_a_figure_and_hyperparameters(trained):
+    events = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0, "scalars": 0}).Reload()
+    tags = events.Tags()
+    assert [point.step for point in events.Scalars("outer/meta_loss")] == [1, 2, 3, 4]
+    assert [point.step for point in events.Scalars("held_out/score")] == [2, 4]
+    assert "held_out/curves" in tags["images"]
+    assert events.Images("held_out/curves")[-1].width > 500
+    plugins = {event.plugin_data.plugin_name for event in map(events.SummaryMetadata, ["_hparams_/experiment"])}
+    assert plugins == {"hparams"}
+
+
+def test_a_killed_run_resumes_and_ends_as_if_never_killed(trained, tmp_path):
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "l2o.cli", "meta-train", *TINY_LSTM, *SMALL, "--checkpoint-every", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, "--run", str(folder)], env=environment)
+    while not list(folder.glob("checkpoints/step_*")):
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert main(["meta-train", "--resume", str(folder)]) == 0
+    for name, value in weights(trained).items():
+        assert torch.equal(value, weights(folder)[name])
+
+
+def test_a_second_run_does_not_overwrite_the_first(trained, capsys):
+    assert meta_train(trained) == 1
+    assert "needs a folder without checkpoints" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
+    import shutil
+
+    folder = tmp_path / "damaged"
+    shutil.copytree(trained, folder)
+    newest = folder / "checkpoints" / "step_00000004.safetensors"
+    newest.write_bytes(newest.read_bytes()[:100])
+    assert main(["meta-train", "--resume", str(folder)]) == 0
+    for name, value in weights(trained).items():
+        assert torch.equal(value, weights(folder)[name])
+
+
+def test_flags_go_over_a_config_file(tmp_path):
+    (tmp_path / "c.yaml").write_text("rule: adam\ntasks: quadratics\nhorizon: 10\nwindow: 5\nsteps: 3\nnum_tasks: 2\n")
+    arguments = ["--config", str(tmp_path / "c.yaml"), "--steps", "1", "--run", str(tmp_path / "run")]
+    assert main(["meta-train", *arguments]) == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["rule"], config["steps"], config["horizon"]) == ("adam", 1, [10])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["meta-train", "--rule", "lstmm", "--run", "RUN"], "Did you mean 'lstm'"),
+        (["meta-train", "--tasks", "digit-mlp", "--run", "RUN"], "Did you mean 'digits-mlp'"),
+        (["meta-train", "--config", "RUN/none.yaml", "--run", "RUN"], "there is none at"),
+        (["meta-train", "--resume", "RUN"], "there is none at"),
+        (["meta-train", "--window", "30", "--horizon", "100", "--run", "RUN"], "multiple of window"),
+        (["evaluate", "--rule", "RUN/nothing.safetensors"], "nothing at"),
+        (["fly"], "the command must be one of"),
+    ],
+)
+def test_bad_input_is_told_in_one_line_without_a_traceback(tmp_path, capsys, arguments, told):
+    assert main([a.replace("RUN", str(tmp_path / "run")) for a in arguments]) != 0
+    error = capsys.readouterr().err
+    assert told in error and "Traceback" not in error
+
+
+def test_unknown_settings_in_a_config_file_are_told(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("rule: adam\nspeed: 9\n")
+    assert main(["meta-train", "--config", str(tmp_path / "c.yaml"), "--run", str(tmp_path / "run")]) == 1
+    assert "unknown settings" in capsys.readouterr().err
+
+
+def test_evaluate_writes_rows_and_a_figure_and_prints_a_table(trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--rule", str(trained), "--tasks", "quadratics", "--steps", "10", "--num-seeds", "2", "--out", str(out)]
+    assert main(["evaluate", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert all(method in shown for method in ("SGD", "momentum", "Adam", "lstm", "validation"))
+    assert len((out / "rows.jsonl").read_text().splitlines()) == 4 * 4  # tasks x methods
+    assert (out / "curves.png").stat().st_size > 5000
+
+
+def test_info_shows_a_rule_and_the_suites(trained, capsys):
+    assert main(["info", str(trained)]) == 0
+    assert "LSTMRule" in capsys.readouterr().out
+    assert main(["info"]) == 0
+    assert "digits-mlp" in capsys.readouterr().out
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; from l2o.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0 and "meta-train" in shown.stdout
+
+
+def test_one_line_swaps_adamw_for_the_checkpoint_just_trained(tmp_path):
+    """The README's swap, on a network that the rule never saw, with a rule that the command line has just trained."""
+    folder = tmp_path / "rule"
+    arguments = ["--rule", "adam", "--tasks", "digits-mlp", "--estimator", "pes", "--order", "full", "--lr", "0.1"]
+    assert main(["meta-train", *arguments, *SMALL, "--run", str(folder)]) == 0
+    part = digits().train
+    x, y = part.select(torch.arange(512))
+    torch.manual_seed(0)
+    layers = [torch.nn.Flatten(), torch.nn.Linear(64, 50), torch.nn.GELU(), torch.nn.LayerNorm(50)]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(50, 10))
+
+    # optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = l2o.LearnedOptimizer(model.parameters(), rule=str(folder))
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
