@@ -96,10 +96,11 @@ def from_bytes(data: bytes, origin: str) -> nn.Module:
         ValueError: not a whole file of a known class, with the tensors that its arguments ask for.
     """
     card = read_card(data, origin)
+    cls = _class_named(card.class_name)
     try:
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then overwritten
-            module = _construct(card.class_name, card.config)
-    except (TypeError, KeyError, AttributeError) as error:
+            module = cls(**{key: _decode(value) for key, value in card.config.items()})
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         raise ValueError(
             f"{card.class_name} must accept the saved arguments; in {origin} they fail: {error}"
         ) from error
@@ -177,18 +178,19 @@ def _encode(value: Any) -> Any:
 
 def _decode(value: Any) -> Any:
     if isinstance(value, dict) and set(value) == {"module"}:
-        return _construct(value["module"]["class"], value["module"]["config"])
+        cls, config = _class_named(value["module"]["class"]), value["module"]["config"]
+        return cls(**{key: _decode(child) for key, child in config.items()})
     return tuple(_decode(child) for child in value) if isinstance(value, list) else value
 
 
-def _construct(class_name: str, config: Mapping[str, Any]) -> nn.Module:
+def _class_named(name: str) -> type[nn.Module]:
     known = classes()
-    if class_name not in known:
+    if name not in known:
         raise ValueError(
             f"the class must be one of {', '.join(sorted(known))} (register yours with `l2o.load.register`), because "
-            f"loading imports nothing by name; got {class_name!r}."
+            f"loading imports nothing by name; got {name!r}."
         )
-    return known[class_name](**{key: _decode(value) for key, value in config.items()})
+    return known[name]
 
 
 def _check_tensors(expected: dict[str, Tensor], found: dict[str, Tensor], class_name: str, origin: str) -> None:

@@ -1,0 +1,217 @@
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as write_tensors
+from torch import nn
+
+import l2o
+from l2o.load import card, is_untrained, load, names, register, save
+from l2o.optim import LearnedOptimizer
+from l2o.rules import Adam, LSTMRule, MLPRule, Scaled, UpdateRule
+from l2o.saved import write_atomically
+
+
+def header_of(path: Path) -> dict:
+    data = path.read_bytes()
+    return json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["l2o"])
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    header = header_of(path) | changes
+    path.write_bytes(write_tensors(read_tensors(path.read_bytes()), {"l2o": json.dumps(header)}))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "run" / "rule.safetensors"
+    save(LSTMRule(hidden_size=4), path, steps=3)
+    return path
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Adam,
+        lambda: LSTMRule(hidden_size=4, inputs="rnnprop"),
+        lambda: MLPRule(momentum_decays=[0.8, 0.9, 0.99]),
+        lambda: Scaled(Scaled(LSTMRule(hidden_size=3), lr=2.0), lr=0.5),
+    ],
+)
+def test_what_is_saved_is_loaded(tmp_path: Path, make: Callable[[], UpdateRule]) -> None:
+    rule = make()
+    for p in rule.parameters():
+        p.data += torch.randn_like(p)
+    save(rule, tmp_path / "a.safetensors", note="fine", scores=[1.0, 2.0])
+    before = torch.get_rng_state()
+    other = load(tmp_path / "a.safetensors")
+    assert torch.equal(before, torch.get_rng_state()), "loading draws no random numbers"
+    assert type(other) is type(rule)
+    assert all(torch.equal(other.state_dict()[key], x) for key, x in rule.state_dict().items())
+    assert [p.requires_grad for p in other.parameters()] == [p.requires_grad for p in rule.parameters()]
+    assert card(tmp_path / "a.safetensors").metadata == {"note": "fine", "scores": [1.0, 2.0]}
+    save(other, tmp_path / "b.safetensors", note="fine", scores=[1.0, 2.0])
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_a_run_folder_and_its_name_are_paths(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(load(saved.parent), LSTMRule)
+    assert isinstance(load(str(saved.parent)), LSTMRule)
+    assert card(saved.parent).class_name == "LSTMRule"
+    assert isinstance(LearnedOptimizer([nn.Parameter(torch.ones(1))], saved.parent).rule, LSTMRule)
+    monkeypatch.chdir(saved.parent.parent)
+    with pytest.raises(ValueError, match=r"got 'run'\..*write './run'"):
+        load("run")
+    assert isinstance(load("./run"), LSTMRule)
+
+
+def test_names_give_fresh_rules() -> None:
+    assert {"sgd", "momentum", "adam", "adamw", "muon", "lstm", "mlp", "velo", "matrix"} <= set(names())
+    assert "scaled" not in names(), "it cannot be made without a rule to scale"
+    assert load("adam", lr=0.5).lr == pytest.approx(0.5)
+    assert is_untrained("lstm") and not is_untrained("adam") and not is_untrained("./lstm")
+    with pytest.raises(ValueError, match=r"a name must be one of adam, .*got 'adan'. Did you mean 'adam'"):
+        load("adan")
+    with pytest.raises(ValueError, match=r"got 'nothing like it'"):
+        load("nothing like it")
+
+
+def test_shipped_weights_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(LSTMRule(hidden_size=4), tmp_path / "small.safetensors")
+    monkeypatch.setattr("l2o.load._weights", lambda: tmp_path)
+    assert names()[0] == "small" and not is_untrained("small")
+    assert isinstance(load("small"), LSTMRule)
+    with pytest.raises(ValueError, match=r"arguments are for a fresh rule only.*hidden_size"):
+        load("small", hidden_size=3)
+
+
+def test_own_classes_are_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(LSTMRule):
+        pass
+
+    with pytest.raises(ValueError, match=r"of a class that l2o exports or that `l2o.load.register` knows"):
+        save(Mine(), tmp_path / "mine.safetensors")
+    monkeypatch.setattr("l2o.saved._registered", {})
+    assert register(Mine) is Mine
+    save(Mine(hidden_size=3), tmp_path / "mine.safetensors")
+    assert type(load(tmp_path / "mine.safetensors")) is Mine
+    assert type(load("mine")) is Mine
+    with pytest.raises(ValueError, match=r"a class name must be unique"):
+        register(type("LSTMRule", (LSTMRule,), {}))
+    monkeypatch.setattr("l2o.saved._registered", {})
+    with pytest.raises(ValueError, match=r"the class must be one of .*got 'Mine'"):
+        load(tmp_path / "mine.safetensors")
+
+
+def test_a_module_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save(LSTMRule(hidden_size=4), path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"output is torch.float64"):
+        save(LSTMRule(hidden_size=4).double(), path)
+    with pytest.raises(ValueError, match=r"that JSON can hold"):
+        save(LSTMRule(), path, when=object())
+    with pytest.raises(ValueError, match=r"must be named"):
+        save(LSTMRule(), tmp_path / "a.pt")
+    rule = LSTMRule()
+    object.__setattr__(rule, "config", None)
+    with pytest.raises(ValueError, match=r"constructor's arguments in the dict `config`"):
+        save(rule, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is nothing at"):
+        load(tmp_path / "none.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"a run folder must hold rule.safetensors"):
+        load(tmp_path)
+
+
+class Trap:
+    """Shows whether somebody has unpickled it."""
+
+    sprung = False
+
+    def __reduce__(self) -> tuple:
+        return setattr, (Trap, "sprung", True)
+
+
+def test_a_pickle_is_refused_unopened(tmp_path: Path) -> None:
+    path = tmp_path / "evil.safetensors"
+    for write in (lambda: path.write_bytes(pickle.dumps(Trap())), lambda: torch.save(Trap(), path)):
+        write()
+        with pytest.raises(ValueError, match=r"a pickle can run any code"):
+            load(path)
+    assert not Trap.sprung
+
+
+def test_a_damaged_file_is_refused(saved: Path) -> None:
+    data = saved.read_bytes()
+    for size in (0, 4, 100, len(data) // 2, len(data) - 1):
+        saved.write_bytes(data[:size])
+        with pytest.raises(ValueError, match=r"must be (a )?whole"):
+            load(saved)
+    saved.write_bytes(b"hello, this is no file of ours" * 10)
+    with pytest.raises(ValueError, match=r"whole safetensors file"):
+        load(saved)
+    saved.write_bytes(write_tensors({"w": torch.ones(1)}))
+    with pytest.raises(ValueError, match=r"must be written by `l2o.save`"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"schema": 99}, r"the schema must be 1.*has 99"),
+        ({"class": "os.system"}, "the class must be one of .*got 'os.system'"),
+        ({"class": "UpdateRule"}, "the class must be one of .*got 'UpdateRule'"),
+        ({"config": {"hidden": 4}}, "LSTMRule must accept the saved arguments.*hidden"),
+        ({"config": {"hidden_size": -4}}, "LSTMRule must accept the saved arguments"),
+        ({"config": None}, "the header must give"),
+        ({"config": {"hidden_size": 5}}, r"output is torch.float32 \(4,\), not torch.float32 \(5,\)"),
+        ({"config": {"hidden_size": 4, "num_layers": 3}}, "biases.2 is missing"),
+        ({"config": {"hidden_size": 4, "num_layers": 1}}, "biases.1 is unknown"),
+    ],
+)
+def test_a_header_that_does_not_fit_is_refused(saved: Path, changes: dict, match: str) -> None:
+    rewrite(saved, **changes)
+    with pytest.raises(ValueError, match=match):
+        load(saved)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"no space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("first", ["", "import l2o.load; ", "from l2o.load import save; "])
+def test_load_is_the_function_however_it_was_imported(first: str) -> None:
+    code = f"{first}import l2o; assert l2o.load('adam').config; l2o.load.register; from l2o import load; load('sgd')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import l2o, sys; dir(l2o); assert l2o.__version__; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_exported_name_exists() -> None:
+    for name in l2o.__all__:
+        assert getattr(l2o, name) is not None
+    assert {"load", "LearnedOptimizer", "__version__"} <= set(dir(l2o))
+    with pytest.raises(AttributeError, match=r"no attribute 'nonsense'"):
+        _ = l2o.nonsense
