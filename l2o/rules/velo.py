@@ -174,7 +174,7 @@ class Controller(nn.Module):
         super().__init__()
         self.mix1, self.mix2 = _linear(num_features, hidden_size), _linear(hidden_size, hidden_size)
         self.skip = _linear(num_features, hidden_size)
-        self.lstm_weight = nn.Parameter(fan_in_normal(torch.empty(4 * hidden_size, 2 * hidden_size)).T.contiguous())
+        self.lstm_weight = nn.Parameter(fan_in_normal(torch.empty(4 * hidden_size, 2 * hidden_size)))
         self.lstm_bias = nn.Parameter(torch.zeros(4 * hidden_size))
         self.blend, self.multiplier = _linear(hidden_size, num_bank), _linear(hidden_size, 1)
         with torch.no_grad():
@@ -189,15 +189,19 @@ class Controller(nn.Module):
     ) -> tuple[Float[Tensor, "tensors b"], Float[Tensor, " tensors"], Float[Tensor, "tensors 2 h"]]:
         """Blend coefficients, step multipliers and the next state of every tensor."""
         mixed = torch.relu(self.mix2(torch.relu(self.mix1(features)))).amax(dim=0)
-        h, c = lstm_cell(self.skip(features) + mixed, hidden[:, 0], hidden[:, 1], self.lstm_weight, self.lstm_bias)
-        return self.blend(h), self.multiplier(h).squeeze(-1), torch.stack([h, c], dim=1)
+        h, c = hidden.unbind(dim=1)
+        h, c = lstm_cell((self.skip(features) + mixed).T, h.T, c.T, self.lstm_weight, self.lstm_bias)
+        return self.blend(h.T), self.multiplier(h.T).squeeze(-1), torch.stack([h.T, c.T], dim=1)
 
 
 def tensor_features(p: Float[Tensor, "*p"], slot: dict[str, Tensor]) -> Float[Tensor, " f"]:
     """Statistics of a tensor's averages, all divided by its root mean square, and its rank (dimensions above 1)."""
     scale = torch.rsqrt(p.square().mean().clamp(min=1e-9))
-    m, v = columns(slot["momenta"] * scale), columns(slot["second"] * scale)
-    logs = torch.cat([m.var(dim=1, correction=0), v.mean(dim=1), v.var(dim=1, correction=0)])
+    m, v = columns(slot["momenta"]), columns(slot["second"])
+    v_mean = v.mean(dim=1, keepdim=True)
+    m_variance = (m - m.mean(dim=1, keepdim=True)).square().mean(dim=1)
+    v_variance = (v - v_mean).square().mean(dim=1)
+    logs = torch.cat([m_variance * scale.square(), v_mean.squeeze(1) * scale, v_variance * scale.square()])
     logs = torch.log(1e-8 + (10.0 * logs).abs()).clamp(-5.0, 5.0) * 0.5
     rank = min(sum(size > 1 for size in p.shape), NUM_RANKS - 1)
     one_hot = [1.0 if i == rank else 0.0 for i in range(NUM_RANKS)]
