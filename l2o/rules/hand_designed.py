@@ -8,6 +8,7 @@ values stay positive, and a fresh rule equals the `torch.optim` class of its nam
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -55,9 +56,9 @@ class HandDesigned(UpdateRule):
         """State of one tensor."""
         return {}
 
+    @abstractmethod
     def step(self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper) -> tuple[Tensor, Slot]:
         """One tensor's update and next state, given the hyperparameters as they are now."""
-        raise NotImplementedError
 
     @property
     def hyperparameters(self) -> dict[str, float]:

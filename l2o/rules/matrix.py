@@ -76,7 +76,11 @@ class MatrixRule(UpdateRule):
         check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
         check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
         check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)
-        check(vector_multiplier >= 0.0, "vector_multiplier must be >= 0: steps go down", came=vector_multiplier)
+        check(
+            vector_multiplier >= 0.0,
+            "vector_multiplier must be >= 0: steps go down",
+            vector_multiplier=vector_multiplier,
+        )
         check(vectors in ("adamw", "learned"), "vectors must be 'adamw' or 'learned', which move them", vectors=vectors)
         check_averages(momentum_decays, second_decays, factored_decays)
         check_decays(vector_betas=vector_betas)

@@ -78,7 +78,11 @@ class VeLO(UpdateRule):
         max_gradient: float = 1e3,
     ) -> None:
         super().__init__()
-        check(lstm_hidden_size >= 1, "lstm_hidden_size must be >= 1, the memory of a tensor", came=lstm_hidden_size)
+        check(
+            lstm_hidden_size >= 1,
+            "lstm_hidden_size must be >= 1, the memory of a tensor",
+            lstm_hidden_size=lstm_hidden_size,
+        )
         check(num_bank >= 1, "num_bank must be >= 1, because networks are blended from it", num_bank=num_bank)
         check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
         check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
