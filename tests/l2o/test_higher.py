@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from l2o.inner_loop import InnerLoop
 from l2o.optim import LearnedOptimizer
-from l2o.rules import Adam, AdamW, LSTMRule, MLPRule, Momentum, UpdateRule, VeLO
+from l2o.rules import Adam, AdamW, LSTMRule, MLPRule, Momentum, OptState, UpdateRule, VeLO
+from l2o.rules.base import zero_step
 from l2o.tasks.base import Task
 from l2o.types import Params, seeded
 
@@ -19,7 +20,27 @@ X, Y = (
     torch.randn(6, 3, dtype=torch.float64, generator=seeded(1)),
     torch.randn(6, 1, dtype=torch.float64, generator=seeded(2)),
 )
+
+
+class ByLoss(UpdateRule):
+    """Steps in proportion to the loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(0.1))
+
+    def init(self, params: Params, total_steps: int | None = None) -> OptState:
+        return OptState(zero_step(params), {key: {"previous": torch.zeros_like(p)} for key, p in params.items()}, {})
+
+    def forward(
+        self, grads: Params, state: OptState, params: Params, loss: Tensor | None = None
+    ) -> tuple[Params, OptState]:
+        updates = {key: -self.rate * loss * (g + state.slots[key]["previous"]) for key, g in grads.items()}
+        return updates, OptState(state.step + 1, {key: {"previous": g} for key, g in grads.items()}, state.shared)
+
+
 RULES = {
+    "by_loss": ByLoss,
     "momentum": lambda: Momentum(lr=0.1, nesterov=True),
     "adam": lambda: Adam(lr=0.1),
     "adamw": lambda: AdamW(lr=0.1),
@@ -64,9 +85,9 @@ def ours(rule: UpdateRule) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loop.task.loss(final.params, None), [*theta.values(), *start.params.values()])
 
 
-def with_higher(rule: UpdateRule, theta: dict[str, Tensor] | None, **group: float) -> tuple[Tensor, ...]:
+def with_higher(rule: UpdateRule, theta: dict[str, Tensor] | None) -> tuple[Tensor, ...]:
     model = Network.model
-    optimizer = LearnedOptimizer([{"params": model.parameters(), **group}], rule, total_steps=5)
+    optimizer = LearnedOptimizer(model.parameters(), rule, total_steps=5)
     override = None if theta is None else {"theta": [theta]}
     context = higher.innerloop_ctx(model, optimizer, copy_initial_weights=False, override=override)
     with context as (fmodel, diffopt):
