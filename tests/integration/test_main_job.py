@@ -16,8 +16,9 @@ import l2o
 from l2o.cli import main
 from l2o.tasks.data import digits
 
+TINY = "tests.integration.tiny:suite"
 SMALL = ["--steps", "4", "--num-tasks", "2", "--window", "5", "--horizon", "10", "--evaluate-every", "2"]
-TINY_LSTM = ["--rule", "lstm", "--rule-args", "{hidden_size: 4}", "--tasks", "quadratics"]
+TINY_LSTM = ["--rule", "lstm", "--rule-args", "{hidden_size: 4}", "--tasks", TINY]
 
 
 def meta_train(folder, *extra):
@@ -52,7 +53,7 @@ def test_the_dashboard_holds_curves_a_figure_and_hyperparameters(trained):
     assert [point.step for point in events.Scalars("outer/meta_loss")] == [1, 2, 3, 4]
     assert [point.step for point in events.Scalars("held_out/score")] == [2, 4]
     assert "held_out/curves" in tags["images"]
-    assert events.Images("held_out/curves")[-1].width > 500
+    assert events.Images("held_out/curves")[-1].width > 400
     plugins = {event.plugin_data.plugin_name for event in map(events.SummaryMetadata, ["_hparams_/experiment"])}
     assert plugins == {"hparams"}
 
@@ -90,7 +91,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
 
 
 def test_flags_go_over_a_config_file(tmp_path):
-    (tmp_path / "c.yaml").write_text("rule: adam\ntasks: quadratics\nhorizon: 10\nwindow: 5\nsteps: 3\nnum_tasks: 2\n")
+    (tmp_path / "c.yaml").write_text("rule: adam\ntasks: tests.integration.tiny:suite\nhorizon: 10\nwindow: 5\nsteps: 3\nnum_tasks: 2\n")
     arguments = ["--config", str(tmp_path / "c.yaml"), "--steps", "1", "--run", str(tmp_path / "run")]
     assert main(["meta-train", *arguments]) == 0
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
@@ -123,11 +124,11 @@ def test_unknown_settings_in_a_config_file_are_told(tmp_path, capsys):
 
 def test_evaluate_writes_rows_and_a_figure_and_prints_a_table(trained, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = ["--rule", str(trained), "--tasks", "quadratics", "--steps", "10", "--num-seeds", "2", "--out", str(out)]
+    arguments = ["--rule", str(trained), "--tasks", TINY, "--steps", "10", "--num-seeds", "2", "--out", str(out)]
     assert main(["evaluate", *arguments]) == 0
     shown = capsys.readouterr().out
     assert all(method in shown for method in ("SGD", "momentum", "Adam", "lstm", "validation"))
-    assert len((out / "rows.jsonl").read_text().splitlines()) == 4 * 4  # tasks x methods
+    assert len((out / "rows.jsonl").read_text().splitlines()) == 4  # methods on one task
     assert (out / "curves.png").stat().st_size > 5000
 
 

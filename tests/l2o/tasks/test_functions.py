@@ -23,7 +23,7 @@ def test_known_minimum(function, dim):
     "function, x, value",  # worked out by hand from the textbook formulas
     [
         (Rosenbrock, [0.0, 0.0], 1.0),
-        (Rosenbrock, [-1.0, 2.0, 1.0], 100 + 4 + 900 + 1),
+        (Rosenbrock, [-1.0, 3.0, 1.0], 400 + 4 + 6400 + 4),
         (Ackley, [1.0, 1.0], 3.6253849384),
         (Rastrigin, [0.5, 1.0], 0.25 + 20 + 1.0),
         (StyblinskiTang, [1.0, 0.0], -5.0),
