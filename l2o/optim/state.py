@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from l2o.rules.base import OptState, UpdateRule
-from l2o.types import Params, tree_detach, tree_map
+from l2o.types import Params
 
 SHARED = "shared."
 
@@ -67,10 +67,15 @@ def as_computed(state: OptState, like: Tensor) -> OptState:
 
 def owned(state: OptState, foreign: Iterable[Tensor]) -> OptState:
     """State without graph, and copied where it is the memory of `foreign` tensors, which others will write to."""
-    if torch.compiler.is_compiling():  # knows no addresses, and copies what it returns
-        return tree_detach(state)
-    taken = {x.untyped_storage().data_ptr() for x in foreign}
-    return tree_map(lambda x: x.clone() if x.untyped_storage().data_ptr() in taken else x, tree_detach(state))
+    compiling = torch.compiler.is_compiling()  # then there are no addresses, and results are copies
+    taken = set() if compiling else {x.untyped_storage().data_ptr() for x in foreign}
+
+    def own(x: Tensor) -> Tensor:
+        x = x.detach() if x.requires_grad else x
+        return x if compiling or x.untyped_storage().data_ptr() not in taken else x.clone()
+
+    slots = {name: {key: own(x) for key, x in slot.items()} for name, slot in state.slots.items()}
+    return OptState(own(state.step), slots, {key: own(x) for key, x in state.shared.items()})
 
 
 def check_matches(rule: UpdateRule, params: Params, packed: Mapping[str, Packed], total_steps: int | None) -> None:

@@ -236,6 +236,13 @@ def test_a_state_that_overflows_is_not_kept() -> None:
     assert not optimizer.state.get(p) and optimizer.skipped_steps == 1
 
 
+def test_huge_finite_gradients_are_finite() -> None:
+    p = nn.Parameter(torch.zeros(2))
+    p.grad = torch.full_like(p, 3e38)
+    LearnedOptimizer([p], SGD(lr=1e-38), nonfinite="raise").step()
+    torch.testing.assert_close(p.detach(), torch.full((2,), -3.0), rtol=1e-3, atol=0.0)
+
+
 def test_ignoring_does_not_look() -> None:
     p = parameter(1.0, grad=float("nan"))
     LearnedOptimizer([p], SGD(), nonfinite="ignore").step()
