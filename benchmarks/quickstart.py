@@ -85,7 +85,9 @@ def evaluate(config: Config) -> list[Result]:
 def main(config: Config) -> None:
     """Train, compare, show."""
     console = Console()
-    console.print(f"meta-training an LSTM and an MLP optimizer on digits networks; dashboard: tensorboard --logdir {config.run}")
+    console.print(
+        f"meta-training an LSTM and an MLP optimizer on digits networks; dashboard: tensorboard --logdir {config.run}"
+    )
     seconds = train_both(config)
     console.print(f"meta-trained in {seconds / 60:.1f} minutes; comparing on held-out networks ...")
     results = evaluate(config)
@@ -100,7 +102,9 @@ def main(config: Config) -> None:
             RESULTS / "quickstart.png", dpi=130
         )
     console.print(report.table(results, title, "Adam"))
-    console.print(f"picture: {picture}\nrows: {', '.join(map(str, written))}\ndashboard: tensorboard --logdir {config.run}")
+    console.print(
+        f"picture: {picture}\nrows: {', '.join(map(str, written))}\ndashboard: tensorboard --logdir {config.run}"
+    )
     console.print(f"use it: l2o.LearnedOptimizer(model.parameters(), rule='{config.run}/lstm')")
 
 

@@ -30,8 +30,7 @@ def _map_many(fn: Callable[..., Tensor], *trees: T) -> T:
     leaves, spec = _pytree.tree_flatten(trees[0])
     others = [_pytree.tree_flatten(tree)[0] for tree in trees[1:]]
     mapped = [
-        fn(leaf, *more) if isinstance(leaf, Tensor) else leaf
-        for leaf, *more in zip(leaves, *others, strict=True)
+        fn(leaf, *more) if isinstance(leaf, Tensor) else leaf for leaf, *more in zip(leaves, *others, strict=True)
     ]
     return _pytree.tree_unflatten(mapped, spec)
 

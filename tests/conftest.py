@@ -21,6 +21,6 @@ torch.set_num_threads(1)  # tiny sizes: threads cost more than they give
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In the checked pass leave out compiled tests, in the other pass leave out all others."""
-    skipped = [item for item in items if CHECKED == ("compiled" in item.keywords)]
+    skipped = [item for item in items if ("compiled" in item.keywords) == CHECKED]
     items[:] = [item for item in items if item not in skipped]
     config.hook.pytest_deselected(items=skipped)

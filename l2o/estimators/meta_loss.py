@@ -24,11 +24,14 @@ class MetaLoss:
         relative: divide by the loss of the problem's initial parameters, so that all problems weigh alike.
         bound: losses above this (after `relative`), or not finite, count as `bound`, so that one exploding
             problem does not drown the others; None leaves them.
+        log: take the logarithm, so that halving a loss is worth the same early and late in training; for losses
+            that are positive.
     """
 
     reduction: Literal["mean", "final", "validation"] = "mean"
     relative: bool = False
     bound: float | None = None
+    log: bool = False
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "final", "validation"):
@@ -61,6 +64,6 @@ class MetaLoss:
     def _bounded(self, losses: Tensor, initial: Tensor) -> Tensor:
         if self.relative:
             losses = losses / initial.abs().clamp(min=1e-8)
-        if self.bound is None:
-            return losses
-        return torch.where(losses.isfinite(), losses, self.bound).clamp(max=self.bound)
+        if self.bound is not None:
+            losses = torch.where(losses.isfinite(), losses, self.bound).clamp(max=self.bound)
+        return losses.clamp(min=1e-10).log() if self.log else losses

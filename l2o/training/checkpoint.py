@@ -75,10 +75,10 @@ def load_tree(path: str | Path) -> Any:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("schema") != str(SCHEMA) or "tree" not in metadata:
-                raise ValueError(
-                    f"a checkpoint must carry its tree and schema {SCHEMA}; {path} has schema {metadata.get('schema')!r}."
-                )
-            return _decode(json.loads(metadata["tree"]), {name: file.get_tensor(name) for name in file.keys()})
+                found = metadata.get("schema")
+                raise ValueError(f"a checkpoint must carry its tree and schema {SCHEMA}; {path} has schema {found!r}.")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return _decode(json.loads(metadata["tree"]), tensors)
     except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no checkpoint of l2o, or is damaged: {error}") from error
 

@@ -80,7 +80,9 @@ def _meta_train(arguments: list[str]) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     train(config, options.run)
-    Console().print(f"saved {RunDirectory(options.run).weights}; use it: l2o.LearnedOptimizer(params, rule='{options.run}')")
+    Console().print(
+        f"saved {RunDirectory(options.run).weights}; use it: l2o.LearnedOptimizer(params, rule='{options.run}')"
+    )
     return 0
 
 
@@ -111,7 +113,9 @@ class _Evaluator:
     def __call__(self, rule: nn.Module) -> tuple[dict[str, float], object]:
         assert isinstance(rule, UpdateRule)
         if self.baselines is None:
-            self.baselines = self._compare({name: Contestant(load(key, lr=1.0), RATES) for name, key in BASELINES.items()})
+            self.baselines = self._compare(
+                {name: Contestant(load(key, lr=1.0), RATES) for name, key in BASELINES.items()}
+            )
         learned = self._compare({"learned": Contestant(rule)})
         scores = {"score": sum(float(r.area.mean()) for r in learned) / len(learned)}
         for result in learned:

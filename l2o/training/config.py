@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,6 +49,7 @@ class MetaTrainConfig:
         reduction: meta-loss: mean over the unroll, final, or validation.
         relative: divide losses by the loss each problem began with.
         bound: cap on a loss, so that exploding problems do not drown the others.
+        log: take the logarithm of losses: halving a loss is worth the same early and late.
         order: full meta-gradients, or first: inner gradients taken as constants (backprop only).
         std: standard deviation of perturbations (es, pes, nres).
         lr: outer learning rate (Adam).
@@ -74,6 +75,7 @@ class MetaTrainConfig:
     reduction: Literal["mean", "final", "validation"] = "mean"
     relative: bool = False
     bound: float | None = None
+    log: bool = False
     order: Literal["full", "first"] = "first"
     std: float = 0.01
     lr: float = 3e-3
@@ -115,13 +117,14 @@ class MetaTrainConfig:
             suite.family,
             num_tasks=self.num_tasks,
             truncation=Truncation(self.window, horizon, self.stagger),
-            meta_loss=MetaLoss(self.reduction, self.relative, self.bound),
+            meta_loss=MetaLoss(self.reduction, self.relative, self.bound, self.log),
             order=self.order,
             compile=self.compile,
         )
         if self.estimator == "backprop":
             return Backprop(problems)
-        return {"es": ES, "pes": PES, "nres": NRES}[self.estimator](problems, self.std)
+        kinds: dict[str, Callable[[Problems, float], GradientEstimator]] = {"es": ES, "pes": PES, "nres": NRES}
+        return kinds[self.estimator](problems, self.std)
 
     def _schedule(self, optimizer: Optimizer) -> LambdaLR:
         return LambdaLR(optimizer, _Factor(self.schedule, self.warmup, self.steps))

@@ -7,14 +7,14 @@ runs that are reported, which can only flatter the baseline.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from l2o.inner_loop import InnerState, Lanes
+from l2o.inner_loop import Lanes
 from l2o.rules.base import UpdateRule
 from l2o.rules.scaled import Scaled
 from l2o.tasks.base import Task
@@ -112,9 +112,7 @@ def _run(
     means = final_loss(curves).mean(dim=-1)
     best = int(torch.where(means.isfinite(), means, float("inf")).argmin())
     swept = {rate: float(mean) for rate, mean in zip(contestant.rates, means, strict=True)}
-    return Result(
-        name, method, contestant.rates[best], curves[best], held_out.view(num_rates, num_seeds)[best], swept
-    )
+    return Result(name, method, contestant.rates[best], curves[best], held_out.view(num_rates, num_seeds)[best], swept)
 
 
 def _repeat(batch: object, copies: int) -> object:

@@ -34,7 +34,9 @@ class Dashboard:
 
     def hyperparameters(self, config: Mapping[str, Any], scores: Mapping[str, float]) -> None:
         """A line in the hyperparameters tab: the run's configuration and what it reached."""
-        plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in config.items()}
+        plain = {
+            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in config.items()
+        }
         self._writer.add_hparams(plain, dict(scores), run_name=".")
 
     def close(self) -> None:

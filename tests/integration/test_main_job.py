@@ -91,7 +91,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
 
 
 def test_flags_go_over_a_config_file(tmp_path):
-    (tmp_path / "c.yaml").write_text("rule: adam\ntasks: tests.integration.tiny:suite\nhorizon: 10\nwindow: 5\nsteps: 3\nnum_tasks: 2\n")
+    (tmp_path / "c.yaml").write_text(
+        "rule: adam\ntasks: tests.integration.tiny:suite\nhorizon: 10\nwindow: 5\nsteps: 3\nnum_tasks: 2\n"
+    )
     arguments = ["--config", str(tmp_path / "c.yaml"), "--steps", "1", "--run", str(tmp_path / "run")]
     assert main(["meta-train", *arguments]) == 0
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
