@@ -143,8 +143,13 @@ def test_the_structure_stays_while_any_problem_goes_on():
 
 def test_a_window_is_cut_from_what_came_before():
     one, theta = problems(), theta_of(LearnedMomentum())
-    _, state = one.advance(theta, one.start(seeded(0)), seeded(1))
-    assert not any(leaf.requires_grad for leaf in tree_leaves(state))
+    state = one.start(seeded(0))
+    attached = {name: p.clone().requires_grad_() for name, p in state.inner.params.items()}
+    window, after = one.advance(theta, state._replace(inner=state.inner._replace(params=attached)), seeded(1))
+    window.values.sum().backward()
+    assert all(p.grad is None for p in attached.values())
+    assert all(value.grad is not None for value in theta.values())
+    assert not any(leaf.requires_grad for leaf in tree_leaves(after))
 
 
 def test_counts_that_make_no_sense_are_refused():
