@@ -66,16 +66,23 @@ class LSTMRule(UpdateRule):
         self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
     ) -> tuple[Params, OptState]:
         names = list(params)
-        features, slots = zip(*(self._features(working(grads[name]), state.slots[name]) for name in names), strict=True)
         sizes = [params[name].numel() for name in names]
-        z = torch.cat([f.reshape(2, size) for f, size in zip(features, sizes, strict=True)], dim=1)
+        grad = torch.cat([working(grads[name]).reshape(size) for name, size in zip(names, sizes, strict=True)])
+        slots = [state.slots[name] for name in names]
+        if self.inputs == "log_gradient":
+            z = log_gradient(grad, self.p)
+        else:
+            read = [_rnnprop(working(grads[name]), slot) for name, slot in zip(names, slots, strict=True)]
+            z = torch.cat([features.reshape(2, -1) for features, _ in read], dim=1)
+            slots = [slot for _, slot in read]
         layers = (2 * self.num_layers, self.hidden_size)
         hidden = [slot["hidden"].reshape(*layers, size) for slot, size in zip(slots, sizes, strict=True)]
-        out, new_hidden = self._lstm(z, torch.cat(hidden, dim=2))
+        step, new_hidden = self._lstm(z, torch.cat(hidden, dim=2))
+        step = torch.where(grad != 0, step, 0.0)
         updates, new_slots = {}, {}
-        for name, slot, step, h in zip(names, slots, out.split(sizes), new_hidden.split(sizes, dim=2), strict=True):
+        for name, slot, u, h in zip(names, slots, step.split(sizes), new_hidden.split(sizes, dim=2), strict=True):
             p = params[name]
-            updates[name] = torch.where(grads[name] != 0, step.view(p.shape), 0.0).to(p.dtype)
+            updates[name] = u.view(p.shape).to(p.dtype)
             new_slots[name] = slot | {"hidden": h.reshape(*layers, *p.shape).to(slot["hidden"].dtype)}
         return updates, OptState(state.step + 1, new_slots, state.shared)
 
@@ -90,22 +97,6 @@ class LSTMRule(UpdateRule):
         step = self.output.to(z.dtype) @ z
         step = torch.tanh(step) if self.inputs == "rnnprop" else step
         return self.output_scale * step, torch.stack(states)
-
-    def _features(
-        self, grad: Float[Tensor, "*p"], slot: dict[str, Tensor]
-    ) -> tuple[Float[Tensor, " 2 *p"], dict[str, Tensor]]:
-        if self.inputs == "log_gradient":
-            return log_gradient(grad, self.p), slot
-        beta = 0.95  # of both averages: Lv et al., section 4
-        grad = bound(grad)
-        count = slot["count"] + 1
-        m = torch.lerp(grad, slot["m"], beta)
-        v = torch.lerp(grad.square(), slot["v"], beta)
-        correction = 1.0 - beta**count
-        # not below: the derivatives of rsqrt at 0 are infinite
-        scale = torch.rsqrt((v / correction).clamp(min=1e-14))
-        features = torch.stack([m / correction * scale, grad * scale])
-        return features, slot | {"m": m, "v": v, "count": count}
 
 
 def lstm_cell(
@@ -131,3 +122,17 @@ def log_gradient(grad: Float[Tensor, "*p"], p: float = 10.0) -> Float[Tensor, " 
     # clamped inside the logarithm: its derivative at 0 would be infinite
     log = torch.log(grad.abs().clamp(min=math.exp(-p))) / p
     return torch.stack([log, (grad * math.exp(p)).clamp(-1.0, 1.0)])
+
+
+def _rnnprop(grad: Float[Tensor, "*p"], slot: dict[str, Tensor]) -> tuple[Float[Tensor, " 2 *p"], dict[str, Tensor]]:
+    """(m / sqrt v, g / sqrt v) with bias-corrected averages, and the slot with these averages."""
+    beta = 0.95  # of both averages: Lv et al., section 4
+    grad = bound(grad)
+    count = slot["count"] + 1
+    m = torch.lerp(grad, slot["m"], beta)
+    v = torch.lerp(grad.square(), slot["v"], beta)
+    correction = 1.0 - beta**count
+    # not below: the derivatives of rsqrt at 0 are infinite
+    scale = torch.rsqrt((v / correction).clamp(min=1e-14))
+    features = torch.stack([m / correction * scale, grad * scale])
+    return features, slot | {"m": m, "v": v, "count": count}
