@@ -111,6 +111,7 @@ def meta_train(
             if evaluator is not None and (last or step % evaluate_every == 0):
                 scores, figure = evaluator(trainer.module)
                 dashboard.scalars({f"held_out/{name}": value for name, value in scores.items()}, step)
+                progress.console.print(f"step {step} of {num_steps}: held-out score {scores['score']:.4g}")
                 if figure is not None:
                     dashboard.figure("held_out/curves", figure, step)
                 if scores["score"] < best:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from l2o.tasks import Always, MLPClassification, MLPFamily, Quadratics, Task, TaskFamily
 from l2o.tasks.data import digits
+from l2o.tasks.nets import Activation
 from l2o.types import seeded
 
 
@@ -32,18 +33,17 @@ class Suite:
 def digits_mlp() -> Suite:
     """Small perceptrons on 8x8 digits, 100 steps; held out: other widths, depths and the other half of the data."""
     seen, unseen = digits().split(0.5, seed=0)
-    family = MLPFamily(
-        hidden=(16, 20, 24, 32), activation=("sigmoid", "tanh", "relu"), batch_size=(64,), sources=(seen,)
-    )
+    activations: tuple[Activation, ...] = ("sigmoid", "tanh", "relu")
+    family = MLPFamily(hidden=(8, 12, 16, 24), activation=activations, batch_size=(64,), sources=(seen,))
     validation: dict[str, Task] = {
-        "sigmoid 28": MLPClassification(seen, 64, (28,), "sigmoid"),
-        "relu 48": MLPClassification(seen, 64, (48,), "relu"),
+        "sigmoid 40": MLPClassification(seen, 64, (40,), "sigmoid"),
+        "relu 64": MLPClassification(seen, 64, (64,), "relu"),
     }
     test: dict[str, Task] = {
-        "sigmoid 40": MLPClassification(unseen, 64, (40,), "sigmoid"),
-        "tanh 12": MLPClassification(unseen, 64, (12,), "tanh"),
-        "relu 64": MLPClassification(unseen, 64, (64,), "relu"),
-        "tanh 20-20": MLPClassification(unseen, 64, (20, 20), "tanh"),
+        "sigmoid 48": MLPClassification(unseen, 64, (48,), "sigmoid"),
+        "tanh 36": MLPClassification(unseen, 64, (36,), "tanh"),
+        "relu 80": MLPClassification(unseen, 64, (80,), "relu"),
+        "tanh 28-28": MLPClassification(unseen, 64, (28, 28), "tanh"),
     }
     return Suite(family, validation, test, num_steps=100)
 
