@@ -1,0 +1,68 @@
+"""The README's snippets and commands run as they are written (runs made shorter)."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import l2o
+from l2o.cli import main
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture
+def my_tasks(tmp_path, monkeypatch):
+    """A folder with the README's my_tasks.py, where commands are given."""
+    (source,) = [block for block in blocks("python") if "# my_tasks.py" in block]
+    (tmp_path / "my_tasks.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_the_swap_runs(tmp_path):
+    (snippet,) = [block for block in blocks("python") if "LearnedOptimizer" in block]
+    l2o.save(l2o.load("adam", lr=0.1), tmp_path / "rule.safetensors")
+    names = {"torch": torch, "model": torch.nn.Linear(3, 1)}
+    exec(snippet.replace("runs/quickstart/lstm", str(tmp_path)), names)
+    x = torch.randn(16, 3)
+    losses = []
+    for _ in range(30):
+        names["optimizer"].zero_grad()
+        loss = (names["model"](x) - x.sum(dim=1, keepdim=True)).square().mean()
+        loss.backward()
+        names["optimizer"].step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_a_task_of_ones_own_is_meta_trained_from_python(my_tasks):
+    (snippet,) = [block for block in blocks("python") if "MetaTrainer(" in block]
+    names: dict = {}
+    exec(snippet.replace("range(100)", "range(6)"), names)
+    assert names["metrics"]["meta_loss"] > 0
+
+
+def test_a_task_of_ones_own_is_meta_trained_from_the_command_line(my_tasks):
+    (command,) = re.findall(r"^l2o (meta-train .*my_tasks:Fits.*)$", README, flags=re.MULTILINE)
+    assert main(command.replace("--steps 200", "--steps 2").split()) == 0
+    assert isinstance(l2o.load("runs/fits"), torch.nn.Module)
+
+
+def test_every_file_that_the_readme_links_to_exists():
+    targets = re.findall(r"\]\(([^)]+)\)", README)
+    assert targets and all((Path(__file__).parents[2] / target).exists() for target in targets)
+
+
+def test_every_option_in_the_readmes_commands_exists(capsys):
+    for command in re.findall(r"^l2o (meta-train|evaluate) (.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE):
+        with pytest.raises(SystemExit):
+            main([command[0], "--help"])
+        known = capsys.readouterr().out + "--config --resume"
+        assert all(option in known for option in re.findall(r"--[a-z-]+", command[1]))
