@@ -5,10 +5,26 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from l2o.tasks import Always, MLPClassification, MLPFamily, Quadratics, Task, TaskFamily
-from l2o.tasks.data import digits
+from l2o.tasks import (
+    Always,
+    AutoencoderFamily,
+    ConvFamily,
+    Mixture,
+    MLPClassification,
+    MLPFamily,
+    Quadratics,
+    RecurrentFamily,
+    ReparametrisedFamily,
+    StudentClassification,
+    StudentFamily,
+    StudentRegression,
+    Task,
+    TaskFamily,
+    TransformerFamily,
+)
+from l2o.tasks.data import digits, shakespeare
 from l2o.tasks.nets import Activation
 from l2o.types import seeded
 
@@ -50,13 +66,78 @@ def digits_mlp() -> Suite:
 
 def quadratics() -> Suite:
     """Random 10-dimensional quadratic bowls, 100 steps (Andrychowicz et al., 2016, section 3.1)."""
-    family = Quadratics(10)
-    draws = {f"bowl {i}": family.sample(seeded(1000 + i)) for i in range(8)}
-    names = list(draws)
-    return Suite(family, {name: draws[name] for name in names[:4]}, {name: draws[name] for name in names[4:]}, 100)
+    return _split(Quadratics(10))
 
 
-SUITES: dict[str, Callable[[], Suite]] = {"digits-mlp": digits_mlp, "quadratics": quadratics}
+def digits_conv() -> Suite:
+    """Small convolutional networks on 8x8 digits; held out: more channels, the other half of the data."""
+    seen, unseen = digits().split(0.5, seed=0)
+    family = ConvFamily(channels=(4, 8), activation=("tanh", "relu"), batch_size=(32,), sources=(seen,))
+    held_out = ConvFamily(channels=(12,), depth=(3,), batch_size=(32,), sources=(unseen,))
+    return Suite(family, _drawn(replace(family, channels=(6,)), 2), _drawn(held_out, 2))
+
+
+def digits_autoencoder() -> Suite:
+    """Autoencoders and VAEs on 8x8 digits; held out: wider ones, the other half of the data."""
+    seen, unseen = digits().split(0.5, seed=0)
+    family = AutoencoderFamily(variational=(False, True), hidden=(16, 32), latent=(4, 8), sources=(seen,))
+    held_out = replace(family, hidden=(48,), latent=(6,), sources=(unseen,))
+    return Suite(family, _drawn(replace(family, hidden=(24,)), 2), _drawn(held_out, 4))
+
+
+def text_rnn() -> Suite:
+    """Recurrent character models (Elman, GRU, LSTM) on Shakespeare; held out: wider ones, another part of the text."""
+    seen, unseen = shakespeare().split(0.5)
+    family = RecurrentFamily(hidden=(16, 24), embedding=(8,), length=(12,), batch_size=(16,), sources=(seen,))
+    held_out = replace(family, hidden=(40,), sources=(unseen,))
+    return Suite(family, _drawn(replace(family, hidden=(20,)), 2), _drawn(held_out, 3))
+
+
+def text_transformer() -> Suite:
+    """Transformer character models on Shakespeare; held out: wider and deeper ones, another part of the text."""
+    seen, unseen = shakespeare().split(0.5)
+    family = TransformerFamily(width=(16, 24), length=(12,), batch_size=(16,), sources=(seen,))
+    held_out = replace(family, width=(32,), layers=(1, 2), sources=(unseen,))
+    return Suite(family, _drawn(replace(family, width=(20,)), 2), _drawn(held_out, 2))
+
+
+def teachers() -> Suite:
+    """Students of random teachers on ill-conditioned inputs with label noise; held out: wider and deeper ones."""
+    family = StudentFamily(task=(StudentClassification, StudentRegression), hidden=(16, 32), depth=(1,))
+    held_out = replace(family, hidden=(64,), depth=(2,))
+    return Suite(family, _drawn(replace(family, hidden=(24,)), 2), _drawn(held_out, 4))
+
+
+def mixed() -> Suite:
+    """All networks of the other suites in random units (scales from 0.1 to 10); held out as there."""
+    suites = {name: SUITES[name]() for name in SUITES if name not in ("quadratics", "mixed")}
+    family = Mixture(tuple(ReparametrisedFamily(suite.family, (0.1, 10.0)) for suite in suites.values()))
+    validation = {name: next(iter(suite.validation.values())) for name, suite in suites.items()}
+    test = {f"{name}: {label}": task for name, suite in suites.items() for label, task in suite.test.items()}
+    return Suite(family, validation, test)
+
+
+def _drawn(family: TaskFamily, num: int) -> dict[str, Task]:
+    """Some tasks of a family, by number."""
+    return {f"task {i}": family.sample(seeded(1000 + i)) for i in range(num)}
+
+
+def _split(family: TaskFamily) -> Suite:
+    """A suite whose held-out tasks are further draws: two to choose by and two to report."""
+    drawn = list(_drawn(family, 4).items())
+    return Suite(family, dict(drawn[:2]), dict(drawn[2:]))
+
+
+SUITES: dict[str, Callable[[], Suite]] = {
+    "digits-mlp": digits_mlp,
+    "digits-conv": digits_conv,
+    "digits-autoencoder": digits_autoencoder,
+    "text-rnn": text_rnn,
+    "text-transformer": text_transformer,
+    "teachers": teachers,
+    "quadratics": quadratics,
+    "mixed": mixed,
+}
 
 
 def load_suite(name: str) -> Suite:
@@ -90,5 +171,4 @@ def _suite_of(found: object, name: str) -> Suite:
         found = Always(found)
     if not isinstance(found, TaskFamily):
         raise ValueError(f"{name} must be a Suite, a TaskFamily or a Task; got {type(found).__name__}.")
-    drawn = [found.sample(seeded(1000 + i)) for i in range(4)]
-    return Suite(found, {f"task {i}": drawn[i] for i in (0, 1)}, {f"task {i}": drawn[i] for i in (2, 3)})
+    return _split(found)
