@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as write_tensors
 from torch import Tensor
 
 from l2o.estimators.es import ESState
 from l2o.estimators.problems import ProblemState
 from l2o.inner_loop import InnerState
 from l2o.rules.base import OptState
+from l2o.saved import write_atomically
 
 SCHEMA = 1
 """Version of the file's layout; raised when old files need a migration."""
@@ -43,22 +42,9 @@ def save_tree(tree: Any, path: str | Path) -> None:
         TypeError: the tree holds something else.
         OSError: the disk is full, or the folder cannot be written; what stood at `path` before is unharmed.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_encode(tree, tensors))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata={"schema": str(SCHEMA), "tree": skeleton})
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except SafetensorError as error:
-        raise OSError(f"could not write {path}: {error}") from error
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+    write_atomically(Path(path), write_tensors(tensors, {"schema": str(SCHEMA), "tree": skeleton}))
 
 
 def load_tree(path: str | Path) -> Any:

@@ -10,6 +10,7 @@ import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from l2o.saved import write_atomically
 from l2o.training.checkpoint import load_tree, save_tree
 from l2o.training.meta_trainer import MetaTrainer
 from l2o.training.metrics import Dashboard
@@ -47,8 +48,7 @@ class RunDirectory:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Save the resolved configuration."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
 
     def checkpoints(self) -> list[Path]:
         """Checkpoints, oldest first."""
