@@ -94,4 +94,4 @@ def mean_gradient(gradients: Sequence[MetaGradient]) -> MetaGradient:
     names = gradients[0].grads
     grads = {name: torch.stack([g.grads[name] for g in gradients]).mean(dim=0) for name in names}
     metrics = {key: torch.stack([g.metrics[key] for g in gradients]).mean() for key in gradients[0].metrics}
-    return MetaGradient(grads, torch.stack([g.loss for g in gradients]).mean(), metrics)
+    return MetaGradient(grads, torch.stack([g.loss for g in gradients]).nanmean(), metrics)

@@ -21,7 +21,8 @@ class Backprop(GradientEstimator):
     not seen (Wu et al., 2018, https://arxiv.org/abs/1803.02021).
 
     A task whose meta-loss is not finite is left out of the mean; one whose gradient alone is not finite (an exploding
-    unroll behind a bounded loss) counts with gradient zero.
+    unroll behind a bounded loss) counts with gradient zero. Where no task is finite, the gradient is zero and the loss
+    nan.
 
     Arguments:
         problems: what to train on; `problems.order` and `problems.checkpoint` matter here.
@@ -51,14 +52,20 @@ class Backprop(GradientEstimator):
             usable = values.isfinite()
             count = usable.sum().clamp(min=1)
             loss = torch.where(usable, values, 0.0).sum() / count
-            found = torch.autograd.grad(loss, list(lanes.values()), allow_unused=True, materialize_grads=True)
+            inputs = list(lanes.values())
+            if loss.requires_grad:
+                found = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+            else:  # a rule may move some tensors without theta; this structure has no others
+                found = tuple(torch.zeros_like(v) for v in inputs)
         finite = usable & torch.stack([_finite(grad) for grad in found]).all(dim=0)
         grads = {
             name: torch.where(finite.view(-1, *[1] * (grad.ndim - 1)), grad, 0.0).sum(dim=0)
             for name, grad in zip(theta, found, strict=True)
         }
         metrics = {"nonfinite": 1 - finite.double().mean()}
-        return MetaGradient(grads, loss.detach(), metrics), self.problems.renew(state, window.ended, generator)
+        return MetaGradient(
+            grads, torch.where(usable.any(), loss.detach(), float("nan")), metrics
+        ), self.problems.renew(state, window.ended, generator)
 
 
 def _finite(grad: Tensor) -> Bool[Tensor, " lanes"]:

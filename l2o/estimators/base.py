@@ -15,7 +15,7 @@ class MetaGradient(NamedTuple):
     """What an estimator returns.
 
     grads: estimate of the gradient of the meta-loss, with theta's names and shapes.
-    loss: the meta-loss seen while estimating.
+    loss: the meta-loss seen while estimating; nan where no problem had a finite one.
     metrics: further scalars for the log.
     """
 

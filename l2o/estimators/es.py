@@ -64,7 +64,7 @@ class EvolutionStrategy(GradientEstimator):
         delta = torch.where(usable, delta.sign() if self.sign_delta else delta, 0.0) / (2 * self.std**2)
         share = delta / usable.sum().clamp(min=1)
         grads = {name: torch.tensordot(share.to(w.dtype), w, dims=1) for name, w in weight.items()}
-        loss = torch.where(usable, window.values.mean(dim=0), 0.0).sum() / usable.sum().clamp(min=1)
+        loss = torch.where(usable, window.values.mean(dim=0), 0.0).sum() / usable.sum()  # nan if no pair is finite
         metrics = {"nonfinite": 1 - usable.double().mean()}
         noise = self._after(epsilon, weight, window.ended, generator)
         problems = self.problems.renew(problems, window.ended, generator)

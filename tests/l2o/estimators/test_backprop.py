@@ -3,6 +3,8 @@ import torch
 
 from l2o.estimators import Backprop, MetaLoss
 from l2o.inner_loop import InnerLoop
+from l2o.rules import MatrixRule
+from l2o.tasks import Quadratics
 from l2o.tasks.base import Always
 from l2o.types import seeded, tree_map
 from tests.toys import BOWL, LearnedMomentum, Regressions, bowls, theta_of
@@ -46,11 +48,18 @@ def test_the_final_loss_alone_has_a_gradient_and_only_where_the_problem_ends():
     assert all(float(grad) != 0.0 for grad in end.grads.values())
 
 
-def test_all_tasks_exploding_give_zero_and_say_so():
+def test_all_tasks_exploding_give_a_zero_gradient_and_no_loss():
     rule = LearnedMomentum(lr=1e200)
     gradient, _ = estimate(bowls(rule, Regressions(), 6, 6, num_tasks=2))
     assert all(float(grad) == 0.0 for grad in gradient.grads.values())
+    assert gradient.loss.isnan(), "not zero, which would look like success"
     assert float(gradient.metrics["nonfinite"]) == 1.0
+
+
+def test_where_theta_moves_nothing_the_gradient_is_zero():
+    """The matrix rule moves vectors by AdamW, without theta: in a mixture of families some structures have no more."""
+    gradient, _ = estimate(bowls(MatrixRule(), Quadratics(dim=3), 4, 4, num_tasks=2))
+    assert gradient.loss.isfinite() and all((grad == 0).all() for grad in gradient.grads.values())
 
 
 def test_a_window_whose_gradient_is_always_zero_is_refused():
