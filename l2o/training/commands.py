@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from l2o.load import load, names, save
+from l2o.load import SUFFIX, is_untrained, load, names, save
 from l2o.rules.base import UpdateRule
 from l2o.training import report
 from l2o.training.config import MetaTrainConfig, read_config, to_plain
@@ -31,6 +32,8 @@ BASELINES = {"SGD": "sgd", "momentum": "momentum", "Adam": "adam"}
 
 def run(command: str, arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
+    if not {"", os.getcwd()} & set(sys.path):  # as `python -m` does: `module:object` may stand in the present folder
+        sys.path.insert(0, os.getcwd())
     if command == "meta-train":
         return _meta_train(list(arguments))
     if command == "evaluate":
@@ -44,11 +47,9 @@ class RunOptions:
 
     Arguments:
         run: folder of the run: config, weights, checkpoints, dashboard.
-        threads: CPU threads; 0 leaves torch's choice.
     """
 
     run: Path
-    threads: int = 0
 
 
 def _meta_train(arguments: list[str]) -> int:
@@ -77,8 +78,8 @@ def _meta_train(arguments: list[str]) -> int:
                 f"a new run needs a folder without checkpoints, so that nothing is overwritten; {options.run} has some "
                 f"(go on with --resume {options.run}, or choose another --run)."
             )
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     train(config, options.run)
     Console().print(
         f"saved {RunDirectory(options.run).weights}; use it: l2o.LearnedOptimizer(params, rule='{options.run}')"
@@ -154,7 +155,12 @@ class EvaluateConfig:
 
 def _evaluate(config: EvaluateConfig) -> int:
     suite = load_suite(config.tasks)
-    contestants = {_label(name): Contestant(load(name), RATES if config.sweep else (1.0,)) for name in config.rule}
+    for name in filter(is_untrained, config.rule):
+        Console(stderr=True).print(f"l2o evaluate: {name} is a fresh rule that nobody has trained.")
+    contestants = {
+        label: Contestant(load(name), RATES if config.sweep else (1.0,))
+        for label, name in zip(labels(config.rule), config.rule, strict=True)
+    }
     contestants |= {name: Contestant(load(key, lr=1.0), RATES) for name, key in BASELINES.items()}
     num_steps = config.steps or suite.num_steps
     results = compare(contestants, suite.test, num_steps, config.num_seeds, config.seed)
@@ -163,13 +169,26 @@ def _evaluate(config: EvaluateConfig) -> int:
         for row in report.rows(results, ("Adam",)):
             file.write(json.dumps(row) + "\n")
     Console().print(report.table(results, f"{config.tasks}, {num_steps} steps, {config.num_seeds} seeds", "Adam"))
-    report.figure(results).savefig(config.out / "curves.png", dpi=150)
-    Console().print(f"rows: {config.out / 'rows.jsonl'}, figure: {config.out / 'curves.png'}")
+    Console().print(f"rows: {config.out / 'rows.jsonl'}")
+    try:
+        report.figure(results).savefig(config.out / "curves.png", dpi=150)
+        Console().print(f"figure: {config.out / 'curves.png'}")
+    except ImportError as error:
+        Console().print(str(error), markup=False)
     return 0
 
 
-def _label(name: str) -> str:
-    return Path(name).stem if Path(name).suffix else Path(name).name
+def labels(rules: Sequence[str]) -> list[str]:
+    """Short names for the table; the whole name where short ones would be the same, or a baseline's.
+
+    Raises:
+        ValueError: the same rule twice.
+    """
+    if len(set(rules)) < len(rules):
+        raise ValueError(f"rules to compare must be different ones; got {', '.join(rules)}.")
+    short = [Path(rule).name.removesuffix(SUFFIX) for rule in rules]
+    taken = [*short, *BASELINES]
+    return [label if taken.count(label) == 1 else f"rule {rule}" for label, rule in zip(short, rules, strict=True)]
 
 
 @dataclass(frozen=True)

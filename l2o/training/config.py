@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 import tyro
@@ -23,10 +24,38 @@ from l2o.rules.base import UpdateRule
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.suites import Suite, load_suite
 
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 3e-3 is a number, as in every programming language; YAML 1.1 wants 3.0e-3."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
+
+
+def read_yaml(text: str, origin: str) -> dict[str, Any]:
+    """A mapping from YAML.
+
+    Arguments:
+        origin: what the text is called in errors.
+
+    Raises:
+        ValueError: not YAML, or no mapping.
+    """
+    try:
+        values = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{origin} must be YAML: {error}") from error
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{origin} must be a mapping, `name: value`; got {type(values).__name__}.")
+    return dict(values)
+
+
 _MAPPING = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="YAML",
-    instance_from_str=lambda texts: yaml.safe_load(texts[0]),
+    instance_from_str=lambda texts: read_yaml(texts[0], "rule_args"),
     is_instance=lambda value: isinstance(value, dict),
     str_from_instance=lambda value: [json.dumps(value)],
 )
@@ -59,6 +88,7 @@ class MetaTrainConfig:
         steps: outer steps.
         workers: independent workers, each with its own tasks; their estimates are averaged.
         seed: of everything; the same seed gives the same run.
+        threads: CPU threads; 0 leaves torch's choice. Sums depend on it in their last digits.
         evaluate_every: outer steps between held-out evaluations.
         checkpoint_every: outer steps between checkpoints.
         compile: fuse the inner step with torch.compile (the first step then takes up to a minute).
@@ -85,6 +115,7 @@ class MetaTrainConfig:
     steps: int = 1000
     workers: int = 1
     seed: int = 0
+    threads: int = 0
     evaluate_every: int = 200
     checkpoint_every: int = 100
     compile: bool = False
@@ -92,8 +123,12 @@ class MetaTrainConfig:
     def __post_init__(self) -> None:
         if len(self.horizon) not in (1, 2):
             raise ValueError(f"horizon must be one number or two (low high); got {self.horizon}.")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1; got {self.steps}.")
+        for name in ("steps", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1 outer step; got {getattr(self, name)}.")
+        for name in ("warmup", "threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
 
     def suite(self) -> Suite:
         """The tasks to train and evaluate on."""
@@ -163,19 +198,32 @@ def read_config(path: str | Path) -> MetaTrainConfig:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"a config must be an existing YAML file; there is none at {path}.")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"a config must be YAML; {path} is not: {error}") from error
-    if not isinstance(values, Mapping):
-        raise ValueError(f"a config must be a mapping of settings; {path} holds {type(values).__name__}.")
-    known = {f.name for f in dataclasses.fields(MetaTrainConfig)}
-    unknown = sorted(set(map(str, values)) - known)
+    settings = read_yaml(path.read_text(errors="replace"), str(path))
+    kinds = get_type_hints(MetaTrainConfig)
+    unknown = sorted(set(map(str, settings)) - kinds.keys())
     if unknown:
-        raise ValueError(f"unknown settings in {path}: {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
-    settings = dict(values)
-    if isinstance(settings.get("horizon"), int):
-        settings["horizon"] = (settings["horizon"],)
-    elif "horizon" in settings:
-        settings["horizon"] = tuple(settings["horizon"])
-    return MetaTrainConfig(**settings)
+        raise ValueError(f"unknown settings in {path}: {', '.join(unknown)}; known are {', '.join(sorted(kinds))}.")
+    return MetaTrainConfig(
+        **{name: _checked(value, kinds[name], f"{name} in {path}") for name, value in settings.items()}
+    )
+
+
+def _checked(value: Any, kind: Any, name: str) -> Any:
+    """A value from YAML as the field of type `kind` holds it: whole numbers count as floats, lists as tuples."""
+    options = get_args(kind)
+    if get_origin(kind) is Literal:
+        fits = value in options
+    elif get_origin(kind) is tuple:
+        value = tuple(value) if isinstance(value, list | tuple) else (value,)
+        fits = all(type(item) is options[0] for item in value)
+    elif float in (kind, *options):
+        value = float(value) if type(value) is int else value
+        fits = isinstance(value, float) or (value is None and type(None) in options)
+    else:
+        fits = type(value) is (get_origin(kind) or kind)
+    if not fits:
+        wanted = (
+            f"one of {', '.join(options)}" if get_origin(kind) is Literal else str(kind) if options else kind.__name__
+        )
+        raise ValueError(f"{name} must be {wanted}; got {value!r}.")
+    return value

@@ -82,6 +82,8 @@ def compare(
     """
     if not contestants or not tasks:
         raise ValueError(f"a comparison needs contestants and tasks; got {len(contestants)} and {len(tasks)}.")
+    if num_steps < 1 or num_seeds < 1:
+        raise ValueError(f"a comparison needs a step and a seed; got num_steps={num_steps}, num_seeds={num_seeds}.")
     return [
         _run(name, task, method, contestant, num_steps, num_seeds, seed)
         for name, task in tasks.items()

@@ -15,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import l2o
 from l2o.cli import main
 from l2o.tasks.data import digits
+from l2o.training.commands import labels
+from l2o.training.config import read_config
 
 TINY = "tests.integration.tiny:suite"
 SMALL = ["--steps", "4", "--num-tasks", "2", "--window", "5", "--horizon", "10", "--evaluate-every", "2"]
@@ -107,6 +109,9 @@ def test_flags_go_over_a_config_file(tmp_path):
         (["meta-train", "--tasks", "digit-mlp", "--run", "RUN"], "Did you mean 'digits-mlp'"),
         (["meta-train", "--config", "RUN/none.yaml", "--run", "RUN"], "there is none at"),
         (["meta-train", "--resume", "RUN"], "there is none at"),
+        (["meta-train", "--evaluate-every", "0", "--run", "RUN"], "evaluate_every must be at least 1"),
+        (["evaluate", "--rule", "adam", "--tasks", TINY, "--num-seeds", "0"], "needs a step and a seed"),
+        (["evaluate", "--rule", "adam", "adam", "--tasks", TINY], "must be different ones"),
         (["meta-train", "--window", "30", "--horizon", "100", "--run", "RUN"], "multiple of window"),
         (["evaluate", "--rule", "RUN/nothing.safetensors"], "nothing at"),
         (["fly"], "the command must be one of"),
@@ -118,10 +123,40 @@ def test_bad_input_is_told_in_one_line_without_a_traceback(tmp_path, capsys, arg
     assert told in error and "Traceback" not in error
 
 
-def test_unknown_settings_in_a_config_file_are_told(tmp_path, capsys):
-    (tmp_path / "c.yaml").write_text("rule: adam\nspeed: 9\n")
-    assert main(["meta-train", "--config", str(tmp_path / "c.yaml"), "--run", str(tmp_path / "run")]) == 1
-    assert "unknown settings" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("rule: adam\nspeed: 9", "unknown settings"),
+        ("estimator: magic", "must be one of backprop, es, pes, nres; got 'magic'"),
+        ("steps: ten", "steps in .* must be int; got 'ten'"),
+        ("horizon: [5, ten]", r"horizon in .* must be tuple\[int, ...\]"),
+        ("stagger: 1", "stagger in .* must be bool"),
+        ("lr: [}", "must be YAML"),
+        ("- adam", "must be a mapping"),
+    ],
+)
+def test_bad_config_files_are_told(tmp_path, text, told):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=told):
+        read_config(tmp_path / "c.yaml")
+
+
+def test_numbers_in_a_config_file_may_be_written_as_in_python(tmp_path):
+    (tmp_path / "c.yaml").write_text("lr: 3e-3\nstd: 1.5e-2\nbound: 10\nhorizon: 40\nrule_args: {lr: 1e-1, name: 1e}\n")
+    config = read_config(tmp_path / "c.yaml")
+    assert (config.lr, config.std, config.bound, config.horizon) == (3e-3, 1.5e-2, 10.0, (40,))
+    assert config.rule_args == {"lr": 0.1, "name": "1e"}
+
+
+def test_threads_are_part_of_the_config_so_that_a_resumed_run_has_as_many(trained):
+    assert meta_train(trained.parent / "threads", "--threads", "1") == 0
+    assert read_config(trained.parent / "threads" / "config.yaml").threads == 1
+
+
+def test_no_two_contestants_have_one_name():
+    assert labels(["runs/a", "b.safetensors"]) == ["a", "b"]
+    same = ["runs/a/best.safetensors", "runs/b/best.safetensors", "momentum"]
+    assert labels(same) == [f"rule {name}" for name in same]
 
 
 def test_evaluate_writes_rows_and_a_figure_and_prints_a_table(trained, tmp_path, capsys):
