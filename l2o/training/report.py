@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+from jaxtyping import Float
 from rich.table import Table
+from torch import Tensor
 
 from l2o.training.evaluate import Result, interval, speed_up
 
@@ -16,7 +19,6 @@ if TYPE_CHECKING:
 def rows(results: Sequence[Result], baselines: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """One row a task and method: numbers with 95% intervals over seeds, and the sweep behind them."""
     for result in results:
-        low, high = interval(result.final)
         row: dict[str, Any] = {
             "task": result.task,
             "method": result.method,
@@ -24,15 +26,22 @@ def rows(results: Sequence[Result], baselines: Sequence[str] = ()) -> Iterator[d
             "num_seeds": len(result.losses),
             "num_steps": result.losses.shape[-1],
             "final_loss": float(result.final.mean()),
-            "final_low": low,
-            "final_high": high,
+            **_bounds("final", result.final),
             "area": float(result.area.mean()),
+            **_bounds("area", result.area),
             "validation": float(result.validation.mean()),
             "swept": result.swept,
         }
         for name in baselines:
-            row[f"speed_up_{name}"] = float(speed_up(result, find(results, result.task, name)).mean())
+            times = speed_up(result, find(results, result.task, name))
+            row |= {f"speed_up_{name}": float(times.mean()), **_bounds(f"speed_up_{name}", times)}
         yield row
+
+
+def _bounds(name: str, values: Float[Tensor, " seeds"]) -> dict[str, float]:
+    """The 95% interval of a mean over seeds."""
+    low, high = interval(values)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def find(results: Sequence[Result], task: str, method: str) -> Result:
@@ -87,8 +96,8 @@ def figure(results: Sequence[Result], title: str = "") -> Figure:
             label = result.method if len(result.swept) == 1 else f"{result.method}, rate {result.rate:.3g}"
             panel.plot(steps, curves.mean(axis=0), color=f"C{i}", label=label, linewidth=1.5)
             panel.fill_between(steps, curves.min(axis=0), curves.max(axis=0), color=f"C{i}", alpha=0.15, linewidth=0)
-        panel.set(title=task, xlabel="step", ylabel="training loss", yscale="log")
-        _limit(panel, [r for r in results if r.task == task])
+        panel.set(title=task, xlabel="step", ylabel="training loss")
+        _scale(panel, [r for r in results if r.task == task])
         panel.legend(fontsize=7)
     for panel in panels[len(tasks) :]:
         panel.set_visible(False)
@@ -97,9 +106,16 @@ def figure(results: Sequence[Result], title: str = "") -> Figure:
     return drawn
 
 
-def _limit(panel: Any, results: Sequence[Result]) -> None:
-    """Keep a diverging curve from squeezing the others: show up to three times the highest first loss."""
-    top = 3 * max(float(r.losses[:, 0].max()) for r in results)
-    low = min(float(r.losses.min()) for r in results)
-    if top > low > 0:
-        panel.set_ylim(low * 0.8, top)
+def _scale(panel: Any, results: Sequence[Result]) -> None:
+    """Logarithmic where all losses are positive; up to three times the highest first loss, so that a diverging curve
+    does not squeeze the others."""
+    finite = torch.cat([r.losses[r.losses.isfinite()] for r in results])
+    first = torch.cat([r.losses[:, 0] for r in results])
+    if not len(finite) or not first.isfinite().all():
+        return
+    low, top = float(finite.min()), float(first.max())
+    if low > 0:
+        panel.set(yscale="log", ylim=(low * 0.8, 3 * top))
+    else:
+        spread = (top - low) or 1.0
+        panel.set(ylim=(low - 0.05 * spread, top + 0.2 * spread))

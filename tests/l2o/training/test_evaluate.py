@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from l2o.load import load
-from l2o.tasks import Quadratic, Quadratics
+from l2o.tasks import Quadratic, Quadratics, StyblinskiTang
 from l2o.training import report
 from l2o.training.evaluate import Contestant, compare, final_loss, interval, speed_up, steps_to
 from l2o.types import seeded
@@ -65,10 +65,23 @@ def test_the_report_shows_every_method_and_a_figure(tmp_path):
     sweep = {name: Contestant(load(name, lr=1.0), RATES) for name in ("sgd", "adam")}
     results = compare(sweep, bowl(), num_steps=10, num_seeds=2)
     (first, second) = report.rows(results, ("adam",))
-    assert first["final_low"] <= first["final_loss"] <= first["final_high"] and second["speed_up_adam"] >= 0
+    for name, mean in (("final", "final_loss"), ("area", "area"), ("speed_up_adam", "speed_up_adam")):
+        assert first[f"{name}_low"] <= first[mean] <= first[f"{name}_high"]
+    assert second["speed_up_adam"] >= 0
     assert report.table(results, "t", "adam").row_count == 2
     report.figure(results).savefig(tmp_path / "f.png")
     assert (tmp_path / "f.png").stat().st_size > 5000
+
+
+def test_negative_and_diverging_losses_can_be_seen():
+    valley = {"valley": StyblinskiTang.plain(2)}
+    results = compare(
+        {"SGD": Contestant(load("sgd", lr=1.0), (1e-2,)), "wild": Contestant(load("sgd", lr=9.0))}, valley, 20
+    )
+    assert results[0].losses.min() < 0 and not results[1].losses.isfinite().all()
+    (panel,) = report.figure(results).axes
+    low, high = panel.get_ylim()
+    assert low < results[0].losses.min() and results[0].losses[:, 0].max() < high < 2000
 
 
 def test_an_empty_comparison_is_refused():
