@@ -10,6 +10,7 @@ import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from l2o.load import RUN_FILE
 from l2o.saved import write_atomically
 from l2o.training.checkpoint import load_tree, save_tree
 from l2o.training.meta_trainer import MetaTrainer
@@ -34,7 +35,7 @@ class RunDirectory:
     @property
     def weights(self) -> Path:
         """The newest trained module."""
-        return self.path / "rule.safetensors"
+        return self.path / RUN_FILE
 
     @property
     def best(self) -> Path:

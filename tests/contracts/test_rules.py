@@ -45,7 +45,7 @@ RULES: dict[str, Callable[[], UpdateRule]] = {
     "velo": SMALL_VELO,
     "matrix": MatrixRule,
     "matrix_published": partial(MatrixRule, residual=False, orthogonalize=True, vectors="learned"),
-    "scaled": partial(Scaled, MLPRule(), lr=0.5),
+    "scaled": lambda: Scaled(MLPRule(), lr=0.5),
 }
 GRADIENT_SIZED = {"sgd", "momentum", "nesterov"}  # a step in proportion to the gradient has no bound
 MIXING = {"velo"}  # a tensor's step depends on the other tensors
@@ -140,6 +140,16 @@ def describe(state: OptState) -> tuple:
     leaves, structure = _pytree.tree_flatten(state)
     assert all(isinstance(leaf, torch.Tensor) for leaf in leaves), "a state is tensors only"
     return structure, [(x.dtype, x.shape, x.device) for x in leaves]
+
+
+@every_rule
+def test_state_and_updates_stay_on_the_parameters_device(name: str) -> None:
+    rule = make(name).to("meta")
+    params, grads = tree_map(lambda x: x.to("meta"), (draw(1), draw(2)))
+    state = rule.init(params, 10)
+    for loss in (torch.tensor(1.0, device="meta"), None):
+        updates, state = rule(grads, state, params, loss)
+        assert {x.device.type for x in tree_leaves((updates, state))} == {"meta"}
 
 
 @every_rule
