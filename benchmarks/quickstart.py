@@ -10,7 +10,6 @@ the data) with them and with the hand-designed optimizers at their best of 11 le
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -30,8 +29,8 @@ from l2o.training.evaluate import Contestant, Result, compare
 from l2o.training.run import RunDirectory
 from l2o.training.suites import load_suite
 
-LSTM = MetaTrainConfig(rule="lstm", estimator="backprop", num_tasks=2, log=True, lr=1e-2, steps=2400)
-MLP = MetaTrainConfig(rule="mlp", estimator="pes", num_tasks=32, lr=1e-2, steps=1000)
+LSTM = MetaTrainConfig(rule="lstm", estimator="backprop", num_tasks=2, log=True, lr=1e-2, steps=2400, threads=1)
+MLP = MetaTrainConfig(rule="mlp", estimator="pes", num_tasks=32, lr=1e-2, steps=1000, threads=1)
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def train_both(config: Config) -> None:
             command = ["--config", str(folder / "settings.yaml"), "--run", str(folder)]
         log = None if name == "lstm" else open(folder / "log.txt", "w")  # noqa: SIM115
         command = [sys.executable, "-m", "l2o.cli", "meta-train", *command]
-        processes.append(subprocess.Popen(command, stdout=log, env=os.environ | {"OMP_NUM_THREADS": "1"}))
+        processes.append(subprocess.Popen(command, stdout=log))
     if any([process.wait() for process in processes]):
         raise SystemExit(f"meta-training failed; see the messages above and {config.run}/mlp/log.txt")
 
@@ -75,8 +74,8 @@ def train_both(config: Config) -> None:
 def evaluate(config: Config) -> list[Result]:
     """Held-out networks, trained by the learned rules as they are and by the others at their best rate."""
     contestants = {
-        "learned LSTM": Contestant(load(config.run / "lstm")),
-        "learned MLP": Contestant(load(config.run / "mlp")),
+        "LSTM": Contestant(load(config.run / "lstm")),
+        "MLP": Contestant(load(config.run / "mlp")),
     }
     contestants |= {name: Contestant(load(key, lr=1.0), RATES) for name, key in BASELINES.items()}
     return compare(contestants, load_suite(config.lstm.tasks).test, config.num_steps, config.num_seeds)

@@ -120,7 +120,7 @@ class _Evaluator:
         learned = self._compare({"learned": Contestant(rule)})
         scores = {"score": sum(float(r.area.mean()) for r in learned) / len(learned)}
         for result in learned:
-            scores[f"{result.task}/final"] = float(result.final.mean())
+            scores[f"final_loss/{result.task}"] = float(result.final.mean())
         try:
             return scores, report.figure(learned + self.baselines)
         except ImportError:

@@ -75,8 +75,15 @@ class MetaTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.module.load_state_dict(state["module"])
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            ValueError: it is the state of another module or another pool.
+        """
+        try:
+            self.module.load_state_dict(state["module"])
+        except RuntimeError as error:
+            raise ValueError(f"a trainer must resume with the module it was saved with: {error}") from error
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])

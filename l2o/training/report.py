@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from rich import box
 from rich.table import Table
 from torch import Tensor
 
@@ -50,32 +53,35 @@ def find(results: Sequence[Result], task: str, method: str) -> Result:
 
 
 def table(results: Sequence[Result], title: str = "", baseline: str | None = None) -> Table:
-    """Final training loss with its interval over seeds, validation loss, and steps saved against a tuned baseline."""
-    shown = Table(title=title, title_justify="left")
-    for heading in ("task", "method", "rate"):
-        shown.add_column(heading)
+    """Final training loss with its interval over seeds, and validation loss; the rate where one was chosen.
+
+    Arguments:
+        baseline: adds how many times fewer steps than this method's whole run reach its final loss (0: never).
+    """
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for heading in ("task", "method, rate"):
+        shown.add_column(heading, no_wrap=True)
     for heading in ("final loss [95%]", "validation"):
         shown.add_column(heading, justify="right", no_wrap=True)
     if baseline:
-        shown.add_column(f"speed-up over {baseline}", justify="right")
-    task = ""
-    for result in results:
-        if task and result.task != task:
-            shown.add_section()
-        task = result.task
-        low, high = interval(result.final)
-        best = min(float(r.final.mean()) for r in results if r.task == task)
-        style = "bold" if float(result.final.mean()) == best else ""
-        final = f"{float(result.final.mean()):.4f} [{low:.4f}, {high:.4f}]"
-        cells = [result.task, result.method, f"{result.rate:.3g}", final, f"{float(result.validation.mean()):.4f}"]
-        if baseline:
-            cells.append(f"{float(speed_up(result, find(results, task, baseline)).mean()):.2f}")
-        shown.add_row(*cells, style=style)
+        shown.add_column(f"x {baseline}", justify="right")
+    for task in dict.fromkeys(result.task for result in results):
+        of_task = [result for result in results if result.task == task]
+        best = min(float(result.final.mean()) for result in of_task)
+        for result in of_task:
+            low, high = interval(result.final)
+            method = result.method if len(result.swept) == 1 else f"{result.method}, {result.rate:.3g}"
+            mean = float(result.final.mean())
+            cells = [task, method, f"{mean:.4f} [{low:.4f}, {high:.4f}]", f"{float(result.validation.mean()):.3f}"]
+            if baseline:
+                cells.append(f"{float(speed_up(result, find(results, task, baseline)).mean()):.2f}")
+            shown.add_row(*cells, style="bold" if mean == best else "")
+        shown.add_section()
     return shown
 
 
 def figure(results: Sequence[Result], title: str = "") -> Figure:
-    """Training curves, one panel a task: mean over seeds, band from the lowest to the highest seed.
+    """Training curves, one panel a task: mean over seeds, band from the lower to the upper quartile.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -85,7 +91,7 @@ def figure(results: Sequence[Result], title: str = "") -> Figure:
     except ImportError as error:
         raise ImportError("figures need matplotlib, which is not installed: pip install 'l2o[plot]'.") from error
     tasks = list(dict.fromkeys(r.task for r in results))
-    columns = min(3, len(tasks))
+    columns = math.ceil(math.sqrt(len(tasks)))
     lines = -(-len(tasks) // columns)
     drawn = Canvas(figsize=(4.6 * columns, 3.4 * lines), layout="constrained")
     panels = drawn.subplots(lines, columns, squeeze=False).flatten()
@@ -95,7 +101,8 @@ def figure(results: Sequence[Result], title: str = "") -> Figure:
             steps = range(curves.shape[-1])
             label = result.method if len(result.swept) == 1 else f"{result.method}, rate {result.rate:.3g}"
             panel.plot(steps, curves.mean(axis=0), color=f"C{i}", label=label, linewidth=1.5)
-            panel.fill_between(steps, curves.min(axis=0), curves.max(axis=0), color=f"C{i}", alpha=0.15, linewidth=0)
+            low, high = np.quantile(curves, (0.25, 0.75), axis=0, method="nearest")
+            panel.fill_between(steps, low, high, color=f"C{i}", alpha=0.2, linewidth=0)
         panel.set(title=task, xlabel="step", ylabel="training loss")
         _scale(panel, [r for r in results if r.task == task])
         panel.legend(fontsize=7)

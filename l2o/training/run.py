@@ -19,6 +19,9 @@ from l2o.training.metrics import Dashboard
 Evaluator = Callable[[nn.Module], tuple[dict[str, float], Any]]
 """Scores a module on held-out tasks: numbers for the curves (`score` is the one to minimise) and a figure or None."""
 
+MAY_CHANGE = ("steps", "evaluate_every", "checkpoint_every", "threads", "compile")
+"""Settings that a resumed run may have otherwise than before."""
+
 
 class RunDirectory:
     """The folder of one meta-training run.
@@ -90,6 +93,7 @@ def meta_train(
     Arguments:
         save: writes the module for later use (`l2o.save`).
         evaluator: scores the module on held-out tasks every `evaluate_every` steps and at the end.
+        hyperparameters: for the dashboard and the checkpoints, which refuse to go on with others.
 
     Returns:
         the last evaluation's scores, with `best` for the lowest held-out score of the run.
@@ -98,6 +102,7 @@ def meta_train(
     scores: dict[str, float] = {}
     best = float("inf")
     if state is not None:
+        _check_same(state.get("hyperparameters"), hyperparameters, directory)
         trainer.load_state_dict(state["trainer"])
         scores, best = state["scores"], state["best"]
     dashboard = Dashboard(directory.dashboard, trainer.num_steps)
@@ -121,9 +126,23 @@ def meta_train(
             if last or step % checkpoint_every == 0:
                 save(trainer.module, directory.weights)
                 tree = {"trainer": trainer.state_dict(), "scores": scores, "best": best}
+                tree |= {} if hyperparameters is None else {"hyperparameters": dict(hyperparameters)}
                 directory.save_checkpoint(tree, step)
     result = scores | {"best": best} if evaluator is not None else scores
     if hyperparameters is not None and result:
-        dashboard.hyperparameters(hyperparameters, {f"final/{name}": value for name, value in result.items()})
+        dashboard.hyperparameters(hyperparameters, {f"hparam/{name}": value for name, value in result.items()})
     dashboard.close()
     return result
+
+
+def _check_same(saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None, directory: RunDirectory) -> None:
+    """A run goes on with the settings that its state was made with, but for its length and what is written when."""
+    if saved is None or now is None:
+        return
+    changed = [key for key in saved.keys() & now.keys() if saved[key] != now[key] and key not in MAY_CHANGE]
+    if changed:
+        told = ", ".join(f"{key} was {saved[key]!r} and is {now[key]!r}" for key in sorted(changed))
+        raise ValueError(
+            "a run must resume with its settings (all but "
+            f"{', '.join(MAY_CHANGE)}), because its state was made with them; in {directory.path} {told}."
+        )

@@ -1,6 +1,7 @@
 """The main job as a user does it: meta-train from the command line, resume, evaluate, swap the optimizer."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,8 +82,6 @@ def test_a_second_run_does_not_overwrite_the_first(trained, capsys):
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
-    import shutil
-
     folder = tmp_path / "damaged"
     shutil.copytree(trained, folder)
     newest = folder / "checkpoints" / "step_00000004.safetensors"
@@ -90,6 +89,18 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
     assert main(["meta-train", "--resume", str(folder)]) == 0
     for name, value in weights(trained).items():
         assert torch.equal(value, weights(folder)[name])
+
+
+def test_a_run_resumes_longer_but_not_as_another_run(trained, tmp_path, capsys):
+    folder = tmp_path / "changed"
+    shutil.copytree(trained, folder)
+    written = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(written.replace("hidden_size: 4", "hidden_size: 5"))
+    assert main(["meta-train", "--resume", str(folder)]) == 1
+    assert "rule_args was {'hidden_size': 4} and is {'hidden_size': 5}" in capsys.readouterr().err
+    (folder / "config.yaml").write_text(written.replace("\nsteps: 4\n", "\nsteps: 5\n"))
+    assert main(["meta-train", "--resume", str(folder)]) == 0
+    assert (folder / "checkpoints" / "step_00000005.safetensors").exists()
 
 
 def test_flags_go_over_a_config_file(tmp_path):
