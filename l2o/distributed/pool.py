@@ -35,6 +35,11 @@ class Worker:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
+        if type(state["state"]) is not type(self.state):
+            raise ValueError(
+                f"a worker resumes with the estimator it was saved with; {type(self.estimator).__name__} has a "
+                f"{type(self.state).__name__}, got a {type(state['state']).__name__}."
+            )
         self.generator.set_state(state["generator"])
         self.state = state["state"]
 

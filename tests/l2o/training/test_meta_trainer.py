@@ -71,6 +71,15 @@ def test_another_number_of_workers_than_was_saved_is_refused():
         make_trainer(PES, num_workers=3).load_state_dict(state)
 
 
+def test_the_state_of_another_estimator_or_module_is_refused():
+    with pytest.raises(ValueError, match="Backprop has a ProblemState, got a ESState"):
+        make_trainer(Backprop).load_state_dict(make_trainer(PES).state_dict())
+    other = make_trainer(PES)
+    other.module.output = torch.nn.Parameter(torch.zeros(5))
+    with pytest.raises(ValueError, match=r"(?s)the module it was saved with.*size mismatch for output"):
+        other.load_state_dict(make_trainer(PES).state_dict())
+
+
 def test_the_clipped_gradient_has_the_asked_norm():
     trainer = make_trainer(Backprop)
     seen = {}
