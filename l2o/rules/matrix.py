@@ -39,6 +39,8 @@ class MatrixRule(UpdateRule):
 
     Tensors of rank above 2 are normalised as a whole and orthogonalised as matrices of their first dimension by all
     others. The paper takes the last two dimensions, which are a convolution's channels in JAX, its pixels in torch.
+    Embeddings, which the paper leaves to AdamW, are not told apart, since a rule does not see names: give them to an
+    optimizer of their own.
 
     Arguments:
         hidden_size, num_layers: of the MLP, 8 and 2 in the paper.
