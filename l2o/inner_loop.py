@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from types import FunctionType
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -14,6 +13,7 @@ from torch import Generator, Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.utils import _pytree
 
+from l2o.compiled import compiled
 from l2o.recompute import recompute
 from l2o.rules.base import OptState, UpdateRule
 from l2o.tasks.base import Task, stack_tasks, structure_of, with_tensors
@@ -202,16 +202,7 @@ def _lane_step(
     def lanes(theta: Theta, tensors: dict[str, Tensor], state: InnerState, batch: Batch) -> tuple[InnerState, Tensor]:
         return vmap(step, in_dims=(theta_axis, _axes(tensors), 0, _axes(batch)))(theta, tensors, state, batch)
 
-    return torch.compile(_with_own_code(lanes), fullgraph=True, dynamic=False) if compile else lanes
-
-
-def _with_own_code(fn: Any) -> Callable[..., Any]:
-    """The same function on a code object of its own.
-
-    The compiler counts its versions by code object and gives up after eight, so closures made by one `def`, here one
-    for each rule and structure, must not share theirs.
-    """
-    return FunctionType(fn.__code__.replace(), fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
+    return compiled(lanes, fullgraph=True) if compile else lanes
 
 
 def _axes(tree: object) -> Any:

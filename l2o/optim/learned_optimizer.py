@@ -38,7 +38,8 @@ class LearnedOptimizer(Optimizer):
         maximize: ascend.
         nonfinite: `skip` leaves the whole step out, counts it in `skipped_steps` and warns once; `raise` raises
             FloatingPointError; `ignore` does not look, which spares a GPU one synchronisation a step.
-        compile: fuse the rule with `torch.compile`; the first step then takes longer.
+        compile: fuse the rule with `torch.compile`; the first step then takes longer, for each of up to eight sets of
+            parameters that have gradients (see `torch._dynamo.config.recompile_limit`).
 
     Raises:
         ValueError: an argument is out of range; the rule's name is unknown.

@@ -313,3 +313,21 @@ def test_compiled_steps_equal_plain_ones() -> None:
             optimizer.step()
         results.append(net.weight.detach())
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.compiled
+@pytest.mark.filterwarnings("default")
+def test_optimizers_do_not_use_up_each_others_compiled_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile, graphs = torch.compile, []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda fn, **options: compile(fn, backend=backend, **options))
+    with torch._dynamo.config.patch(recompile_limit=2):  # 8 unless patched
+        for size in range(1, 5):
+            p = parameter(*[1.0] * size)
+            LearnedOptimizer([p], SGD(lr=0.1), compile=True).step()
+            torch.testing.assert_close(p.detach(), torch.full((size,), 0.9))
+            assert len(graphs) == size
