@@ -1,7 +1,7 @@
 """Does a learned optimizer beat SGD, momentum and Adam on networks that it never saw?
 
-Meta-trains the coordinatewise LSTM (truncated backpropagation) and the per-parameter MLP (PES) on small perceptrons
-over half of the digits data, then trains held-out networks (other widths, other initial parameters, the other half of
+Meta-trains the coordinatewise LSTM and the per-parameter MLP (truncated backpropagation) on small perceptrons over
+half of the digits data, then trains held-out networks (other widths, other initial parameters, the other half of
 the data) with them and with the hand-designed optimizers at their best of 11 learning rates.
 
     python -m benchmarks.quickstart                       # what `make quickstart` runs
@@ -30,7 +30,17 @@ from l2o.training.run import RunDirectory
 from l2o.training.suites import load_suite
 
 LSTM = MetaTrainConfig(rule="lstm", estimator="backprop", num_tasks=2, log=True, lr=1e-2, steps=2400, threads=1)
-MLP = MetaTrainConfig(rule="mlp", estimator="pes", num_tasks=32, lr=1e-2, steps=1000, threads=1)
+MLP = MetaTrainConfig(
+    rule="mlp",
+    tasks="digits-mlp-wide",
+    estimator="backprop",
+    order="full",
+    num_tasks=4,
+    log=True,
+    lr=1e-2,
+    steps=1000,
+    threads=1,
+)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def write(name: str, config: Any, rows: Iterable[dict[str, Any]], folder: Path =
     context = {"benchmark": name, "config": _plain(config), "commit": commit(), **machine()}
     with open(path, "w") as file:
         for row in rows:
-            file.write(json.dumps({**row, **context}) + "\n")
+            file.write(json.dumps({**row, **context}, allow_nan=False) + "\n")
             file.flush()
     return path
 

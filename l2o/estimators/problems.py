@@ -58,8 +58,8 @@ class _LanesOf(WeakTensorKeyDictionary):
 class Problems:
     """Draws tasks from a family, trains them a window at a time, replaces them at their horizon.
 
-    All tasks share one structure (see `TaskFamily.fix`). When all end in the same window, as they do with one fixed
-    horizon and no stagger, the structure is drawn anew too; otherwise it stays, and variety comes from many workers.
+    All tasks share one structure (see `TaskFamily.fix`). It is drawn anew when they have all ended; staggered tasks
+    never end together, so then it stays for good, and variety of structure comes from many workers.
 
     Arguments:
         rule: the rule in training.

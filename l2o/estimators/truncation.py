@@ -16,10 +16,11 @@ class Truncation:
 
     Arguments:
         window: steps unrolled for one estimate.
-        horizon: length of a problem: one number, or (low, high) to draw it log-uniformly each time a problem starts
+        horizon: length of a problem: one number, or (low, high) to draw it log-uniformly each time problems start
             (Metz et al., 2022, train on 200 to 20,000). A multiple of `window`; drawn ones are rounded up to one.
-        stagger: begin each lane's first problem at a random point of its horizon, counted as if it had already run,
-            so that lanes do not end together (`random_initial_iteration_offset` of learned_optimization).
+        stagger: draw a horizon for each lane, and begin its first problem at a random point of it, counted as if it
+            had already run (`random_initial_iteration_offset` of learned_optimization). Otherwise all lanes of a
+            worker start and end together.
     """
 
     window: int = 20
@@ -44,13 +45,13 @@ class Truncation:
         return self.horizon if isinstance(self.horizon, tuple) else (self.horizon, self.horizon)
 
     def draw(self, num: int, generator: Generator) -> Int[Tensor, " num"]:
-        """Horizons for `num` problems that start now, multiples of the window."""
+        """Horizons for `num` problems that start now, multiples of the window; one for all unless staggered."""
         low, high = self.bounds
         if low == high:
             return torch.full((num,), low)
-        uniform = torch.rand(num, generator=generator, dtype=torch.float64)
+        uniform = torch.rand(num if self.stagger else 1, generator=generator, dtype=torch.float64)
         steps = torch.exp(math.log(low) + uniform * (math.log(high) - math.log(low)))
-        return (torch.ceil(steps / self.window).long() * self.window).clamp(min=self.window)
+        return (torch.ceil(steps / self.window).long() * self.window).clamp(min=self.window).repeat(num // len(steps))
 
     def offsets(self, horizons: Int[Tensor, " num"], generator: Generator) -> Int[Tensor, " num"]:
         """Ages to begin the very first problems at; zero unless staggered."""

@@ -167,7 +167,7 @@ def _evaluate(config: EvaluateConfig) -> int:
     config.out.mkdir(parents=True, exist_ok=True)
     with open(config.out / "rows.jsonl", "w") as file:
         for row in report.rows(results, ("Adam",)):
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row, allow_nan=False) + "\n")
     Console().print(report.table(results, f"{config.tasks}, {num_steps} steps, {config.num_seeds} seeds", "Adam"))
     Console().print(f"rows: {config.out / 'rows.jsonl'}")
     try:

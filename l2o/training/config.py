@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from l2o.load import load
 from l2o.rules.base import UpdateRule
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.suites import Suite, load_suite
+from l2o.types import seeded
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
@@ -74,7 +76,8 @@ class MetaTrainConfig:
         num_tasks: tasks trained side by side by each worker.
         window: inner steps of one estimate.
         horizon: inner steps of a problem: one number, or two to draw it log-uniformly between them.
-        stagger: start each task at a random point of its horizon.
+        stagger: start each task at a random point of a horizon of its own. Tasks of one worker then keep the one
+            structure (width, data set, ...) that was drawn first: use several workers for variety.
         reduction: meta-loss: mean over the unroll, final, or validation.
         relative: divide losses by the loss each problem began with.
         bound: cap on a loss, so that exploding problems do not drown the others.
@@ -146,6 +149,13 @@ class MetaTrainConfig:
 
     def make_estimator(self, rule: UpdateRule, suite: Suite) -> GradientEstimator:
         """The estimator of the meta-gradient."""
+        structures = {repr(suite.family.fix(seeded(i))) for i in range(8)}
+        if self.stagger and len(structures) > self.workers:
+            warnings.warn(
+                "staggered tasks never end together, so each worker keeps the one structure (width, data set, ...) "
+                f"that it drew first: {self.tasks} has several, and {self.workers} worker(s) will see that many.",
+                stacklevel=2,
+            )
         horizon = self.horizon[0] if len(self.horizon) == 1 else (self.horizon[0], self.horizon[1])
         problems = Problems(
             rule,

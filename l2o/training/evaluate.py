@@ -14,11 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from l2o.inner_loop import Lanes
+from l2o.inner_loop import Lanes, repeat_lanes
 from l2o.rules.base import UpdateRule
 from l2o.rules.scaled import Scaled
 from l2o.tasks.base import Task
-from l2o.types import seeded, tree_map
+from l2o.types import seeded
+
+CHUNK = 100
+"""Steps whose batches are drawn at once: few draws, and little memory however long the run."""
 
 
 @dataclass(frozen=True)
@@ -104,21 +107,18 @@ def _run(
     rates = torch.tensor(contestant.rates).repeat_interleave(num_seeds)
     theta = {key: value.expand(len(rates), *value.shape) for key, value in rule.named_parameters()}
     theta["log_lr"] = rates.log().to(theta["log_lr"].dtype)
-    generator = seeded(seed)
+    generator = seeded(seed + num_seeds)  # of batches: the seeds before it are those of initial parameters
     losses = []
-    for batch in one.sample_batches(generator, num_steps):
-        state, loss = lanes.unroll(theta, state, [_repeat(batch, num_rates)])
-        losses.append(loss[0])
+    for start in range(0, num_steps, CHUNK):
+        for batch in one.sample_batches(generator, min(CHUNK, num_steps - start)):
+            state, loss = lanes.unroll(theta, state, [repeat_lanes(batch, num_rates)])
+            losses.append(loss[0])
     curves = torch.stack(losses, dim=-1).view(num_rates, num_seeds, num_steps)
-    held_out = lanes.losses(state.params, _repeat(one.sample_validation_batch(generator), num_rates))
+    held_out = lanes.losses(state.params, repeat_lanes(one.sample_validation_batch(generator), num_rates))
     means = final_loss(curves).mean(dim=-1)
     best = int(torch.where(means.isfinite(), means, float("inf")).argmin())
     swept = {rate: float(mean) for rate, mean in zip(contestant.rates, means, strict=True)}
     return Result(name, method, contestant.rates[best], curves[best], held_out.view(num_rates, num_seeds)[best], swept)
-
-
-def _repeat(batch: object, copies: int) -> object:
-    return tree_map(lambda x: x.repeat(copies, *[1] * (x.ndim - 1)), batch)
 
 
 def steps_to(losses: Float[Tensor, "seeds steps"], target: float) -> Float[Tensor, " seeds"]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def rows(results: Sequence[Result], baselines: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """One row a task and method: numbers with 95% intervals over seeds, and the sweep behind them."""
+    """One row a task and method: numbers with 95% intervals over seeds, and the sweep behind them (None: diverged)."""
     for result in results:
         row: dict[str, Any] = {
             "task": result.task,
@@ -38,7 +38,14 @@ def rows(results: Sequence[Result], baselines: Sequence[str] = ()) -> Iterator[d
         for name in baselines:
             times = speed_up(result, find(results, result.task, name))
             row |= {f"speed_up_{name}": float(times.mean()), **_bounds(f"speed_up_{name}", times)}
-        yield row
+        yield {key: _plain(value) for key, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it: None where a number is not finite, as of a rate that diverged."""
+    if isinstance(value, dict):
+        return {str(key): _plain(child) for key, child in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _bounds(name: str, values: Float[Tensor, " seeds"]) -> dict[str, float]:
@@ -53,7 +60,7 @@ def find(results: Sequence[Result], task: str, method: str) -> Result:
 
 
 def table(results: Sequence[Result], title: str = "", baseline: str | None = None) -> Table:
-    """Final training loss with its interval over seeds, and validation loss; the rate where one was chosen.
+    """Final training loss with its interval over seeds, mean loss over all steps, validation loss at the end.
 
     Arguments:
         baseline: adds how many times fewer steps than this method's whole run reach its final loss (0: never).
@@ -61,7 +68,7 @@ def table(results: Sequence[Result], title: str = "", baseline: str | None = Non
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     for heading in ("task", "method, rate"):
         shown.add_column(heading, no_wrap=True)
-    for heading in ("final loss [95%]", "validation"):
+    for heading in ("final loss [95%]", "mean", "valid."):
         shown.add_column(heading, justify="right", no_wrap=True)
     if baseline:
         shown.add_column(f"x {baseline}", justify="right")
@@ -72,7 +79,8 @@ def table(results: Sequence[Result], title: str = "", baseline: str | None = Non
             low, high = interval(result.final)
             method = result.method if len(result.swept) == 1 else f"{result.method}, {result.rate:.3g}"
             mean = float(result.final.mean())
-            cells = [task, method, f"{mean:.4f} [{low:.4f}, {high:.4f}]", f"{float(result.validation.mean()):.3f}"]
+            cells = [task, method, f"{mean:.4f} [{low:.4f}, {high:.4f}]"]
+            cells += [f"{float(value.mean()):.3f}" for value in (result.area, result.validation)]
             if baseline:
                 cells.append(f"{float(speed_up(result, find(results, task, baseline)).mean()):.2f}")
             shown.add_row(*cells, style="bold" if mean == best else "")

@@ -54,6 +54,36 @@ def test_bad_arguments_are_refused_before_anything_else(kwargs: dict[str, Any], 
         LearnedOptimizer([], **({"rule": SGD()} | kwargs))
 
 
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"lr": -1.0}, "lr must be finite and not negative"),
+        ({"lr": torch.tensor(float("inf"))}, "lr must be finite"),
+        ({"lr": torch.ones(2)}, "Tensor lr must be 1-element"),
+        ({"weight_decay": float("nan")}, "weight_decay must be finite and not negative"),
+    ],
+)
+def test_bad_settings_of_a_group_are_refused(settings: dict[str, Any], match: str) -> None:
+    group = {"params": [parameter(1.0)], **settings}
+    with pytest.raises(ValueError, match=match):
+        LearnedOptimizer([dict(group)], SGD())
+    optimizer = LearnedOptimizer([parameter(1.0)], SGD())
+    with pytest.raises(ValueError, match=match):
+        optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("key", ["lr", "weight_decay"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_schedule_that_is_not_finite_is_refused_at_the_step(key: str, value: float) -> None:
+    a, b = parameter(1.0), parameter(2.0)
+    optimizer = LearnedOptimizer([{"params": [a]}, {"params": [b]}], SGD(), nonfinite="ignore")
+    optimizer.param_groups[1][key] = value
+    with pytest.raises(ValueError, match=f"{key} must be finite.*group 1 has {value}"):
+        optimizer.step()
+    assert (a.item(), b.item()) == (1.0, 2.0) and not optimizer.state
+
+
 def test_unknown_ways_with_non_finite_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="nonfinite must be 'skip', 'raise' or 'ignore'; got 'hope'"):
         _check_arguments(1.0, 0.0, None, "hope")  # called by the constructor, whose annotation is checked here

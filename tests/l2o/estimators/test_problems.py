@@ -112,9 +112,21 @@ def test_rules_are_told_the_length_of_the_problem():
             opt = super().init(params)
             return opt._replace(shared={"total": total_steps, "scale": opt.shared["scale"]})
 
-    state = Problems(Told(), Regressions(), 6, truncation=Truncation(2, (2, 10))).start(seeded(0))
+    state = Problems(Told(), Regressions(), 6, truncation=Truncation(2, (2, 10), stagger=True)).start(seeded(0))
     assert torch.equal(state.inner.opt.shared["total"], state.horizon.double())
     assert len(set(state.horizon.tolist())) > 1 and len(told) == 1
+
+
+def test_structures_are_drawn_anew_with_random_horizons_too():
+    problems = Problems(LearnedMomentum(), Widths(), 3, truncation=Truncation(2, (2, 8)))
+    theta, generator = theta_of(problems.rule), seeded(0)
+    state = problems.start(generator)
+    seen = set()
+    for _ in range(60):
+        window, state = problems.advance(theta, state, generator)
+        state = problems.renew(state, window.ended, generator)
+        seen.add(int(state.structure))
+    assert len(seen) > 15
 
 
 @dataclass(frozen=True)

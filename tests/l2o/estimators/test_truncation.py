@@ -8,7 +8,7 @@ from l2o.types import seeded
 
 
 def test_drawn_horizons_are_multiples_of_the_window_within_the_bounds():
-    drawn = Truncation(window=7, horizon=(20, 90)).draw(5000, seeded(0))
+    drawn = Truncation(window=7, horizon=(20, 90), stagger=True).draw(5000, seeded(0))
     assert (drawn % 7 == 0).all()
     assert drawn.min() >= 20 and drawn.max() < 90 + 7  # rounded up
     assert set(drawn.tolist()) == set(range(21, 92, 7))
@@ -17,12 +17,19 @@ def test_drawn_horizons_are_multiples_of_the_window_within_the_bounds():
 def test_drawn_horizons_are_log_uniform():
     """Kolmogorov-Smirnov distance of the logarithms from uniform: 1.95 / sqrt(n) is exceeded once in a thousand."""
     low, high, num = 200, 20_000, 20_000
-    drawn = Truncation(window=1, horizon=(low, high)).draw(num, seeded(0)).double()
+    drawn = Truncation(window=1, horizon=(low, high), stagger=True).draw(num, seeded(0)).double()
     # rounding up moves a horizon by less than one step: compare where F has been rounded as well
     points = torch.arange(low + 1, high).double()
     below = torch.searchsorted(drawn.sort().values, points, right=True) / num
     expected = (points / low).log() / math.log(high / low)
     assert float((below - expected).abs().max()) < 1.95 / math.sqrt(num)
+
+
+def test_without_stagger_all_problems_share_one_drawn_horizon():
+    truncation, generator = Truncation(window=1, horizon=(20, 90)), seeded(0)
+    drawn = [truncation.draw(5, generator) for _ in range(20)]
+    assert all(len(set(horizons.tolist())) == 1 for horizons in drawn)
+    assert len({int(horizons[0]) for horizons in drawn}) > 5
 
 
 def test_a_fixed_horizon_draws_nothing():
