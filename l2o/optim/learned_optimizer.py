@@ -26,7 +26,11 @@ class LearnedOptimizer(Optimizer):
 
     One call of the rule a step moves all parameters with gradients, of all groups. Half-precision parameters are
     computed with and remembered in float32, float64 ones in float64, complex ones as pairs of reals; sparse gradients
-    are made dense. A step whose gradients, loss, updates or new state are not finite changes nothing (see `nonfinite`).
+    are made dense.
+
+    A step whose gradients, loss, updates or new state are not finite changes nothing (see `nonfinite`). That guard
+    looks at nothing else. An `lr` or `weight_decay` that is a number and not finite is an error, whatever `nonfinite`
+    says; a tensor `lr` is looked at when its group is made and never again; finite steps may overflow a parameter.
 
     Arguments:
         params: parameters, named parameters or groups, as for every torch.optim optimizer. Groups may set their own
@@ -42,7 +46,7 @@ class LearnedOptimizer(Optimizer):
             parameters that have gradients (see `torch._dynamo.config.recompile_limit`).
 
     Raises:
-        ValueError: an argument is out of range; the rule's name is unknown.
+        ValueError: an argument or a group's setting is out of range; the rule's name is unknown.
     """
 
     def __init__(
@@ -64,6 +68,17 @@ class LearnedOptimizer(Optimizer):
         self._forget()
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "maximize": maximize})
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Train more parameters, from fresh state.
+
+        Raises:
+            ValueError: the group's `lr` or `weight_decay` is out of range, or a parameter is in another group.
+        """
+        if isinstance(param_group, dict):  # else the base class refuses
+            settings = {**self.defaults, **param_group}
+            _check_group(settings["lr"], settings["weight_decay"])
+        super().add_param_group(param_group)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None) -> Any:
         """Move the parameters once.
@@ -77,7 +92,9 @@ class LearnedOptimizer(Optimizer):
 
         Raises:
             FloatingPointError: something is not finite, and `nonfinite` is `raise`.
+            ValueError: a group's `lr` or `weight_decay` is a number and not finite; nothing is changed.
         """
+        self._check_settings()
         if closure is not None:
             if loss is not None:
                 raise ValueError("step takes a closure or a loss, because a closure returns the loss; got both.")
@@ -141,6 +158,14 @@ class LearnedOptimizer(Optimizer):
             if p.grad is not None and p.requires_grad and p.numel():
                 parts.setdefault(p.device, []).append(member)
         return list(parts.values())
+
+    def _check_settings(self) -> None:
+        """Schedules write to groups; numbers only, because a look at a tensor may wait for its device."""
+        for i, group in enumerate(self.param_groups):
+            for key in ("lr", "weight_decay"):
+                value = group[key]
+                if isinstance(value, float) and not -math.inf < value < math.inf:
+                    raise ValueError(f"{key} must be finite, or it would ruin the parameters; group {i} has {value}.")
 
     def _propose(self, members: list[Member], loss: Any) -> Proposal:
         """One call of the rule for the parameters of a device; nothing is changed."""
@@ -235,13 +260,17 @@ def _check_and_hide(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[st
     return {**state_dict, "state": {**state_dict["state"], **hide(loaded)}}
 
 
-def _check_arguments(lr: float | Tensor, weight_decay: float, total_steps: int | None, nonfinite: str) -> None:
+def _check_group(lr: float | Tensor, weight_decay: float) -> None:
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError(f"Tensor lr must be 1-element, because it multiplies every step; got {lr.numel()} elements.")
     if not 0.0 <= lr < math.inf:
         raise ValueError(f"lr must be finite and not negative (`maximize=True` ascends); got {lr}.")
     if not 0.0 <= weight_decay < math.inf:
         raise ValueError(f"weight_decay must be finite and not negative, because it shrinks; got {weight_decay}.")
+
+
+def _check_arguments(lr: float | Tensor, weight_decay: float, total_steps: int | None, nonfinite: str) -> None:
+    _check_group(lr, weight_decay)
     if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
         raise ValueError(
             f"total_steps must be a positive integer, the length of the run, or None; got {total_steps!r}."
