@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,7 +21,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from l2o.distributed.pool import LocalPool
 from l2o.estimators import ES, NRES, PES, Backprop, GradientEstimator, MetaLoss, Problems, Truncation
-from l2o.load import load
+from l2o.load import SUFFIX, load
+from l2o.optim import LearnedOptimizer
 from l2o.rules.base import UpdateRule
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.suites import Suite, load_suite
@@ -84,7 +86,9 @@ class MetaTrainConfig:
         log: take the logarithm of losses: halving a loss is worth the same early and late.
         order: full meta-gradients, or first: inner gradients taken as constants (backprop only).
         std: standard deviation of perturbations (es, pes, nres).
-        lr: outer learning rate (Adam).
+        sign_delta: use only which of a pair's losses is lower (es, pes, nres).
+        optimizer: outer optimizer: a class of torch.optim, or the path of a saved update rule.
+        lr: outer learning rate.
         schedule: of the outer learning rate: constant, or cosine to a tenth.
         warmup: outer steps of linear warm-up.
         max_grad_norm: limit on the norm of the meta-gradient.
@@ -111,6 +115,8 @@ class MetaTrainConfig:
     log: bool = False
     order: Literal["full", "first"] = "first"
     std: float = 0.01
+    sign_delta: bool = False
+    optimizer: str = "Adam"
     lr: float = 3e-3
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup: int = 0
@@ -144,7 +150,7 @@ class MetaTrainConfig:
             rule = load(self.rule, **self.rule_args)
         estimator = self.make_estimator(rule, suite)
         pool = LocalPool(estimator, theta_of(rule), self.workers, self.seed)
-        optimizer = torch.optim.Adam(rule.parameters(), lr=self.lr)
+        optimizer = self._optimizer(rule)
         return MetaTrainer(rule, pool, optimizer, self._schedule(optimizer), self.max_grad_norm)
 
     def make_estimator(self, rule: UpdateRule, suite: Suite) -> GradientEstimator:
@@ -168,8 +174,16 @@ class MetaTrainConfig:
         )
         if self.estimator == "backprop":
             return Backprop(problems)
-        kinds: dict[str, Callable[[Problems, float], GradientEstimator]] = {"es": ES, "pes": PES, "nres": NRES}
-        return kinds[self.estimator](problems, self.std)
+        kinds: dict[str, Callable[..., GradientEstimator]] = {"es": ES, "pes": PES, "nres": NRES}
+        return kinds[self.estimator](problems, self.std, self.sign_delta)
+
+    def _optimizer(self, rule: UpdateRule) -> Optimizer:
+        if os.sep in self.optimizer or self.optimizer.endswith(SUFFIX):
+            return LearnedOptimizer(rule.parameters(), self.optimizer, lr=self.lr)
+        kind = getattr(torch.optim, self.optimizer, None)
+        if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+            raise ValueError(f"optimizer must be a class of torch.optim or a path; got {self.optimizer!r}.")
+        return kind(rule.parameters(), lr=self.lr)  # type: ignore[call-arg]
 
     def _schedule(self, optimizer: Optimizer) -> LambdaLR:
         return LambdaLR(optimizer, _Factor(self.schedule, self.warmup, self.steps))

@@ -113,9 +113,21 @@ def test_flags_go_over_a_config_file(tmp_path):
     assert (config["rule"], config["steps"], config["horizon"]) == ("adam", 1, [10])
 
 
+@pytest.mark.parametrize("optimizer", ["SGD", "PATH"])
+def test_any_outer_optimizer_trains_a_rule_a_learned_one_too(tmp_path, optimizer):
+    l2o.save(l2o.load("sgd", lr=1e-3), tmp_path / "outer.safetensors")
+    name = optimizer.replace("PATH", str(tmp_path / "outer.safetensors"))
+    rate = {"SGD": "1e-3", "PATH": "1.0"}[optimizer]
+    assert meta_train(tmp_path / "run", "--optimizer", name, "--lr", rate) == 0
+    assert meta_train(tmp_path / "plain", "--optimizer", "SGD", "--lr", "1e-3") == 0
+    for key, value in weights(tmp_path / "run").items():
+        torch.testing.assert_close(value, weights(tmp_path / "plain")[key])
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["meta-train", "--optimizer", "Adaam", "--tasks", TINY, "--run", "RUN"], "a class of torch.optim"),
         (["meta-train", "--rule", "lstmm", "--run", "RUN"], "Did you mean 'lstm'"),
         (["meta-train", "--tasks", "digit-mlp", "--run", "RUN"], "Did you mean 'digits-mlp'"),
         (["meta-train", "--config", "RUN/none.yaml", "--run", "RUN"], "there is none at"),
