@@ -16,6 +16,9 @@ from torch import Tensor
 
 from l2o.rules.base import check, working
 
+NUM_AVERAGES = (3, 1, 3)
+"""Momenta, second moments and factored ones that the features are made of."""
+
 NUM_FEATURES = 28
 """Features of a coordinate with three momenta, one second moment and three factored ones."""
 
@@ -35,6 +38,21 @@ def init_averages(p: Float[Tensor, "*p"], num_momenta: int = 3, num_factored: in
         "row": p.new_zeros(num_factored, *_without(p.shape, large)),
         "column": p.new_zeros(num_factored, *_without(p.shape, small)),
     }
+
+
+def initial_rates(
+    momentum_decays: Sequence[float], second_decays: Sequence[float], factored_decays: Sequence[float]
+) -> Float[Tensor, " r"]:
+    """1 - decay of every average in a row, checked; `split_rates` undoes the row."""
+    check_decays(momentum_decays=momentum_decays, second_decays=second_decays, factored_decays=factored_decays)
+    came = (len(momentum_decays), len(second_decays), len(factored_decays))
+    check(came == NUM_AVERAGES, "the features need 3 momentum, 1 second and 3 factored decays", lengths=came)
+    return 1.0 - torch.tensor([*momentum_decays, *second_decays, *factored_decays])
+
+
+def split_rates(rates: Float[Tensor, " r"]) -> tuple[Tensor, ...]:
+    """The rates of the momenta, of the second moment and of the factored ones, as `update_averages` takes them."""
+    return rates.split(NUM_AVERAGES)
 
 
 def update_averages(

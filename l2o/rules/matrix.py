@@ -15,12 +15,13 @@ from l2o.rules.features import (
     check_decays,
     has_moved,
     init_averages,
+    initial_rates,
     rms_scale,
+    split_rates,
     stack_features,
     update_averages,
 )
 from l2o.rules.hand_designed import adam_direction, init_adam, rates_of
-from l2o.rules.mlp import check_averages
 from l2o.rules.network import CoordinateMLP
 from l2o.rules.newton_schulz import newton_schulz
 from l2o.types import Params
@@ -84,14 +85,12 @@ class MatrixRule(UpdateRule):
             vector_multiplier=vector_multiplier,
         )
         check(vectors in ("adamw", "learned"), "vectors must be 'adamw' or 'learned', which move them", vectors=vectors)
-        check_averages(momentum_decays, second_decays, factored_decays)
         check_decays(vector_betas=vector_betas)
         self.residual, self.orthogonalize, self.vectors = residual, orthogonalize, vectors
         self.step_scale, self.vector_multiplier, self.max_gradient = step_scale, vector_multiplier, max_gradient
         self.nominal_lr = step_scale
         self.net = CoordinateMLP([NUM_EXTENDED_FEATURES, *[hidden_size] * num_layers, 1], zero_output=residual)
-        decays = [*momentum_decays, *second_decays, *factored_decays]
-        self.register_buffer("rates", 1.0 - torch.tensor(decays), persistent=False)
+        self.register_buffer("rates", initial_rates(momentum_decays, second_decays, factored_decays), persistent=False)
         adam = [*rates_of(vector_betas).values(), 1e-8]
         self.register_buffer("adam", torch.tensor(adam), persistent=False)
 
@@ -105,7 +104,7 @@ class MatrixRule(UpdateRule):
     def forward(
         self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
     ) -> tuple[Params, OptState]:
-        rates = self.rates.split((3, 1, 3))
+        rates = split_rates(self.rates)
         updates, slots = {}, {}
         for name, param in params.items():
             p = working(param)

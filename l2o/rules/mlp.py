@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
 from l2o.rules.features import (
+    NUM_AVERAGES,
     NUM_FEATURES,
-    check_decays,
     has_moved,
     init_averages,
+    initial_rates,
     rms_scale,
+    split_rates,
     stack_features,
     time_features,
     update_averages,
@@ -57,13 +59,11 @@ class MLPRule(UpdateRule):
         check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
         check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
         check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)
-        check_averages(momentum_decays, second_decays, factored_decays)
         self.step_scale, self.magnitude_scale, self.max_gradient = step_scale, magnitude_scale, max_gradient
         self.nominal_lr = step_scale
         self.net = CoordinateMLP([NUM_FEATURES + len(TIMESCALES), *[hidden_size] * num_layers, 2])
-        starts = (momentum_decays, second_decays, factored_decays)
-        self.decays = nn.ParameterList(nn.Parameter(torch.zeros(len(decays))) for decays in starts)
-        self.register_buffer("rates", 1.0 - torch.tensor([d for decays in starts for d in decays]), persistent=False)
+        self.decays = nn.ParameterList(nn.Parameter(torch.zeros(num)) for num in NUM_AVERAGES)
+        self.register_buffer("rates", initial_rates(momentum_decays, second_decays, factored_decays), persistent=False)
         self.register_buffer("timescales", torch.tensor(TIMESCALES), persistent=False)
 
     rates: Tensor
@@ -75,7 +75,7 @@ class MLPRule(UpdateRule):
     def forward(
         self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
     ) -> tuple[Params, OptState]:
-        rates = (self.rates * torch.exp(10.0 * torch.cat(list(self.decays)))).clamp(max=1.0).split((3, 1, 3))
+        rates = split_rates((self.rates * torch.exp(10.0 * torch.cat(list(self.decays)))).clamp(max=1.0))
         time = time_features(state.step, self.timescales)
         updates, slots = {}, {}
         for name, p in params.items():
@@ -99,12 +99,3 @@ class MLPRule(UpdateRule):
         direction, magnitude = self.net(features, rms_scale(features, eps=1e-5), time).unbind(0)
         step = -self.step_scale * direction * torch.exp(self.magnitude_scale * magnitude)
         return torch.where(has_moved(slot), step, 0.0).to(param.dtype), slot
-
-
-def check_averages(
-    momentum_decays: Sequence[float], second_decays: Sequence[float], factored_decays: Sequence[float]
-) -> None:
-    """The features stand for three momenta, one second moment and three factored ones, each with a decay in [0, 1)."""
-    check_decays(momentum_decays=momentum_decays, second_decays=second_decays, factored_decays=factored_decays)
-    came = (len(momentum_decays), len(second_decays), len(factored_decays))
-    check(came == (3, 1, 3), "the features need 3 momentum, 1 second and 3 factored decays", lengths=came)

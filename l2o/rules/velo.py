@@ -17,13 +17,14 @@ from l2o.rules.features import (
     fraction_features,
     has_moved,
     init_averages,
+    initial_rates,
     rms_scale,
+    split_rates,
     stack_features,
     update_averages,
 )
 from l2o.rules.loss_features import NUM_LOSS_FEATURES, init_losses, loss_features, update_losses
 from l2o.rules.lstm import lstm_cell
-from l2o.rules.mlp import check_averages
 from l2o.rules.network import Layers, apply_layers, columns, fan_in_normal
 from l2o.types import Params
 
@@ -87,7 +88,6 @@ class VeLO(UpdateRule):
         check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
         check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
         check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)
-        check_averages(momentum_decays, second_decays, factored_decays)
         self.step_scale, self.magnitude_scale, self.max_gradient = step_scale, magnitude_scale, max_gradient
         self.nominal_lr = step_scale
         self.lstm_hidden_size = lstm_hidden_size
@@ -95,8 +95,7 @@ class VeLO(UpdateRule):
         self.layer_shapes = [(n_out, n_in) for n_in, n_out in pairwise(sizes)]
         self.controller = Controller(NUM_TENSOR_FEATURES, lstm_hidden_size, num_bank)
         self.bank = nn.Parameter(torch.cat([_init_layer(num_bank, *shape) for shape in self.layer_shapes], dim=1))
-        decays = [*momentum_decays, *second_decays, *factored_decays]
-        self.register_buffer("rates", 1.0 - torch.tensor(decays), persistent=False)
+        self.register_buffer("rates", initial_rates(momentum_decays, second_decays, factored_decays), persistent=False)
         self.register_buffer("thresholds", torch.tensor(THRESHOLDS), persistent=False)
 
     rates: Tensor
@@ -114,7 +113,7 @@ class VeLO(UpdateRule):
         self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
     ) -> tuple[Params, OptState]:
         shared = state.shared if loss is None else update_losses(state.shared, loss)
-        rates = self.rates.split((3, 1, 3))
+        rates = split_rates(self.rates)
         updates, slots, ps, gs = {}, dict(state.slots), {}, {}
         for name, p in params.items():
             if p.numel() == 0:

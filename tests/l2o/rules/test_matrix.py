@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from l2o.rules import AdamW, MatrixRule
-from l2o.rules.features import init_averages, stack_features, update_averages
+from l2o.rules.features import init_averages, split_rates, stack_features, update_averages
 from l2o.rules.matrix import ADAM_FEATURE
 from l2o.types import Params, seeded
 
@@ -35,7 +35,7 @@ def test_a_step_of_a_matrix_has_unit_size(options: dict, shape: tuple[int, ...])
 def test_an_untrained_residual_rule_is_a_normalised_adam() -> None:
     rule = MatrixRule()
     params, grads = {"w": draw(5, 3)}, {"w": draw(5, 3, seed=1)}
-    slot = update_averages(init_averages(params["w"]), grads["w"], *rule.rates.split((3, 1, 3)))
+    slot = update_averages(init_averages(params["w"]), grads["w"], *split_rates(rule.rates))
     adam = slot["momenta"][0] / (slot["second"][0] + 1e-8).sqrt()
     features = stack_features(params["w"], grads["w"], slot, eps=1e-8, extended=True)
     torch.testing.assert_close(features[ADAM_FEATURE], adam)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from l2o.rules import MLPRule
-from l2o.rules.features import init_averages, rms_scale, stack_features, update_averages
+from l2o.rules.features import init_averages, rms_scale, split_rates, stack_features, update_averages
 from l2o.rules.mlp import TIMESCALES
 from l2o.types import seeded
 
@@ -30,7 +30,7 @@ def test_a_step_equals_the_network_written_out_for_each_coordinate() -> None:
         found = rule(grads, state, params)[0]["w"].numpy()
 
         rates = rule.rates * torch.exp(10 * torch.cat(list(rule.decays)))
-        slot = update_averages(init_averages(params["w"]), grads["w"], *rates.clamp(max=1.0).split((3, 1, 3)))
+        slot = update_averages(init_averages(params["w"]), grads["w"], *split_rates(rates.clamp(max=1.0)))
         features = stack_features(params["w"], grads["w"], slot)
         features = features * rms_scale(features, eps=1e-5).view(-1, 1, 1)
     weights = [w.detach().numpy() for w in rule.net.weights]
