@@ -19,7 +19,7 @@ commands:
 {commands}
 
 examples:
-  l2o meta-train --rule lstm --tasks digits-mlp --steps 1000 --run runs/lstm
+  l2o meta-train --rule lstm --tasks digits-mlp --log --steps 1000 --run runs/lstm
   l2o meta-train --rule mlp --estimator pes --num-tasks 32 --lr 0.01 --run runs/mlp
   l2o meta-train --config my.yaml --run runs/mine
   l2o meta-train --resume runs/lstm

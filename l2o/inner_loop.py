@@ -14,7 +14,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.utils import _pytree
 
 from l2o.compiled import compiled
-from l2o.recompute import recompute
+from l2o.recompute import recomputed
 from l2o.rules.base import OptState, UpdateRule
 from l2o.tasks.base import Task, stack_tasks, structure_of, with_tensors
 from l2o.types import Batch, Params, Theta, tree_map, tree_stack
@@ -78,7 +78,7 @@ class Lanes:
     Arguments:
         tasks: one task a lane; all of one structure (see `TaskFamily.fix`).
         compile: fuse the inner step with `torch.compile`; the first call of a structure takes up to a minute.
-        checkpoint: recompute each step in the backward pass in place of storing it; memory then grows with the
+        recompute: make each step again in the backward pass in place of storing it; memory then grows with the
             state only.
     """
 
@@ -88,15 +88,15 @@ class Lanes:
         rule: UpdateRule,
         order: Order = "full",
         compile: bool = False,
-        checkpoint: bool = False,
+        recompute: bool = False,
     ) -> None:
         _check_order(order)
-        self.tasks, self.rule, self.order, self.compile, self.checkpoint = (
+        self.tasks, self.rule, self.order, self.compile, self.recompute = (
             tuple(tasks),
             rule,
             order,
             compile,
-            checkpoint,
+            recompute,
         )
         self._tensors = stack_tasks(self.tasks)
         self._template = _Template(self.tasks[0])
@@ -137,11 +137,11 @@ class Lanes:
         _check_steps(batches)
         axis = _theta_axis(self.rule, theta, len(self.tasks))
         step = _lane_step(self.rule, self._template, self.order, axis, self.compile)
-        checkpoint = self.checkpoint and torch.is_grad_enabled()
+        recompute = self.recompute and torch.is_grad_enabled()
         losses = []
         for batch in batches:
             arguments = (theta, self._tensors, state, batch)
-            state, loss = recompute(step, arguments) if checkpoint else step(*arguments)
+            state, loss = recomputed(step, arguments) if recompute else step(*arguments)
             losses.append(loss)
         return state, torch.stack(losses)
 

@@ -12,7 +12,7 @@ from torch.utils import _pytree
 T = TypeVar("T")
 
 
-def recompute(fn: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+def recomputed(fn: Callable[..., T], arguments: tuple[Any, ...]) -> T:
     """`fn(*arguments)`, trees of tensors in and out; stores nothing but the arguments for the backward pass.
 
     Torch's own checkpointing works through saved-tensor hooks, which a `torch.func.grad` inside `fn` refuses.

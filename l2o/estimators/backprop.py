@@ -25,7 +25,7 @@ class Backprop(GradientEstimator):
     nan.
 
     Arguments:
-        problems: what to train on; `problems.order` and `problems.checkpoint` matter here.
+        problems: what to train on; `problems.order` and `problems.recompute` matter here.
     """
 
     problems: Problems

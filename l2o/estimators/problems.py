@@ -68,7 +68,7 @@ class Problems:
         copies: networks trained on each task with the same batches, each with its own theta (antithetic pairs: 2).
         truncation: windows and horizons.
         meta_loss: what a window is worth.
-        order, compile, checkpoint: as in `Lanes`.
+        order, compile, recompute: as in `Lanes`.
     """
 
     rule: UpdateRule
@@ -79,7 +79,7 @@ class Problems:
     meta_loss: MetaLoss = field(default_factory=MetaLoss)
     order: Order = "full"
     compile: bool = False
-    checkpoint: bool = False
+    recompute: bool = False
     # only saves time: whatever is missing is made again from the seeds
     _lanes: _LanesOf = field(default_factory=_LanesOf, init=False, repr=False, compare=False)
 
@@ -99,7 +99,7 @@ class Problems:
         if state.seeds not in self._lanes:
             family = self.family.fix(seeded(int(state.structure)))
             tasks = [family.sample(seeded(seed)) for seed in state.seeds.tolist()]
-            self._lanes[state.seeds] = Lanes(tasks, self.rule, self.order, self.compile, self.checkpoint)
+            self._lanes[state.seeds] = Lanes(tasks, self.rule, self.order, self.compile, self.recompute)
         return self._lanes[state.seeds]
 
     def advance(self, theta: Theta, state: ProblemState, generator: Generator) -> tuple[Window, ProblemState]:
@@ -150,7 +150,7 @@ class Problems:
         horizon = self.truncation.draw(num, generator)
         generators = [seeded(seed) for seed in seeds.tolist()]
         tasks = [family.sample(g) for g in generators]
-        lanes = Lanes(tasks, self.rule, self.order, self.compile, self.checkpoint)
+        lanes = Lanes(tasks, self.rule, self.order, self.compile, self.recompute)
         self._lanes[seeds] = lanes
         inner = lanes.reset(generators, horizon.double())
         batch = tree_stack([task.sample_batch(g) for task, g in zip(tasks, generators, strict=True)])

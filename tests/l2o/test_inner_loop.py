@@ -37,10 +37,10 @@ def meta_gradient(theta, losses, state):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("order", ["full", "first"])
-@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("shared", [True, False])
-def test_lanes_equal_a_loop_over_single_tasks(family, order, checkpoint, shared):
-    lanes, state, batches = setup(family, order=order, checkpoint=checkpoint)
+def test_lanes_equal_a_loop_over_single_tasks(family, order, recompute, shared):
+    lanes, state, batches = setup(family, order=order, recompute=recompute)
     theta = {n: p.detach() + torch.tensor([0.0, 0.1, -0.2]) for n, p in lanes.rule.named_parameters()}
     theta = {n: (v[0] if shared else v).clone().requires_grad_() for n, v in theta.items()}
     end, losses = lanes.unroll(theta, state, batches)
@@ -93,12 +93,12 @@ def test_first_order_meta_gradients_take_inner_gradients_as_constants():
     assert not torch.allclose(torch.stack(found), flat(exact_gradient(rule, BOWL, STEPS)), rtol=0.01)
 
 
-def test_checkpointing_stores_the_states_only():
+def test_recomputing_stores_the_states_only():
     family = Regressions(dim=2)
     tasks, rule = [family.sample(seeded(i)) for i in range(2)], LSTMRule(hidden_size=3).double()
 
-    def stored(checkpoint):
-        lanes = Lanes(tasks, rule, checkpoint=checkpoint)
+    def stored(recompute):
+        lanes = Lanes(tasks, rule, recompute=recompute)
         state, batches = lanes.reset([seeded(0), seeded(1)]), lanes.sample_batches(seeded(2), STEPS)
         kept = {}
 
@@ -113,8 +113,8 @@ def test_checkpointing_stores_the_states_only():
         each = sum(x.numel() * x.element_size() for x in tree_leaves(state))
         return sum(kept.values()), known + (STEPS - 1) * each
 
-    plain, _ = stored(checkpoint=False)
-    lean, needed = stored(checkpoint=True)
+    plain, _ = stored(recompute=False)
+    lean, needed = stored(recompute=True)
     assert lean <= needed * 1.1 < plain / 2
 
 
@@ -221,12 +221,12 @@ def test_unrolling_leaves_its_arguments_alone():
 
 @pytest.mark.compiled
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("checkpoint", [False, True])
-def test_compiled_lanes_equal_eager_ones(checkpoint):
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_lanes_equal_eager_ones(recompute):
     """A nested task, theta of each lane: losses, last states and second-order meta-gradients."""
     results = []
     for compile in (False, True):
-        lanes, state, batches = setup(HalvedRegressions(), compile=compile, checkpoint=checkpoint)
+        lanes, state, batches = setup(HalvedRegressions(), compile=compile, recompute=recompute)
         shift = torch.tensor([0.0, 0.1, -0.2])
         theta = {n: (p.detach() + shift).requires_grad_() for n, p in lanes.rule.named_parameters()}
         end, losses = lanes.unroll(theta, state, batches)

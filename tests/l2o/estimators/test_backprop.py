@@ -32,12 +32,12 @@ def test_a_window_gives_the_gradient_of_its_own_steps_alone():
     torch.testing.assert_close(found.loss, losses.mean().detach())
 
 
-@pytest.mark.parametrize("options", [{"checkpoint": True}, {"order": "first"}])
+@pytest.mark.parametrize("options", [{"recompute": True}, {"order": "first"}])
 def test_options_reach_the_inner_loop(options):
     plain, _ = estimate(bowls(LearnedMomentum(), Regressions(), 4, 4, num_tasks=3))
     other, _ = estimate(bowls(LearnedMomentum(), Regressions(), 4, 4, num_tasks=3, **options))
     same = all(torch.allclose(plain.grads[name], other.grads[name]) for name in plain.grads)
-    assert same == ("checkpoint" in options)
+    assert same == ("recompute" in options)
 
 
 def test_the_final_loss_alone_has_a_gradient_and_only_where_the_problem_ends():
