@@ -65,13 +65,15 @@ def table(results: Sequence[Result], title: str = "", baseline: str | None = Non
     Arguments:
         baseline: adds how many times fewer steps than this method's whole run reach its final loss (0: never).
     """
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    shown = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True
+    )
     for heading in ("task", "method, rate"):
         shown.add_column(heading, no_wrap=True)
     for heading in ("final loss [95%]", "mean", "valid."):
         shown.add_column(heading, justify="right", no_wrap=True)
     if baseline:
-        shown.add_column(f"x {baseline}", justify="right")
+        shown.add_column(f"x {baseline}", justify="right", no_wrap=True)
     for task in dict.fromkeys(result.task for result in results):
         of_task = [result for result in results if result.task == task]
         best = min(float(result.final.mean()) for result in of_task)
@@ -122,15 +124,17 @@ def figure(results: Sequence[Result], title: str = "") -> Figure:
 
 
 def _scale(panel: Any, results: Sequence[Result]) -> None:
-    """Logarithmic where all losses are positive; up to three times the highest first loss, so that a diverging curve
-    does not squeeze the others."""
-    finite = torch.cat([r.losses[r.losses.isfinite()] for r in results])
-    first = torch.cat([r.losses[:, 0] for r in results])
-    if not len(finite) or not first.isfinite().all():
+    """Logarithmic where mean losses are positive; from a third of the lowest mean to three times the highest first
+    loss, so that neither a lucky seed nor a diverging curve squeezes the others."""
+    means = torch.cat([result.losses.mean(dim=0) for result in results])
+    first = torch.cat([result.losses[:, 0] for result in results])
+    means = means[means.isfinite()]
+    if not len(means) or not first.isfinite().all():
         return
-    low, top = float(finite.min()), float(first.max())
+    low, top = float(means.min()), float(first.max())
     if low > 0:
-        panel.set(yscale="log", ylim=(low * 0.8, 3 * top))
+        panel.set(yscale="log", ylim=(low / 3, 3 * top))
     else:
+        low = min(float(result.losses[result.losses.isfinite()].min()) for result in results)
         spread = (top - low) or 1.0
         panel.set(ylim=(low - 0.05 * spread, top + 0.2 * spread))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import l2o
+from benchmarks.readme import rewritten
 from l2o.cli import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -70,3 +71,7 @@ def test_every_option_in_the_readmes_commands_exists(capsys):
             main([command[0], "--help"])
         known = capsys.readouterr().out + "--config --resume"
         assert all(option in known for option in re.findall(r"--[a-z-]+", command[1]))
+
+
+def test_the_tables_say_what_the_committed_rows_say():
+    assert rewritten(README) == README
