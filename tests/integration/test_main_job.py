@@ -187,7 +187,7 @@ def test_evaluate_writes_rows_and_a_figure_and_prints_a_table(trained, tmp_path,
     arguments = ["--rule", str(trained), "--tasks", TINY, "--steps", "10", "--num-seeds", "2", "--out", str(out)]
     assert main(["evaluate", *arguments]) == 0
     shown = capsys.readouterr().out
-    assert all(method in shown for method in ("SGD", "momentum", "Adam", "lstm", "validation"))
+    assert all(method in shown for method in ("SGD", "momentum", "Adam", "lstm", "valid."))
     assert len((out / "rows.jsonl").read_text().splitlines()) == 4  # methods on one task
     assert (out / "curves.png").stat().st_size > 5000
 
