@@ -29,7 +29,8 @@ def quickstart() -> str:
     first = rows[0]
     lines += [
         "",
-        f"Training loss over the last tenth of {first['num_steps']} steps, mean over {first['num_seeds']} seeds [95% interval]; in brackets "
+        f"Training loss over the last tenth of {first['num_steps']} steps, mean over {first['num_seeds']} seeds "
+        "[95% interval]; in brackets "
         "the rate that was chosen, of 11 from 1e-4 to 10, on these very runs. Validation loss at the end: "
         + "; ".join(f"{name} {_mean(rows, name, 'validation'):.2f}" for name in methods)
         + f" (mean over the networks). Meta-training took {first['meta_train_minutes']:.1f} minutes on "
