@@ -46,9 +46,11 @@ def mnist(size: int = 28, root: str | None = None) -> Dataset:
         size: 28, or less for images average-pooled to that size.
         root: folder searched first.
     """
-    npz = find(("mnist.npz",), root)
-    arrays = read_npz(npz) if npz else _read_idx_files("mnist", ("mnist", "MNIST/raw"), MNIST_URL, MNIST, root)
-    return _dataset("mnist", arrays, size)
+    folders = ("mnist", "MNIST/raw")
+    found = find(("mnist.npz", *_idx_names(FILES[0], folders)), root)
+    if found and found.suffix == ".npz":
+        return _dataset("mnist", read_npz(found), size)
+    return _dataset("mnist", _read_idx_files("mnist", folders, MNIST_URL, MNIST, root), size)
 
 
 @loader
@@ -62,10 +64,10 @@ def fashion_mnist(size: int = 28, root: str | None = None) -> Dataset:
         size: 28, or less for images average-pooled to that size.
         root: folder searched first.
     """
-    npz = find(("fashion_mnist.npz", "fashion_mnist_20k.npz"), root)
-    if npz:
-        return _dataset(npz.stem, read_npz(npz), size)
     folders = ("fashion-mnist", "FashionMNIST/raw")
+    found = find(("fashion_mnist.npz", "fashion_mnist_20k.npz", *_idx_names(FILES[0], folders)), root)
+    if found and found.suffix == ".npz":
+        return _dataset(found.stem, read_npz(found), size)
     return _dataset(
         "fashion_mnist", _read_idx_files("fashion-mnist", folders, FASHION_MNIST_URL, FASHION_MNIST, root), size
     )
@@ -108,10 +110,13 @@ def _read_idx_files(
 ) -> list[UInt8[Tensor, ...]]:
     arrays = []
     for file, sha256 in zip(FILES, sums, strict=True):
-        candidates = [f"{folder}/{file}{suffix}" for folder in folders for suffix in (".gz", "")]
         remote = Remote(f"{name}/{file}.gz", f"{url}{file}.gz", f"sha256:{sha256}")
-        arrays.append(read_idx(locate(remote, candidates, root)))
+        arrays.append(read_idx(locate(remote, _idx_names(file, folders), root)))
     return arrays
+
+
+def _idx_names(file: str, folders: tuple[str, ...]) -> list[str]:
+    return [f"{folder}/{file}{suffix}" for folder in folders for suffix in (".gz", "")]
 
 
 def _dataset(name: str, arrays: list[Shaped[Tensor, ...]], size: int) -> Dataset:

@@ -16,7 +16,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from l2o.tasks.data.dataset import Dataset, Loaded, Part, loader
-from l2o.tasks.data.fetch import Remote, find, locate
+from l2o.tasks.data.fetch import Remote, locate
 from l2o.tasks.data.images import average_pool
 
 Split: TypeAlias = Literal["background", "evaluation"]
@@ -63,12 +63,11 @@ def omniglot_characters(split: Split = "background", size: int = 28, root: str |
     """
     if size > 28 and size != 105:
         raise ValueError(f"Omniglot comes in 105 pixels, or in 28 and less; got size {size}.")
-    npz = find(("omniglot_105_bits.npz",) if size == 105 else ("omniglot_28.npz",), root)
-    if npz:
-        characters = _pick(read_omniglot_npz(npz), split)
+    npz = "omniglot_105_bits.npz" if size == 105 else "omniglot_28.npz"
+    path = locate(ZIPS[split], (npz, f"omniglot/images_{split}.zip", f"omniglot-py/images_{split}.zip"), root)
+    if path.suffix == ".npz":
+        characters = _pick(read_omniglot_npz(path), split)
     else:
-        zipped = f"images_{split}.zip"
-        path = locate(ZIPS[split], (f"omniglot/{zipped}", f"omniglot-py/{zipped}"), root)
         characters = read_omniglot_zip(path, 105 if size == 105 else 28)
     n, people = characters.images.shape[:2]
     images = average_pool(characters.images.flatten(0, 1), size).view(n, people, size, size)

@@ -9,6 +9,7 @@ import torch
 from l2o.tasks import data
 from l2o.tasks.data.images import FILES, average_pool, read_idx
 
+NPZ = ("x_train", "y_train", "x_test", "y_test")
 REAL = Path(os.environ.get("L2O_DATA", "/nonexistent"))
 
 
@@ -24,6 +25,16 @@ def small_arrays() -> list[np.ndarray]:
         random.integers(256, size=(10, 28, 28), dtype=np.uint8),
         np.arange(10, dtype=np.uint8),
     ]
+
+
+@pytest.fixture(autouse=True)
+def another_layout_elsewhere(tmp_path_factory, monkeypatch):
+    """A folder named by the environment with other pictures: what is in `root`, in whatever layout, comes first."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    zeros = {key: np.zeros((3, 28, 28) if key[0] == "x" else 3, np.uint8) for key in NPZ}
+    for name in ("mnist", "fashion_mnist"):
+        np.savez(folder / f"{name}.npz", **zeros)
+    monkeypatch.setenv("L2O_DATA", str(folder))
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -42,8 +53,7 @@ def test_original_idx_files_are_read(tmp_path, suffix, load, folder):
 
 
 def test_npz_files_are_read_and_pooled(tmp_path):
-    names = ("x_train", "y_train", "x_test", "y_test")
-    np.savez(tmp_path / "fashion_mnist_20k.npz", **dict(zip(names, small_arrays(), strict=True)))
+    np.savez(tmp_path / "fashion_mnist_20k.npz", **dict(zip(NPZ, small_arrays(), strict=True)))
     dataset = data.fashion_mnist(7, root=str(tmp_path))
     assert dataset.name == "fashion_mnist_20k_7x7" and dataset.shape == (1, 7, 7)
     mean = small_arrays()[0].reshape(20, 7, 4, 7, 4).mean(axis=(2, 4))
@@ -71,7 +81,7 @@ def test_images_are_not_pooled_to_more_pixels():
 
 @pytest.mark.skipif(not (REAL / "mnist.npz").exists(), reason="needs L2O_DATA with mnist.npz")
 def test_real_mnist_is_what_its_paper_says():
-    dataset = data.mnist()
+    dataset = data.mnist(root=str(REAL))
     assert len(dataset.train.x) == 60000 and len(dataset.validation.x) == 10000
     assert dataset.train.y.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert dataset.train.x[:6000].float().div(255).mean().item() == pytest.approx(0.1307, abs=2e-3)
