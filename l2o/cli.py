@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"l2o {command}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"l2o {command}: stopped; a meta-training run goes on with --resume RUN.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

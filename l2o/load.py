@@ -31,9 +31,9 @@ def load(name_or_path: str | os.PathLike[str], **config: Any) -> Any:
     """A trained module by name or path, or a fresh rule by name.
 
     Arguments:
-        name_or_path: a name without separators: of an optimizer shipped with the package, or of a rule class (`sgd`,
-            `adam`, `lstm`, ...; the rule is then as its constructor makes it, a learned one untrained). Otherwise a
-            saved file, or the folder of a meta-training run.
+        name_or_path: a name: of an optimizer shipped with the package, or of a rule class (`sgd`, `adam`, `lstm`, ...;
+            the rule is then as its constructor makes it, a learned one untrained). Otherwise a saved file, or the
+            folder of a meta-training run; write './adam' for one that is called like a rule.
         config: constructor arguments, for a fresh rule only.
 
     Raises:
@@ -95,7 +95,9 @@ def is_untrained(name_or_path: str | os.PathLike[str]) -> bool:
 def _is_path(name_or_path: str | os.PathLike[str]) -> bool:
     if not isinstance(name_or_path, str):
         return True
-    return name_or_path.endswith(SUFFIX) or any(s in name_or_path for s in (os.sep, os.altsep) if s)
+    if name_or_path.endswith(SUFFIX) or any(s in name_or_path for s in (os.sep, os.altsep) if s):
+        return True
+    return name_or_path not in names() and Path(name_or_path).exists()
 
 
 def _file_of(path: Path) -> Path:
@@ -138,7 +140,6 @@ def _fresh(name: str, config: dict[str, Any]) -> nn.Module:
         return cls(**config)
     close = difflib.get_close_matches(name.lower(), names(), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    hint += f" For the file or folder write {'./' + name!r}." if Path(name).exists() else ""
     raise ValueError(f"a name must be one of {', '.join(names())}, or else a path; got {name!r}.{hint}")
 
 
