@@ -23,7 +23,7 @@ from rich.console import Console
 from benchmarks.record import RESULTS, write
 from l2o.load import load
 from l2o.training import report
-from l2o.training.commands import BASELINES, RATES
+from l2o.training.commands import baselines
 from l2o.training.config import MetaTrainConfig, to_plain
 from l2o.training.evaluate import Contestant, Result, compare
 from l2o.training.run import RunDirectory
@@ -87,8 +87,7 @@ def evaluate(config: Config) -> list[Result]:
         "LSTM": Contestant(load(config.run / "lstm")),
         "MLP": Contestant(load(config.run / "mlp")),
     }
-    contestants |= {name: Contestant(load(key, lr=1.0), RATES) for name, key in BASELINES.items()}
-    return compare(contestants, load_suite(config.lstm.tasks).test, config.num_steps, config.num_seeds)
+    return compare(contestants | baselines(), load_suite(config.lstm.tasks).test, config.num_steps, config.num_seeds)
 
 
 def main(config: Config) -> None:

@@ -91,13 +91,8 @@ class Lanes:
         recompute: bool = False,
     ) -> None:
         _check_order(order)
-        self.tasks, self.rule, self.order, self.compile, self.recompute = (
-            tuple(tasks),
-            rule,
-            order,
-            compile,
-            recompute,
-        )
+        self.tasks, self.rule, self.order = tuple(tasks), rule, order
+        self.compile, self.recompute = compile, recompute
         self._tensors = stack_tasks(self.tasks)
         self._template = _Template(self.tasks[0])
 

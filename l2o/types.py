@@ -45,13 +45,6 @@ def tree_stack(trees: Sequence[T]) -> T:
     return _map_many(lambda *xs: torch.stack(xs), *trees)
 
 
-def tree_unbind(tree: T, num: int) -> list[T]:
-    """Split a tree along its leading axis into `num` trees (views); None gives `num` times None."""
-    leaves, spec = _pytree.tree_flatten(tree)
-    columns = [leaf.unbind(0) if isinstance(leaf, Tensor) else (leaf,) * num for leaf in leaves]
-    return [_pytree.tree_unflatten([column[i] for column in columns], spec) for i in range(num)]
-
-
 def tree_detach(tree: T) -> T:
     """Cut every tensor of a tree from the autograd graph."""
     return tree_map(lambda x: x.detach(), tree)

@@ -28,6 +28,12 @@ RATES = tuple(10.0 ** (k / 2) for k in range(-8, 3))
 """The baselines' sweep: 11 rates, two a decade from 1e-4 to 10."""
 
 BASELINES = {"SGD": "sgd", "momentum": "momentum", "Adam": "adam"}
+"""What learned rules are compared with: the name to report, and the rule's."""
+
+
+def baselines() -> dict[str, Contestant]:
+    """The baselines, each with the whole sweep."""
+    return {name: Contestant(load(key, lr=1.0), RATES) for name, key in BASELINES.items()}
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
@@ -62,7 +68,7 @@ def _meta_train(arguments: list[str]) -> int:
     else:
         given = _take(arguments, "--config")
         default = read_config(given) if given is not None else MetaTrainConfig()
-        both = tyro.cli(
+        config, options = tyro.cli(
             tuple[
                 Annotated[MetaTrainConfig, tyro.conf.arg(name="")],
                 Annotated[RunOptions, tyro.conf.arg(name="")],
@@ -72,7 +78,6 @@ def _meta_train(arguments: list[str]) -> int:
             default=(default, RunOptions(Path("runs/meta-train"))),
             args=arguments,
         )
-        config, options = both
         if RunDirectory(options.run).checkpoints():
             raise ValueError(
                 f"a new run needs a folder without checkpoints, so that nothing is overwritten; {options.run} has some "
@@ -114,9 +119,7 @@ class _Evaluator:
     def __call__(self, rule: nn.Module) -> tuple[dict[str, float], object]:
         assert isinstance(rule, UpdateRule)
         if self.baselines is None:
-            self.baselines = self._compare(
-                {name: Contestant(load(key, lr=1.0), RATES) for name, key in BASELINES.items()}
-            )
+            self.baselines = self._compare(baselines())
         learned = self._compare({"learned": Contestant(rule)})
         scores = {"score": sum(float(r.area.mean()) for r in learned) / len(learned)}
         for result in learned:
@@ -161,7 +164,7 @@ def _evaluate(config: EvaluateConfig) -> int:
         label: Contestant(load(name), RATES if config.sweep else (1.0,))
         for label, name in zip(labels(config.rule), config.rule, strict=True)
     }
-    contestants |= {name: Contestant(load(key, lr=1.0), RATES) for name, key in BASELINES.items()}
+    contestants |= baselines()
     num_steps = config.steps or suite.num_steps
     results = compare(contestants, suite.test, num_steps, config.num_seeds, config.seed)
     config.out.mkdir(parents=True, exist_ok=True)

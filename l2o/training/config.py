@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from l2o.distributed.pool import LocalPool
 from l2o.estimators import ES, NRES, PES, Backprop, GradientEstimator, MetaLoss, Problems, Truncation
-from l2o.load import SUFFIX, load
+from l2o.load import load
 from l2o.optim import LearnedOptimizer
 from l2o.rules.base import UpdateRule
 from l2o.training.meta_trainer import MetaTrainer, theta_of
@@ -157,13 +156,8 @@ class MetaTrainConfig:
 
     def make_estimator(self, rule: UpdateRule, suite: Suite) -> GradientEstimator:
         """The estimator of the meta-gradient."""
-        structures = {repr(suite.family.fix(seeded(i))) for i in range(8)}
-        if self.stagger and len(structures) > self.workers:
-            warnings.warn(
-                "staggered tasks never end together, so each worker keeps the one structure (width, data set, ...) "
-                f"that it drew first: {self.tasks} has several, and {self.workers} worker(s) will see that many.",
-                stacklevel=2,
-            )
+        if self.stagger:
+            self._warn_of_few_structures(suite)
         horizon = self.horizon[0] if len(self.horizon) == 1 else (self.horizon[0], self.horizon[1])
         problems = Problems(
             rule,
@@ -180,13 +174,22 @@ class MetaTrainConfig:
         kinds: dict[str, Callable[..., GradientEstimator]] = {"es": ES, "pes": PES, "nres": NRES}
         return kinds[self.estimator](problems, self.std, self.sign_delta)
 
+    def _warn_of_few_structures(self, suite: Suite) -> None:
+        if len({repr(suite.family.fix(seeded(i))) for i in range(8)}) > self.workers:
+            warnings.warn(
+                "staggered tasks never end together, so each worker keeps the one structure (width, data set, ...) "
+                f"that it drew first: {self.tasks} has several, and {self.workers} worker(s) will see that many.",
+                stacklevel=4,
+            )
+
     def _optimizer(self, rule: UpdateRule) -> Optimizer:
-        if os.sep in self.optimizer or self.optimizer.endswith(SUFFIX):
-            return LearnedOptimizer(rule.parameters(), self.optimizer, lr=self.lr)
         kind = getattr(torch.optim, self.optimizer, None)
-        if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        if isinstance(kind, type) and issubclass(kind, Optimizer):
+            return kind(rule.parameters(), lr=self.lr)  # type: ignore[call-arg]
+        path = Path(self.optimizer).expanduser()
+        if not path.exists():
             raise ValueError(f"optimizer must be a class of torch.optim or a path; got {self.optimizer!r}.")
-        return kind(rule.parameters(), lr=self.lr)  # type: ignore[call-arg]
+        return LearnedOptimizer(rule.parameters(), path, lr=self.lr)
 
     def _schedule(self, optimizer: Optimizer) -> LambdaLR:
         return LambdaLR(optimizer, _Factor(self.schedule, self.warmup, self.steps))

@@ -66,8 +66,12 @@ class Result:
 
 def final_loss(losses: Float[Tensor, "*n steps"]) -> Float[Tensor, "*n"]:
     """Mean over the last tenth of the steps, at least one; infinite where a loss is not finite."""
-    last = losses[..., -max(1, losses.shape[-1] // 10) :].mean(dim=-1)
+    last = losses[..., -_tenth(losses) :].mean(dim=-1)
     return torch.where(losses.isfinite().all(dim=-1), last, float("inf"))
+
+
+def _tenth(losses: Tensor) -> int:
+    return max(1, losses.shape[-1] // 10)
 
 
 def compare(
@@ -116,14 +120,14 @@ def _run(
     curves = torch.stack(losses, dim=-1).view(num_rates, num_seeds, num_steps)
     held_out = lanes.losses(state.params, repeat_lanes(one.sample_validation_batch(generator), num_rates))
     means = final_loss(curves).mean(dim=-1)
-    best = int(torch.where(means.isfinite(), means, float("inf")).argmin())
+    best = int(means.argmin())
     swept = {rate: float(mean) for rate, mean in zip(contestant.rates, means, strict=True)}
     return Result(name, method, contestant.rates[best], curves[best], held_out.view(num_rates, num_seeds)[best], swept)
 
 
 def steps_to(losses: Float[Tensor, "seeds steps"], target: float) -> Float[Tensor, " seeds"]:
     """Steps until the curve, averaged over the last tenth of its length, is at or below `target`; else infinite."""
-    width = max(1, losses.shape[-1] // 10)
+    width = _tenth(losses)
     summed = torch.nn.functional.pad(losses.double(), (1, 0)).cumsum(dim=-1)
     averaged = (summed[:, width:] - summed[:, :-width]) / width
     reached = averaged <= target

@@ -4,6 +4,7 @@ import torch
 from l2o.estimators import PES, Problems, Truncation
 from l2o.load import load
 from l2o.tasks import Quadratic, Quadratics
+from l2o.training.config import MetaTrainConfig
 from l2o.training.evaluate import Contestant, compare
 from l2o.training.meta_trainer import theta_of
 from l2o.training.suites import SUITES, load_suite
@@ -48,3 +49,11 @@ def test_a_family_or_a_task_of_ones_own_becomes_a_suite(monkeypatch):
 def test_what_is_no_suite_is_told(name):
     with pytest.raises(ValueError, match=r"module:object|must be a Suite"):
         load_suite(name)
+
+
+def test_stagger_on_a_family_of_many_structures_is_warned_of():
+    config = MetaTrainConfig(tasks="digits-mlp", stagger=True, num_tasks=1, window=2, horizon=(4,))
+    with pytest.warns(UserWarning, match="keeps the one structure"):
+        config.build(config.suite())
+    one = MetaTrainConfig(tasks="quadratics", stagger=True, num_tasks=1, window=2, horizon=(4,))
+    one.build(one.suite())  # warnings are errors
