@@ -9,26 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from l2o.kernels.coordinate_mlp import Network
 from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
-from l2o.rules.features import (
-    NUM_EXTENDED_FEATURES,
-    check_decays,
-    has_moved,
-    init_averages,
-    initial_rates,
-    rms_scale,
-    split_rates,
-    stack_features,
-    update_averages,
-)
+from l2o.rules.coordinates import remember, respond
+from l2o.rules.features import NUM_EXTENDED_FEATURES, check_decays, has_moved, init_averages, initial_rates
 from l2o.rules.hand_designed import adam_direction, init_adam, rates_of
 from l2o.rules.network import CoordinateMLP
-from l2o.rules.newton_schulz import newton_schulz
+from l2o.rules.newton_schulz import newton_schulz_many
 from l2o.types import Params
-
-ADAM_FEATURE = 6
-"""Place among the features of the fastest momentum over the root of the second moment."""
-
 
 class MatrixRule(UpdateRule):
     """One small MLP, shared by every coordinate, gives the direction of a step; its size is fixed.
@@ -86,9 +74,22 @@ class MatrixRule(UpdateRule):
         )
         check(vectors in ("adamw", "learned"), "vectors must be 'adamw' or 'learned', which move them", vectors=vectors)
         check_decays(vector_betas=vector_betas)
-        self.residual, self.orthogonalize, self.vectors = residual, orthogonalize, vectors
+        self.orthogonalize, self.vectors = orthogonalize, vectors
         self.step_scale, self.vector_multiplier, self.max_gradient = step_scale, vector_multiplier, max_gradient
         self.nominal_lr = step_scale
+        self.network = Network(
+            hidden_size,
+            num_layers,
+            num_outputs=1,
+            extended=True,
+            residual=residual,
+            normalize=True,
+            eps=1e-9,
+            eps_second=1e-8,
+            max_gradient=max_gradient,
+            magnitude_scale=0.0,
+            size=-step_scale,
+        )
         self.net = CoordinateMLP([NUM_EXTENDED_FEATURES, *[hidden_size] * num_layers, 1], zero_output=residual)
         self.register_buffer("rates", initial_rates(momentum_decays, second_decays, factored_decays), persistent=False)
         adam = [*rates_of(vector_betas).values(), 1e-8]
@@ -104,37 +105,36 @@ class MatrixRule(UpdateRule):
     def forward(
         self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
     ) -> tuple[Params, OptState]:
-        rates = split_rates(self.rates)
-        updates, slots = {}, {}
-        for name, param in params.items():
-            p = working(param)
-            grad = grads[name].to(p.dtype).clamp(-self.max_gradient, self.max_gradient)
-            if p.numel() == 0:
-                direction, slots[name] = p, state.slots[name]
-            elif self._learns(p):
-                slots[name] = update_averages(state.slots[name], grad, *rates)
-                direction = self._direction(p, grad, slots[name])
-            else:
-                hyper = dict(zip(("rate1", "rate2", "eps"), self.adam.to(p.dtype).unbind(), strict=True))
-                direction, slots[name] = adam_direction(grad, state.slots[name], hyper)
-                direction = self.vector_multiplier * direction
-            updates[name] = (-self.step_scale * direction).to(param.dtype)
+        learned = {name: p for name, p in params.items() if self._learns(p)}
+        before = {name: state.slots[name] for name in learned}
+        slots, moments = remember(learned, grads, before, self.rates, self.network)
+        updates = respond(learned, grads, slots, moments, self.net(), self.network)
+        if self.orthogonalize:
+            updates |= self._orthogonal({name: u for name, u in updates.items() if u.ndim >= 2 and u.numel()}, slots)
+        for name, p in params.items():
+            if name not in learned:
+                updates[name], slots[name] = self._adamw(p, grads[name], state.slots[name])
+        updates, slots = ({name: tree[name] for name in params} for tree in (updates, slots))
         return updates, OptState(state.step + 1, slots, state.shared)
 
     def _learns(self, p: Tensor) -> bool:
         return p.ndim >= 2 or self.vectors == "learned"
 
-    def _direction(
-        self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: dict[str, Tensor]
-    ) -> Float[Tensor, "*p"]:
-        features = stack_features(p, grad, slot, eps=1e-8, extended=True)
-        scale = rms_scale(features, eps=1e-9)
-        direction = self.net(features, scale).squeeze(0)
-        if self.residual:
-            direction = direction + features[ADAM_FEATURE] * scale[ADAM_FEATURE]
-        moved = has_moved(slot)
-        direction = torch.where(moved, direction, 0.0)
-        if self.orthogonalize and p.ndim >= 2:
-            direction = newton_schulz(direction.flatten(1)).view(p.shape)
-        mean_square = direction.square().sum() / moved.sum().clamp(min=1)
-        return direction * torch.rsqrt(mean_square + 1e-9)
+    def _orthogonal(self, directions: Params, slots: dict[str, dict[str, Tensor]]) -> Params:
+        """The nearest orthogonal matrices, scaled to unit root mean square over the coordinates that may move."""
+        matrices = newton_schulz_many([working(u).flatten(1) for u in directions.values()])
+        updates = {}
+        for (name, u), matrix in zip(directions.items(), matrices, strict=True):
+            count = has_moved(slots[name]).sum().clamp(min=1)
+            scale = torch.rsqrt(matrix.square().sum() / count + 1e-9)
+            updates[name] = (self.step_scale * scale * matrix).view(u.shape).to(u.dtype)
+        return updates
+
+    def _adamw(
+        self, param: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "*p"], dict[str, Tensor]]:
+        p = working(param)
+        grad = grad.to(p.dtype).clamp(-self.max_gradient, self.max_gradient)
+        hyper = dict(zip(("rate1", "rate2", "eps"), self.adam.to(p.dtype).unbind(), strict=True))
+        direction, slot = adam_direction(grad, slot, hyper)
+        return (-self.step_scale * self.vector_multiplier * direction).to(param.dtype), slot

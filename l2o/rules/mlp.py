@@ -8,19 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from l2o.kernels.coordinate_mlp import Network
 from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
-from l2o.rules.features import (
-    NUM_AVERAGES,
-    NUM_FEATURES,
-    has_moved,
-    init_averages,
-    initial_rates,
-    rms_scale,
-    split_rates,
-    stack_features,
-    time_features,
-    update_averages,
-)
+from l2o.rules.coordinates import remember, respond
+from l2o.rules.features import NUM_AVERAGES, NUM_FEATURES, init_averages, initial_rates, time_features
 from l2o.rules.network import CoordinateMLP
 from l2o.types import Params
 
@@ -59,8 +50,20 @@ class MLPRule(UpdateRule):
         check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
         check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
         check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)
-        self.step_scale, self.magnitude_scale, self.max_gradient = step_scale, magnitude_scale, max_gradient
         self.nominal_lr = step_scale
+        self.network = Network(
+            hidden_size,
+            num_layers,
+            num_outputs=2,
+            extended=False,
+            residual=False,
+            normalize=False,
+            eps=1e-5,
+            eps_second=1e-6,
+            max_gradient=max_gradient,
+            magnitude_scale=magnitude_scale,
+            size=-step_scale,
+        )
         self.net = CoordinateMLP([NUM_FEATURES + len(TIMESCALES), *[hidden_size] * num_layers, 2])
         self.decays = nn.ParameterList(nn.Parameter(torch.zeros(num)) for num in NUM_AVERAGES)
         self.register_buffer("rates", initial_rates(momentum_decays, second_decays, factored_decays), persistent=False)
@@ -75,27 +78,8 @@ class MLPRule(UpdateRule):
     def forward(
         self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
     ) -> tuple[Params, OptState]:
-        rates = split_rates((self.rates * torch.exp(10.0 * torch.cat(list(self.decays)))).clamp(max=1.0))
-        time = time_features(state.step, self.timescales)
-        updates, slots = {}, {}
-        for name, p in params.items():
-            updates[name], slots[name] = self._step(p, grads[name], state.slots[name], rates, time)
+        rates = (self.rates * torch.exp(10.0 * torch.cat(list(self.decays)))).clamp(max=1.0)
+        layers = self.net(context=time_features(state.step, self.timescales))
+        slots, moments = remember(params, grads, state.slots, rates, self.network)
+        updates = respond(params, grads, slots, moments, layers, self.network)
         return updates, OptState(state.step + 1, slots, state.shared)
-
-    def _step(
-        self,
-        param: Float[Tensor, "*p"],
-        grad: Float[Tensor, "*p"],
-        slot: dict[str, Tensor],
-        rates: tuple[Tensor, ...],
-        time: Float[Tensor, " t"],
-    ) -> tuple[Float[Tensor, "*p"], dict[str, Tensor]]:
-        if param.numel() == 0:
-            return torch.zeros_like(param), slot
-        p = working(param)
-        grad = grad.to(p.dtype).clamp(-self.max_gradient, self.max_gradient)
-        slot = update_averages(slot, grad, *rates)
-        features = stack_features(p, grad, slot)
-        direction, magnitude = self.net(features, rms_scale(features, eps=1e-5), time).unbind(0)
-        step = -self.step_scale * direction * torch.exp(self.magnitude_scale * magnitude)
-        return torch.where(has_moved(slot), step, 0.0).to(param.dtype), slot

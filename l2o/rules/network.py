@@ -26,6 +26,12 @@ def apply_layers(layers: Layers, z: Float[Tensor, "k n"]) -> Float[Tensor, "outp
     return z
 
 
+def split_layers(flat: Float[Tensor, " w"], shapes: Sequence[tuple[int, int]]) -> Layers:
+    """Layers of (outputs, inputs) from their weights and biases in a row."""
+    parts = iter(flat.split([n for n_out, n_in in shapes for n in (n_out * n_in, n_out)]))
+    return [(next(parts).view(shape), next(parts)) for shape in shapes]
+
+
 class CoordinateMLP(nn.Module):
     """An MLP shared by all coordinates; weights start as truncated normals of variance 1 / inputs, biases at zero.
 
@@ -43,25 +49,18 @@ class CoordinateMLP(nn.Module):
         if zero_output:
             nn.init.zeros_(self.weights[-1])
 
-    def forward(
-        self,
-        features: Float[Tensor, " k *p"],
-        scale: Float[Tensor, " k"],
-        context: Float[Tensor, " c"] | None = None,
-    ) -> Float[Tensor, " outputs *p"]:
-        """The outputs for features, each times its scale, and for a context that all coordinates share.
+    def forward(self, context: Float[Tensor, " c"] | None = None) -> Float[Tensor, " w"]:
+        """Weights and biases in a row, for `split_layers`.
 
-        Scale and context go into the first layer's weights and bias: no feature is written a second time.
+        Arguments:
+            context: what all coordinates share, the last inputs; it is put into the first layer's bias.
         """
-        layers = [
-            (weight.to(features.dtype), bias.to(features.dtype))
-            for weight, bias in zip(self.weights, self.biases, strict=True)
-        ]
-        weight, bias = layers[0]
+        weights, biases = list(self.weights), list(self.biases)
         if context is not None:
-            bias = bias + weight[:, len(scale) :] @ context.to(bias.dtype)
-        layers[0] = (weight[:, : len(scale)] * scale, bias)
-        return apply_layers(layers, columns(features)).view(-1, *features.shape[1:])
+            own = weights[0].shape[1] - len(context)
+            biases[0] = biases[0] + weights[0][:, own:] @ context.to(biases[0].dtype)
+            weights[0] = weights[0][:, :own]
+        return torch.cat([x.reshape(-1) for pair in zip(weights, biases, strict=True) for x in pair])
 
 
 def fan_in_normal(weight: Tensor) -> Tensor:

@@ -3,6 +3,8 @@ https://kellerjordan.github.io/posts/muon/)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,3 +34,18 @@ def newton_schulz(
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x if matrix.shape[-2] <= matrix.shape[-1] else x.mT
+
+
+def newton_schulz_many(matrices: Sequence[Float[Tensor, "_ _"]]) -> list[Float[Tensor, "_ _"]]:
+    """`newton_schulz` of each matrix; those of one shape, up to transposition, go through it as one batch."""
+    wide = [x if x.shape[0] <= x.shape[1] else x.mT for x in matrices]
+    groups: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
+    for i, x in enumerate(wide):
+        groups.setdefault((x.shape, x.dtype), []).append(i)
+    found = list(matrices)
+    for members in groups.values():
+        one = len(members) == 1
+        batch = newton_schulz(wide[members[0]] if one else torch.stack([wide[i] for i in members]))
+        for i, x in zip(members, [batch] if one else batch.unbind(), strict=True):
+            found[i] = x if wide[i] is matrices[i] else x.mT
+    return found

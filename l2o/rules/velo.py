@@ -5,27 +5,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from l2o.kernels.coordinate_mlp import Network
 from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
-from l2o.rules.features import (
-    NUM_EXTENDED_FEATURES,
-    fraction_features,
-    has_moved,
-    init_averages,
-    initial_rates,
-    rms_scale,
-    split_rates,
-    stack_features,
-    update_averages,
-)
+from l2o.rules.coordinates import remember, respond
+from l2o.rules.features import fraction_features, init_averages, initial_rates
 from l2o.rules.loss_features import NUM_LOSS_FEATURES, init_losses, loss_features, update_losses
 from l2o.rules.lstm import lstm_cell
-from l2o.rules.network import Layers, apply_layers, columns, fan_in_normal
+from l2o.rules.network import columns, fan_in_normal
+from l2o.rules.reference import layer_shapes
 from l2o.types import Params
 
 THRESHOLDS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
@@ -88,13 +80,24 @@ class VeLO(UpdateRule):
         check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
         check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
         check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)
-        self.step_scale, self.magnitude_scale, self.max_gradient = step_scale, magnitude_scale, max_gradient
         self.nominal_lr = step_scale
         self.lstm_hidden_size = lstm_hidden_size
-        sizes = [NUM_EXTENDED_FEATURES, *[hidden_size] * num_layers, 2]
-        self.layer_shapes = [(n_out, n_in) for n_in, n_out in pairwise(sizes)]
+        self.network = Network(
+            hidden_size,
+            num_layers,
+            num_outputs=2,
+            extended=True,
+            residual=False,
+            normalize=False,
+            eps=1e-5,
+            eps_second=1e-6,
+            max_gradient=max_gradient,
+            magnitude_scale=magnitude_scale,
+            size=-step_scale,
+        )
         self.controller = Controller(NUM_TENSOR_FEATURES, lstm_hidden_size, num_bank)
-        self.bank = nn.Parameter(torch.cat([_init_layer(num_bank, *shape) for shape in self.layer_shapes], dim=1))
+        shapes = layer_shapes(self.network)
+        self.bank = nn.Parameter(torch.cat([_init_layer(num_bank, *shape) for shape in shapes], dim=1))
         self.register_buffer("rates", initial_rates(momentum_decays, second_decays, factored_decays), persistent=False)
         self.register_buffer("thresholds", torch.tensor(THRESHOLDS), persistent=False)
 
@@ -113,52 +116,40 @@ class VeLO(UpdateRule):
         self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
     ) -> tuple[Params, OptState]:
         shared = state.shared if loss is None else update_losses(state.shared, loss)
-        rates = split_rates(self.rates)
-        updates, slots, ps, gs = {}, dict(state.slots), {}, {}
-        for name, p in params.items():
-            if p.numel() == 0:
-                updates[name] = torch.zeros_like(p)
-                continue
-            ps[name] = working(p)
-            gs[name] = grads[name].to(ps[name].dtype).clamp(-self.max_gradient, self.max_gradient)
-            slots[name] = update_averages(state.slots[name], gs[name], *rates)
-        if ps:
-            layers, multipliers, hidden = self._control(ps, slots, shared, state.step)
-        for i, (name, p) in enumerate(ps.items()):
-            slots[name] = slots[name] | {"hidden": hidden[i].to(p.dtype)}
-            step = multipliers[i].to(p.dtype) * self._step(p, gs[name], slots[name], layers[i].to(p.dtype))
-            updates[name] = step.to(params[name].dtype)
+        slots, moments = remember(params, grads, state.slots, self.rates, self.network)
+        names = [name for name, p in params.items() if p.numel()]
+        if not names:
+            return {name: torch.zeros_like(p) for name, p in params.items()}, OptState(state.step + 1, slots, shared)
+        ps = {name: working(params[name]) for name in names}
+        if moments is None:
+            seen = torch.stack([statistics(p, slots[name]) for name, p in ps.items()])
+        else:
+            seen = statistics_from(moments)
+        layers, sizes, hidden = self._control(seen, ps, slots, shared, state.step)
+        updates = respond(params, grads, slots, moments, layers, self.network, sizes)
+        for name, h in zip(names, hidden, strict=True):
+            slots[name] = slots[name] | {"hidden": h.to(slots[name]["hidden"].dtype)}
         return updates, OptState(state.step + 1, slots, shared)
 
     def _control(
-        self, params: Params, slots: dict[str, dict[str, Tensor]], shared: dict[str, Tensor], step: Tensor
+        self,
+        statistics: Float[Tensor, "tensors 6"],
+        params: Params,
+        slots: dict[str, dict[str, Tensor]],
+        shared: dict[str, Tensor],
+        step: Tensor,
     ) -> tuple[Float[Tensor, "tensors w"], Float[Tensor, " tensors"], Float[Tensor, "tensors 2 h"]]:
-        """The weights of every tensor's own MLP, its step multiplier, and the next state of its LSTM."""
+        """The weights of every tensor's own MLP, the size of its steps, and the next state of its LSTM."""
         dtype, total = self.bank.dtype, shared["total_steps"]
         fraction = (step.to(total.dtype) / total.clamp(min=1.0)).to(dtype)
         run = torch.where(total > 0, fraction_features(fraction, self.thresholds), 0.0)
-        run = torch.cat([run, loss_features(shared).to(dtype)])
-        features = torch.stack(
-            [torch.cat([run, tensor_features(p, slots[name]).to(dtype)]) for name, p in params.items()]
-        )
+        run = torch.cat([run, loss_features(shared).to(dtype)]).expand(len(params), -1)
+        ranks = rank_features([p.shape for p in params.values()]).to(statistics)
+        features = torch.cat([run, tensor_features(statistics).to(dtype), ranks.to(dtype)], dim=1)
         hidden = torch.stack([slots[name]["hidden"].to(dtype) for name in params])
         controls, multipliers, hidden = self.controller(features, hidden)
-        return 100.0 / len(self.bank) * controls @ self.bank, multipliers, hidden
-
-    def _step(
-        self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: dict[str, Tensor], weights: Float[Tensor, " w"]
-    ) -> Float[Tensor, "*p"]:
-        features = stack_features(p, grad, slot, extended=True)
-        layers = self._layers(weights)
-        layers[0] = (layers[0][0] * rms_scale(features, eps=1e-5), layers[0][1])
-        direction, magnitude = apply_layers(layers, columns(features)).view(2, *p.shape).unbind(0)
-        size = self.step_scale * torch.sqrt(p.square().mean() + 1e-9)
-        step = -size * direction * torch.exp(self.magnitude_scale * magnitude)
-        return torch.where(has_moved(slot), step, 0.0)
-
-    def _layers(self, weights: Float[Tensor, " w"]) -> Layers:
-        parts = iter(weights.split([n for n_out, n_in in self.layer_shapes for n in (n_out * n_in, n_out)]))
-        return [(next(parts).view(shape), next(parts)) for shape in self.layer_shapes]
+        sizes = multipliers.to(statistics.dtype) * torch.sqrt(statistics[:, 0] + 1e-9)
+        return (100.0 / len(self.bank) * controls @ self.bank).to(statistics.dtype), sizes, hidden
 
 
 class Controller(nn.Module):
@@ -197,18 +188,32 @@ class Controller(nn.Module):
         return self.blend(h.T), self.multiplier(h.T).squeeze(-1), torch.stack([h.T, c.T], dim=1)
 
 
-def tensor_features(p: Float[Tensor, "*p"], slot: dict[str, Tensor]) -> Float[Tensor, " f"]:
-    """Statistics of a tensor's averages, all divided by its root mean square, and its rank (dimensions above 1)."""
-    scale = torch.rsqrt(p.square().mean().clamp(min=1e-9))
+def statistics(p: Float[Tensor, "*p"], slot: dict[str, Tensor]) -> Float[Tensor, " 6"]:
+    """Mean square of a tensor, variance of each of its momenta, mean and variance of its second moment."""
     m, v = columns(slot["momenta"]), columns(slot["second"])
-    v_mean = v.mean(dim=1, keepdim=True)
-    m_variance = (m - m.mean(dim=1, keepdim=True)).square().mean(dim=1)
+    centred_m, v_mean = m - m.mean(dim=1, keepdim=True), v.mean(dim=1, keepdim=True)
     v_variance = (v - v_mean).square().mean(dim=1)
-    logs = torch.cat([m_variance * scale.square(), v_mean.squeeze(1) * scale, v_variance * scale.square()])
-    logs = torch.log(1e-8 + (10.0 * logs).abs()).clamp(-5.0, 5.0) * 0.5
-    rank = min(sum(size > 1 for size in p.shape), NUM_RANKS - 1)
-    one_hot = [1.0 if i == rank else 0.0 for i in range(NUM_RANKS)]
-    return torch.cat([logs, logs.new_tensor(one_hot)])
+    return torch.cat([p.square().mean().view(1), centred_m.square().mean(dim=1), v_mean.squeeze(1), v_variance])
+
+
+def statistics_from(moments: Float[Tensor, "tensors k"]) -> Float[Tensor, "tensors 6"]:
+    """The same of all tensors, from their moments (see `l2o.rules.reference.moments`)."""
+    square, means = moments[:, 1:6], moments[:, -4:]
+    variances = (square[:, 1:] - means.square()).clamp(min=0.0)
+    return torch.cat([square[:, :1], variances[:, :3], means[:, 3:], variances[:, 3:]], dim=1)
+
+
+def tensor_features(statistics: Float[Tensor, "tensors 6"]) -> Float[Tensor, "tensors f"]:
+    """Logarithms of the statistics of the averages, in units of the tensor's root mean square."""
+    scale = torch.rsqrt(statistics[:, :1].clamp(min=1e-9))
+    squared = statistics[:, 1:] * torch.cat([scale.square().expand(-1, 3), scale, scale.square()], dim=1)
+    return torch.log(1e-8 + (10.0 * squared).abs()).clamp(-5.0, 5.0) * 0.5
+
+
+def rank_features(shapes: Sequence[Sequence[int]]) -> Float[Tensor, "tensors r"]:
+    """Each tensor's rank (dimensions above 1), one-hot."""
+    ranks = [min(sum(size > 1 for size in shape), NUM_RANKS - 1) for shape in shapes]
+    return torch.eye(NUM_RANKS)[ranks]
 
 
 def _linear(num_inputs: int, num_outputs: int) -> nn.Linear:

@@ -6,7 +6,7 @@ import torch
 
 from l2o.rules import AdamW, MatrixRule
 from l2o.rules.features import init_averages, split_rates, stack_features, update_averages
-from l2o.rules.matrix import ADAM_FEATURE
+from l2o.rules.reference import ADAM_FEATURE
 from l2o.types import Params, seeded
 
 

@@ -1,0 +1,183 @@
+"""Averages of every coordinate, and the network that reads them, on lists of tensors: the door to coordinate_mlp.cpp.
+
+All tensors are float32, contiguous and on the CPU. With `lanes`, each has a leading axis of that length and every lane
+its own everything; without (0), none has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from l2o.kernels.build import library
+
+MAX_HIDDEN = 32
+MAX_LAYERS = 4
+NUM_MOMENTS = 34
+"""Mean squares of the 30 features, then means of the three momenta and of the second moment."""
+
+
+class Network(NamedTuple):
+    """What is applied to the features: sizes of the MLP, and what becomes of its outputs.
+
+    hidden, num_layers, num_outputs: of the MLP; with two outputs (d, m) the step is d exp(magnitude_scale m).
+    extended: 30 features, not 28.
+    residual: add the sixth feature, normalised, to the step.
+    normalize: scale a tensor's step to unit root mean square over the coordinates that may move.
+    eps: added to mean squares before their roots.
+    eps_second: added to second moments before theirs.
+    max_gradient: bound on gradients.
+    magnitude_scale: see above.
+    size: factor of the step at last.
+    """
+
+    hidden: int
+    num_layers: int
+    num_outputs: int
+    extended: bool
+    residual: bool
+    normalize: bool
+    eps: float
+    eps_second: float
+    max_gradient: float
+    magnitude_scale: float
+    size: float
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012
+        *((name, ctypes.c_void_p) for name in "p g m v row column u new_m new_v new_row new_column".split()),
+        *((name, ctypes.c_int64) for name in "a s1 b s2 c row_is_outer".split()),
+    ]
+
+
+class _Plan(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012
+        *((name, ctypes.c_int64) for name in "num_lanes num_tensors hidden num_layers num_outputs".split()),
+        *((name, ctypes.c_int64) for name in "measure move extended residual normalize".split()),
+        ("rates", ctypes.c_void_p),
+        ("layers", ctypes.c_void_p),
+        ("layers_lane", ctypes.c_int64),
+        ("layers_tensor", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in "sizes moments".split()),
+        *((name, ctypes.c_float) for name in "eps_second eps_rms max_gradient magnitude_scale size".split()),
+    ]
+
+
+def padded(hidden: int) -> int:
+    """The number of hidden units that kernels are built for."""
+    return next(size for size in (4, 8, 16, 32) if hidden <= size)
+
+
+@torch.compiler.assume_constant_result
+def available(hidden: int, num_layers: int) -> bool:
+    """Whether there is a kernel for such a network; builds it, where it is not built yet."""
+    fits = hidden <= MAX_HIDDEN and num_layers <= MAX_LAYERS
+    return fits and library("coordinate_mlp", HIDDEN=padded(hidden)) is not None
+
+
+class Averages(NamedTuple):
+    """What is remembered of a tensor: `row` is the plain average where `column` is None (rank 0 and 1)."""
+
+    momenta: Tensor
+    second: Tensor
+    row: Tensor
+    column: Tensor | None
+
+
+def measure(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    averages: Sequence[Averages],
+    rates: Tensor,
+    network: Network,
+    lanes: int = 0,
+) -> tuple[list[Averages], Tensor]:
+    """The averages after one more gradient, and the moments of all tensors: (tensors, NUM_MOMENTS)."""
+    new = [Averages(*(x if x is None else torch.empty_like(x) for x in old)) for old in averages]
+    moments = rates.new_empty(*rates.shape[:-1], len(params), NUM_MOMENTS)
+    plan = _plan(params, network, moments, lanes)
+    plan.measure, plan.rates = 1, rates.data_ptr()
+    run = zip(params, grads, averages, new, strict=True)
+    _run(plan, [_tensor(p, g, old, lanes, after=made) for p, g, old, made in run])
+    return new, moments
+
+
+def move(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    averages: Sequence[Averages],
+    moments: Tensor,
+    layers: Tensor,
+    sizes: Tensor | None,
+    network: Network,
+    lanes: int = 0,
+) -> list[Tensor]:
+    """The step of every tensor.
+
+    Arguments:
+        averages, moments: as `measure` left them.
+        layers: weight and bias of each layer in a row: (w), or (tensors, w) for networks of their own.
+        sizes: (tensors), a factor of each tensor's step.
+    """
+    updates = [torch.empty_like(p) for p in params]
+    plan = _plan(params, network, moments, lanes)
+    plan.move, plan.layers = 1, layers.data_ptr()
+    lead = int(lanes > 0)
+    plan.layers_lane = layers.stride(0) if lead else 0
+    plan.layers_tensor = layers.stride(lead) if layers.ndim == 2 + lead else 0
+    plan.sizes = None if sizes is None else sizes.data_ptr()
+    run = zip(params, grads, averages, updates, strict=True)
+    _run(plan, [_tensor(p, g, old, lanes, u) for p, g, old, u in run])
+    return updates
+
+
+@lru_cache(maxsize=4096)
+def _geometry(shape: tuple[int, ...]) -> tuple[int, int, int, int, int, int]:
+    """(a, s1, b, s2, c, row_is_outer): a shape with its two factored dimensions s1 and s2 in memory order.
+
+    The second largest dimension and the largest one are factored, the later of equals counting as larger; the row
+    average is indexed by the smaller one.
+    """
+    if len(shape) < 2:
+        return (1, 1, 1, shape[0] if shape else 1, 1, 0)
+    *_, small, large = sorted(range(len(shape)), key=lambda dim: shape[dim])
+    first, last = sorted((small, large))
+    a, b, c = (_product(shape[part]) for part in (slice(first), slice(first + 1, last), slice(last + 1, None)))
+    return (a, shape[first], b, shape[last], c, int(small == first))
+
+
+def _product(sizes: Sequence[int]) -> int:
+    product = 1
+    for size in sizes:
+        product *= size
+    return product
+
+
+def _plan(params: Sequence[Tensor], network: Network, moments: Tensor, lanes: int) -> _Plan:
+    plan = _Plan(max(lanes, 1), len(params), network.hidden, network.num_layers, network.num_outputs)
+    plan.extended, plan.residual, plan.normalize = network.extended, network.residual, network.normalize
+    plan.eps_rms, plan.eps_second, plan.size = network.eps, network.eps_second, network.size
+    plan.max_gradient, plan.magnitude_scale = network.max_gradient, network.magnitude_scale
+    plan.moments = moments.data_ptr()
+    return plan
+
+
+def _tensor(
+    p: Tensor, grad: Tensor, old: Averages, lanes: int, u: Tensor | None = None, after: Averages | None = None
+) -> tuple[int | None, ...]:
+    made = (None,) * 4 if after is None else tuple(None if x is None else x.data_ptr() for x in after)
+    before = (None if x is None else x.data_ptr() for x in old)
+    step = None if u is None else u.data_ptr()
+    return (p.data_ptr(), grad.data_ptr(), *before, step, *made, *_geometry(tuple(p.shape[1:] if lanes else p.shape)))
+
+
+def _run(plan: _Plan, tensors: Sequence[tuple[int | None, ...]]) -> None:
+    kernel = library("coordinate_mlp", HIDDEN=padded(plan.hidden))
+    assert kernel is not None
+    kernel.coordinate_mlp(ctypes.byref(plan), (_Tensor * len(tensors))(*tensors))

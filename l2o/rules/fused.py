@@ -1,0 +1,201 @@
+"""The fast form of `l2o.rules.reference`: two torch operations on all tensors of a network, run by a C++ kernel.
+
+Each takes the tensors as they are or, with `lanes`, under one leading axis, which is how `vmap` calls it. Their
+derivatives are those of the readable form, made again in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils import _pytree
+
+from l2o.kernels import coordinate_mlp
+from l2o.kernels.coordinate_mlp import NUM_MOMENTS, Averages, Network
+from l2o.rules import reference
+
+_LISTS = "Tensor[] params, Tensor[] grads, Tensor[] momenta, Tensor[] second, Tensor[] rows, Tensor[] columns"
+_NETWORK = "int lanes, int[] form, float[] numbers"
+_library = torch.library.Library("l2o", "DEF")
+_library.define(f"remember({_LISTS}, Tensor rates, {_NETWORK}) -> Tensor[]")
+_library.define(f"respond({_LISTS}, Tensor moments, Tensor layers, Tensor? sizes, {_NETWORK}) -> Tensor[]")
+
+NUM_FORM = 6
+"""The first fields of a Network are whole numbers, the others are not."""
+
+
+def remember(
+    params: list[Tensor], grads: list[Tensor], slots: list[dict[str, Tensor]], rates: Tensor, network: Network
+) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """The averages of every tensor after one more gradient, and the moments of all."""
+    found = torch.ops.l2o.remember(params, grads, *_lists(slots), rates, 0, network[:NUM_FORM], network[NUM_FORM:])
+    averages = _averages(found[:-1], len(params), [_is_factored(p, 0) for p in params])
+    made = [{name: x for name, x in zip(_names(a), a, strict=True) if x is not None} for a in averages]
+    return [slot | new for slot, new in zip(slots, made, strict=True)], found[-1]
+
+
+def respond(
+    params: list[Tensor],
+    grads: list[Tensor],
+    slots: list[dict[str, Tensor]],
+    moments: Tensor,
+    layers: Tensor,
+    sizes: Tensor | None,
+    network: Network,
+) -> list[Tensor]:
+    """The step of every tensor; layers and sizes for all, or one row a tensor."""
+    form, numbers = network[:NUM_FORM], network[NUM_FORM:]
+    return torch.ops.l2o.respond(params, grads, *_lists(slots), moments, layers, sizes, 0, form, numbers)
+
+
+def _names(averages: Averages) -> tuple[str, ...]:
+    return ("momenta", "second", "diagonal" if averages.column is None else "row", "column")
+
+
+def _is_factored(p: Tensor, lanes: int) -> bool:
+    return p.ndim - (lanes > 0) >= 2
+
+
+def _lists(slots: Sequence[dict[str, Tensor]]) -> tuple[list[Tensor], ...]:
+    """Momenta, second moments, rows (or diagonals) and columns (of factored tensors only)."""
+    rows = [slot["row"] if "row" in slot else slot["diagonal"] for slot in slots]
+    columns = [slot["column"] for slot in slots if "column" in slot]
+    return [slot["momenta"] for slot in slots], [slot["second"] for slot in slots], rows, columns
+
+
+def _averages(flat: Sequence[Tensor], num: int, factored: Sequence[bool]) -> list[Averages]:
+    """From momenta, second moments, rows and columns in a row; the inverse of `_lists`."""
+    columns = iter(flat[3 * num :])
+    first = zip(flat[:num], flat[num : 2 * num], flat[2 * num : 3 * num], factored, strict=True)
+    return [Averages(m, v, row, next(columns) if is_factored else None) for m, v, row, is_factored in first]
+
+
+def _network(form: Sequence[int], numbers: Sequence[float]) -> Network:
+    hidden, num_layers, num_outputs, *flags = form
+    return Network(hidden, num_layers, num_outputs, *map(bool, flags), *numbers)
+
+
+def _remember_cpu(*args: Any) -> list[Tensor]:
+    params, grads, *lists, rates, lanes, form, numbers = args
+    params, grads, *lists = ([x.contiguous() for x in tensors] for tensors in (params, grads, *lists))
+    flat = [x for tensors in lists for x in tensors]
+    averages = _averages(flat, len(params), [_is_factored(p, lanes) for p in params])
+    made, moments = coordinate_mlp.measure(
+        params, grads, averages, rates.contiguous(), _network(form, numbers), lanes
+    )
+    return [*(a[i] for i in range(3) for a in made), *(a.column for a in made if a.column is not None), moments]
+
+
+def _respond_cpu(*args: Any) -> list[Tensor]:
+    params, grads, *lists, moments, layers, sizes, lanes, form, numbers = args
+    params, grads, *lists = ([x.contiguous() for x in tensors] for tensors in (params, grads, *lists))
+    flat = [x for tensors in lists for x in tensors]
+    averages = _averages(flat, len(params), [_is_factored(p, lanes) for p in params])
+    sizes = None if sizes is None else sizes.contiguous()
+    return coordinate_mlp.move(
+        params, grads, averages, moments.contiguous(), layers.contiguous(), sizes, _network(form, numbers), lanes
+    )
+
+
+def _remember_shapes(*args: Any) -> list[Tensor]:
+    params, _, *lists, rates, _, _, _ = args
+    moments = rates.new_empty(*rates.shape[:-1], len(params), NUM_MOMENTS)
+    return [*(torch.empty_like(x) for tensors in lists for x in tensors), moments]
+
+
+def _respond_shapes(*args: Any) -> list[Tensor]:
+    return [torch.empty_like(p) for p in args[0]]
+
+
+def _remember_reference(args: Sequence[Any]) -> list[Tensor]:
+    params, grads, *lists, rates, _, form, numbers = args
+    network = _network(form, numbers)
+    slots = _slots(params, lists)
+    made = [reference.remember(g, slot, rates, network.max_gradient) for g, slot in zip(grads, slots, strict=True)]
+    moments = [reference.moments(p, g, slot, network) for p, g, slot in zip(params, grads, made, strict=True)]
+    return [*(x for tensors in _lists(made) for x in tensors), torch.stack(moments)]
+
+
+def _respond_reference(args: Sequence[Any]) -> list[Tensor]:
+    params, grads, *lists, _, layers, sizes, _, form, numbers = args
+    network, num = _network(form, numbers), len(params)
+    each_layers = layers if layers.ndim == 2 else [layers] * num
+    each_size = [None] * num if sizes is None else sizes
+    parts = zip(params, grads, _slots(params, lists), each_layers, each_size, strict=True)
+    return [reference.respond(*part, network) for part in parts]
+
+
+def _slots(params: Sequence[Tensor], lists: Sequence[Sequence[Tensor]]) -> list[dict[str, Tensor]]:
+    flat = [x for tensors in lists for x in tensors]
+    averages = _averages(flat, len(params), [_is_factored(p, 0) for p in params])
+    return [{name: x for name, x in zip(_names(a), a, strict=True) if x is not None} for a in averages]
+
+
+def _vmapped(op: Any) -> Callable[..., Any]:
+    """The operation under `vmap`: the same one with (more) lanes."""
+
+    def rule(info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[list[Tensor], list[int]]:
+        *given, lanes, form, numbers = args
+        num = info.batch_size
+
+        def lead(x: Any, dim: Any) -> Any:
+            if isinstance(x, list):
+                return [lead(*each) for each in zip(x, dim or [None] * len(x), strict=True)]
+            if not isinstance(x, Tensor):
+                return x
+            x = x.expand(num, *x.shape) if dim is None else x.movedim(dim, 0)
+            return x.flatten(0, 1) if lanes else x
+
+        batched = [lead(x, dim) for x, dim in zip(given, in_dims, strict=False)]
+        found = op(*batched, num * max(lanes, 1), form, numbers)
+        return [x.unflatten(0, (num, lanes)) if lanes else x for x in found], [0] * len(found)
+
+    return rule
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.leaves, ctx.spec = _pytree.tree_flatten(inputs)
+    ctx.places = [i for i, leaf in enumerate(ctx.leaves) if isinstance(leaf, Tensor)]
+    ctx.save_for_backward(*(ctx.leaves[i] for i in ctx.places))
+    for i in ctx.places:
+        ctx.leaves[i] = None
+
+
+def _derivative(compute: Callable[[Sequence[Any]], list[Tensor]]) -> Callable[..., Any]:
+    """The backward pass through the readable form of an operation."""
+
+    def backward(ctx: Any, upstream: Sequence[Tensor | None]) -> Any:
+        again = torch.is_grad_enabled()  # a derivative of this derivative may be wanted
+        leaves = list(ctx.leaves)
+        for i, x in zip(ctx.places, ctx.saved_tensors, strict=True):
+            leaves[i] = x if again or not x.requires_grad else x.detach().requires_grad_()
+        args = _pytree.tree_unflatten(leaves, ctx.spec)
+        wanted = [i for i in ctx.places if leaves[i].requires_grad]
+        with torch.enable_grad():
+            axes = _pytree.tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, args)
+            out = vmap(compute, in_dims=(axes,))(args) if args[-3] else compute(args)
+        reached = [(o, g) for o, g in zip(out, upstream, strict=True) if g is not None and o.requires_grad]
+        found: list[Tensor | None] = [None] * len(leaves)
+        if reached and wanted:
+            outputs, grads = zip(*reached, strict=True)
+            inputs = [leaves[i] for i in wanted]
+            by_input = torch.autograd.grad(outputs, inputs, grads, allow_unused=True, create_graph=again)
+            for i, grad in zip(wanted, by_input, strict=True):
+                found[i] = grad
+        return (*_pytree.tree_unflatten(found, ctx.spec)[:-3], None, None, None)
+
+    return backward
+
+
+for _op, _cpu, _shapes, _compute in (
+    ("remember", _remember_cpu, _remember_shapes, _remember_reference),
+    ("respond", _respond_cpu, _respond_shapes, _respond_reference),
+):
+    _library.impl(_op, _cpu, "CPU")
+    torch.library.register_fake(f"l2o::{_op}", _shapes)
+    torch.library.register_autograd(f"l2o::{_op}", _derivative(_compute), setup_context=_save)
+    torch.library.register_vmap(f"l2o::{_op}", _vmapped(getattr(torch.ops.l2o, _op)))
