@@ -11,6 +11,7 @@
 #include "vector.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -75,15 +76,20 @@ struct Row {
   float *new_m[3], *new_v, *u;
 };
 
+// Calls body(j, k) for stretches of k coordinates from j on: WIDTH as a constant, but for a last shorter one.
 template <class Body>
-inline void along(int64_t n, Body body) {
-  for (int64_t j = 0; j < n; j += WIDTH) body(j, (int)std::min<int64_t>(WIDTH, n - j));
+inline __attribute__((always_inline)) void along(int64_t n, Body body) {
+  int64_t j = 0;
+  for (; j + WIDTH <= n; j += WIDTH) body(j, std::integral_constant<int, WIDTH>{});
+  if (j < n) body(j, (int)(n - j));
 }
 
 inline V keep(V x, int n) {  // zero from the n-th on
   for (int i = n; i < WIDTH; i++) x[i] = 0.0f;
   return x;
 }
+
+inline V keep(V x, std::integral_constant<int, WIDTH>) { return x; }
 
 template <int H>
 struct Net {
@@ -114,7 +120,7 @@ struct Net {
 };
 
 template <int H>
-inline void add(V (&z)[H], const float (&w)[H], V x) {
+inline __attribute__((always_inline)) void add(V (&z)[H], const float (&w)[H], V x) {
 #pragma GCC unroll 32
   for (int h = 0; h < H; h++) z[h] += w[h] * x;
 }
@@ -236,24 +242,25 @@ class Step {
     body(r, end - begin);
   }
 
-  V gradient(const Row& r, int64_t j, int n) const { return clamp(load(r.g + j, n), plan.max_gradient); }
-  V momentum(const Row& r, int k, V g, int64_t j, int n) const {
+  inline __attribute__((always_inline)) V gradient(const Row& r, int64_t j, int n) const { return clamp(load(r.g + j, n), plan.max_gradient); }
+  inline __attribute__((always_inline)) V momentum(const Row& r, int k, V g, int64_t j, int n) const {
     V x = load(r.m[k] + j, n);
     return x + rates.m[k] * (g - x);
   }
-  V second(const Row& r, V g, int64_t j, int n) const {
+  inline __attribute__((always_inline)) V second(const Row& r, V g, int64_t j, int n) const {
     V x = load(r.v + j, n);
     return x + rates.v * (g * g - x);
   }
 
   using SumsA = Sums<16>;  // g p m m m v mr mr mr r clip gr, m m m v
 
-  void measure_row(const Row& r, int64_t n, V (&s)[16], float* by_column, V* by_row) const {
-    V row = V{};
-    along(n, [&](int64_t j, int k) {
+  void measure_row(const Row& r, int64_t n, V (&sums)[16], float* by_column, V* by_row) const {
+    V row = V{}, s[16];  // locals stay in registers
+    std::copy(sums, sums + 16, s);
+    along(n, [&](int64_t j, auto k) {
       const V g = gradient(r, j, k), p = load(r.p + j, k), v = second(r, g, j, k), square = g * g;
       V inverse = rsqrt(v + plan.eps_second);
-      if (k < WIDTH) inverse = keep(inverse, k);
+      inverse = keep(inverse, k);
       const V clip = clamp(g, 0.1f), gr = g * inverse;
       if (r.new_v) store(r.new_v + j, v, k);
       s[0] += square, s[1] += p * p, s[5] += v * v, s[9] += inverse * inverse, s[10] += clip * clip, s[11] += gr * gr;
@@ -267,6 +274,7 @@ class Step {
       if (by_column) store(by_column + j, load(by_column + j, k) + square, k);
       row += square;
     });
+    std::copy(s, s + 16, sums);
     *by_row = row;
   }
 
@@ -321,8 +329,10 @@ class Step {
     }
   }
 
-  void measure_diagonal(const Row& r, int64_t n, int64_t begin, V (&s)[12]) const {
-    along(n, [&](int64_t j, int k) {
+  void measure_diagonal(const Row& r, int64_t n, int64_t begin, V (&sums)[12]) const {
+    V s[12];
+    std::copy(sums, sums + 12, s);
+    along(n, [&](int64_t j, auto k) {
       const V g = gradient(r, j, k);
 #pragma GCC unroll 3
       for (int i = 0; i < 3; i++) {
@@ -331,10 +341,11 @@ class Step {
         if (new_d[i]) store(new_d[i] + begin + j, x, k);
         const V gf = g * rsqrt(x + 1e-9f), mf = momentum(r, i, g, j, k) * rsqrt(x + 1e-6f);
         V inverse = rsqrt(x + 1e-8f);
-        if (k < WIDTH) inverse = keep(inverse, k);
+        inverse = keep(inverse, k);
         s[i] += gf * gf, s[3 + i] += x * x, s[6 + i] += inverse * inverse, s[9 + i] += mf * mf;
       }
     });
+    std::copy(s, s + 12, sums);
   }
 
   // New factored statistics, the scales that they give, and the mean squares of the features made of them alone.
@@ -345,26 +356,19 @@ class Step {
     for (int k = 0; k < 3; k++) {
       float* o = outer.data() + k * num_outer;
       float* i = inner.data() + k * num_inner;
-      for (int64_t j = 0; j < num_outer; j++) o[j] = outer_in[k * num_outer + j];
-      for (int64_t q = 0; q < t.a * t.b; q++)
-        for (int64_t s = 0; s < t.s2; s++)
-          for (int64_t c = 0; c < t.c; c++)
-            i[(q * t.c + c) * t.s2 + s] = inner_in[k * num_inner + (q * t.s2 + s) * t.c + c];
+      std::copy_n(outer_in + k * num_outer, num_outer, o);
+      transpose(inner_in + k * num_inner, i, t.s2, t.c);
       if (plan.measure) {
         const float rate = rates.f[k], by1 = 1.0f / t.s2, by2 = 1.0f / t.s1;
         for (int64_t j = 0; j < num_outer; j++) o[j] += rate * (by_row[j] * by1 - o[j]);
         for (int64_t j = 0; j < num_inner; j++) i[j] += rate * (by_column[j] * by2 - i[j]);
-        for (int64_t j = 0; j < num_outer; j++) outer_out[k * num_outer + j] = o[j];
-        for (int64_t q = 0; q < t.a * t.b; q++)
-          for (int64_t s = 0; s < t.s2; s++)
-            for (int64_t c = 0; c < t.c; c++)
-              inner_out[k * num_inner + (q * t.s2 + s) * t.c + c] = i[(q * t.c + c) * t.s2 + s];
+        std::copy_n(o, num_outer, outer_out + k * num_outer);
+        transpose(i, inner_out + k * num_inner, t.c, t.s2);
         features_of(o, num_outer, k, is), features_of(i, num_inner, k, !is);
       }
       float* os = outer_scale.data() + k * num_outer;
       float* is_ = inner_scale.data() + k * num_inner;
-      for (int64_t j = 0; j < num_outer; j++) os[j] = o[j];
-      for (int64_t j = 0; j < num_inner; j++) is_[j] = i[j];
+      std::copy_n(o, num_outer, os), std::copy_n(i, num_inner, is_);
       if (is) {
         for (int64_t a = 0; a < t.a; a++)
           for (int64_t bc = 0; bc < t.b * t.c; bc++) relative(os + a * t.s1 * t.b * t.c + bc, t.s1, t.b * t.c);
@@ -375,11 +379,25 @@ class Step {
     }
   }
 
+  // Each of the a x b matrices (m, n) of an inner statistic becomes (n, m).
+  void transpose(const float* from, float* to, int64_t m, int64_t n) const {
+    if (m == 1 || n == 1) std::copy_n(from, num_inner, to);
+    else
+      for (int64_t q = 0; q < num_inner; q += m * n)
+        for (int64_t i = 0; i < m; i++)
+          for (int64_t j = 0; j < n; j++) to[q + j * m + i] = from[q + i * n + j];
+  }
+
   void features_of(const float* x, int64_t n, int k, bool is_row) {
-    double square = 0.0, inverse = 0.0;
-    for (int64_t j = 0; j < n; j++) square += x[j] * x[j], inverse += 1.0f / (x[j] + 1e-8f);
-    moments[(is_row ? ROW : COL) + k] = square / n;
-    moments[(is_row ? RROW : RCOL) + k] = inverse / n;
+    Sums<2> sums;
+    along(n, [&](int64_t j, auto k) {
+      const V y = load(x + j, k);
+      sums.part[0] += y * y, sums.part[1] += keep(1.0f / (y + 1e-8f), k);
+      sums.after(1);
+    });
+    sums.flush();
+    moments[(is_row ? ROW : COL) + k] = sums.total[0] / n;
+    moments[(is_row ? RROW : RCOL) + k] = sums.total[1] / n;
   }
 
   static void relative(float* x, int64_t n, int64_t stride) {
@@ -390,7 +408,7 @@ class Step {
   }
 
   static void inverse_root(float* x, int64_t n) {
-    along(n, [&](int64_t j, int k) { store(x + j, rsqrt(at_least(load(x + j, k), 1e-9f)), k); });
+    along(n, [&](int64_t j, auto k) { store(x + j, rsqrt(at_least(load(x + j, k), 1e-9f)), k); });
   }
 
   void pass_b() {
@@ -398,17 +416,19 @@ class Step {
     const int64_t vectors = (t.s2 + WIDTH - 1) / WIDTH;
     chunks([&](int64_t i, int64_t begin, int64_t end) {
       auto& sums = found[i];
-      rows(begin, end, false, false, [&](const Row& given, int64_t n, int64_t outer, int64_t inner) {
-        Row r = given;
-        along(n, [&](int64_t j, int k) {
+      rows(begin, end, false, false, [&](const Row& r, int64_t n, int64_t outer, int64_t inner) {
+        V s[6];
+        std::copy(sums.part, sums.part + 6, s);
+        along(n, [&](int64_t j, auto k) {
           const V g = gradient(r, j, k);
 #pragma GCC unroll 3
           for (int q = 0; q < 3; q++) {
             const V f = load(&inner_scale[q * num_inner + inner] + j, k) * outer_scale[q * num_outer + outer];
             const V gf = g * f, mf = momentum(r, q, g, j, k) * f;
-            sums.part[q] += gf * gf, sums.part[3 + q] += mf * mf;
+            s[q] += gf * gf, s[3 + q] += mf * mf;
           }
         });
+        std::copy(s, s + 6, sums.part);
         sums.after(vectors);
       });
       sums.flush();
@@ -430,7 +450,7 @@ class Step {
       const int into = t.row_is_outer ? COL : ROW, from = t.row_is_outer ? ROW : COL;
       const int r_into = t.row_is_outer ? RCOL : RROW, r_from = t.row_is_outer ? RROW : RCOL;
       std::vector<float> table(H * num_inner);  // what the first layer makes of the inner statistics
-      along(num_inner, [&](int64_t j, int n) {
+      along(num_inner, [&](int64_t j, auto n) {
         V z[H] = {};
         for (int k = 0; k < 3; k++) {
           const V x = load(&inner[k * num_inner] + j, n);
@@ -449,7 +469,7 @@ class Step {
             for (int h = 0; h < H; h++) bias[h] += net.in[from + k][h] * x + net.in[r_from + k][h] * inverse;
             scales[k] = outer_scale[k * num_outer + at];
           }
-          along(n, [&](int64_t j, int k) {
+          along(n, [&](int64_t j, auto k) {
             V z[H];
 #pragma GCC unroll 32
             for (int h = 0; h < H; h++) z[h] = bias[h] + load(&table[h * num_inner + inner] + j, k);
@@ -473,7 +493,7 @@ class Step {
         auto& sums = found[i];
         for (int64_t at = begin; at < end; at += 2048) {
           stretch(at, std::min(end, at + 2048), false, [&](const Row& r, int64_t n) {
-            along(n, [&](int64_t j, int k) {
+            along(n, [&](int64_t j, auto k) {
               V z[H];
               for (int h = 0; h < H; h++) z[h] = splat(net.bias[h]);
               move(net, r, j, k, z, sums, [&](int q, V g, V m) {
@@ -499,8 +519,8 @@ class Step {
     }
   }
 
-  template <class Factored>
-  inline void move(const Net<H>& net, const Row& r, int64_t j, int k, V (&z)[H], Sums<2>& sums, Factored factored) const {
+  template <class Count, class Factored>
+  inline __attribute__((always_inline)) void move(const Net<H>& net, const Row& r, int64_t j, Count k, V (&z)[H], Sums<2>& sums, Factored factored) const {
     const V g = gradient(r, j, k), v = second(r, g, j, k), inverse = rsqrt(v + plan.eps_second);
     V slowest, adam;
     add(z, net.in[G], g), add(z, net.in[P], load(r.p + j, k)), add(z, net.in[V2], v), add(z, net.in[R], inverse);

@@ -69,9 +69,11 @@ static inline V clamp(V x, float bound) { return at_most(at_least(x, -bound), bo
 static inline V relu(V x) { return at_least(x, 0.0f); }
 
 static inline float sum(V x) {
-  float total = 0.0f;
-  for (int i = 0; i < WIDTH; i++) total += x[i];
-  return total;
+  float parts[WIDTH];
+  store(parts, x);
+  for (int n = WIDTH / 2; n; n /= 2)
+    for (int i = 0; i < n; i++) parts[i] += parts[i + n];
+  return parts[0];
 }
 
 // e^x to about 2 ulp (Cephes); saturates at the ends of float's range.
