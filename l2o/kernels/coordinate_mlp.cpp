@@ -18,7 +18,7 @@ namespace {
 
 // The order of l2o.rules.features.stack_features, then the means of momenta and second moment
 enum { G, P, M, V2 = 5, MR, R = 9, GF, ROW = 13, COL = 16, RROW = 19, RCOL = 22, MF = 25, CLIP = 28, GR, NUM_FEATURES };
-enum { MEAN_M = NUM_FEATURES, MEAN_V = MEAN_M + 3, NUM_MOMENTS };
+enum { MEAN_M = NUM_FEATURES, MEAN_V = MEAN_M + 3, MOVED, NUM_MOMENTS };
 
 constexpr int MAX_LAYERS = 4;
 constexpr int64_t CHUNK = 1 << 16;  // coordinates that one thread takes at a time; fixed, so sums do not depend on threads
@@ -36,12 +36,14 @@ struct Tensor {
 
 struct Plan {
   int64_t num_lanes, num_tensors, hidden, num_layers, num_outputs;
-  int64_t measure, move, extended, residual, normalize;
-  const float *rates;  // (lanes, 7), or null where averages are new already
+  int64_t measure, extended, residual, normalize;
+  const float *rates;  // (lanes, 7), or null where momenta and second moment are new already
   const float *layers;  // lanes and tensors leading, strides below
   int64_t layers_lane, layers_tensor;
   const float *sizes;  // (lanes, tensors), a further factor of every step, or null
-  float *moments;  // (lanes, tensors, NUM_MOMENTS): mean squares of the features, means of momenta and second moment
+  float *moments;  // (lanes, tensors, NUM_MOMENTS): mean squares of the features, means of momenta and
+                   // second moment, share of the coordinates that have ever had a gradient
+  float *norms;  // (lanes, tensors): sum of squares of the step before it is scaled, or null
   float eps_second, eps_rms, max_gradient, magnitude_scale, size;
 };
 }
@@ -138,6 +140,7 @@ class Step {
     if (plan.rates) std::memcpy(&rates, plan.rates + 7 * lane, sizeof rates);
     const int64_t item = lane * plan.num_tensors + index;
     moments = plan.moments + item * NUM_MOMENTS;
+    norm = plan.norms ? plan.norms + item : nullptr;
     step_size = plan.size * (plan.sizes ? plan.sizes[item] : 1.0f);
     weights = plan.layers + plan.layers_lane * lane + plan.layers_tensor * index;
     p = t.p + offset, g = t.g + offset, v = t.v + offset, u = t.u ? t.u + offset : nullptr;
@@ -165,23 +168,17 @@ class Step {
     num_chunks = std::max<int64_t>(1, std::min<int64_t>({64, size / CHUNK, most}));
   }
 
-  void run() {
-    if (plan.measure) pass_a();
+  // The averages after one more gradient, and the moments. Momenta and second moment may be left as they are: then they
+  // are made again where they are needed, from the old ones and the rates.
+  void measure() {
+    pass_a();
+    if (factored) statistics(), pass_b();
+  }
+
+  void move() {
+    std::fill(rates.f, rates.f + 3, 0.0f);  // factored averages are always new by now
     if (factored) statistics();
-    if (plan.measure) {
-      if (factored) pass_b();
-      // from here on averages are read where they were written
-      if (new_v) {
-        for (int k = 0; k < 3; k++) m[k] = new_m[k];
-        v = new_v;
-        rates.v = rates.m[0] = rates.m[1] = rates.m[2] = 0.0f;
-        if (!factored) {
-          for (int k = 0; k < 3; k++) d[k] = new_d[k];
-          std::fill(rates.f, rates.f + 3, 0.0f);
-        }
-      }
-    }
-    if (plan.move) pass_c();
+    pass_c();
   }
 
  private:
@@ -252,11 +249,11 @@ class Step {
     return x + rates.v * (g * g - x);
   }
 
-  using SumsA = Sums<16>;  // g p m m m v mr mr mr r clip gr, m m m v
+  using SumsA = Sums<17>;  // g p m m m v mr mr mr r clip gr, m m m v, moved
 
-  void measure_row(const Row& r, int64_t n, V (&sums)[16], float* by_column, V* by_row) const {
-    V row = V{}, s[16];  // locals stay in registers
-    std::copy(sums, sums + 16, s);
+  void measure_row(const Row& r, int64_t n, V (&sums)[17], float* by_column, V* by_row) const {
+    V row = V{}, s[17];  // locals stay in registers
+    std::copy(sums, sums + 17, s);
     along(n, [&](int64_t j, auto k) {
       const V g = gradient(r, j, k), p = load(r.p + j, k), v = second(r, g, j, k), square = g * g;
       V inverse = rsqrt(v + plan.eps_second);
@@ -270,11 +267,12 @@ class Step {
         const V m = momentum(r, i, g, j, k), mr = m * inverse;
         if (r.new_v) store(r.new_m[i] + j, m, k);
         s[2 + i] += m * m, s[6 + i] += mr * mr, s[12 + i] += m;
+        if (i == 2) s[16] += m != 0.0f ? splat(1.0f) : V{};
       }
       if (by_column) store(by_column + j, load(by_column + j, k) + square, k);
       row += square;
     });
-    std::copy(s, s + 16, sums);
+    std::copy(s, s + 17, sums);
     *by_row = row;
   }
 
@@ -321,8 +319,9 @@ class Step {
         if (q / 3 == 2) moments[RCOL + q % 3] = moments[at];
       }
     }
-    const int places[16] = {G, P, M, M + 1, M + 2, V2, MR, MR + 1, MR + 2, R, CLIP, GR, MEAN_M, MEAN_M + 1, MEAN_M + 2, MEAN_V};
-    for (int q = 0; q < 16; q++) {
+    const int places[17] = {G,      P, M,  M + 1,  M + 2,      V2,         MR,     MR + 1, MR + 2,
+                            R, CLIP, GR, MEAN_M, MEAN_M + 1, MEAN_M + 2, MEAN_V, MOVED};
+    for (int q = 0; q < 17; q++) {
       double total = 0.0;
       for (auto& sums : found) total += sums.total[q];
       moments[places[q]] = total / size;
@@ -445,7 +444,7 @@ class Step {
     for (int f = 0; f < NUM_FEATURES; f++) scale[f] = 1.0f / std::sqrt(moments[f] + plan.eps_rms);
     Net<H> net;
     net.fill(plan, weights, scale);
-    std::vector<Sums<2>> found(num_chunks);
+    std::vector<Sums<1>> found(num_chunks);
     if (factored) {
       const int into = t.row_is_outer ? COL : ROW, from = t.row_is_outer ? ROW : COL;
       const int r_into = t.row_is_outer ? RCOL : RROW, r_from = t.row_is_outer ? RROW : RCOL;
@@ -508,10 +507,11 @@ class Step {
         }
       });
     }
-    double square = 0.0, moved = 0.0;
-    for (auto& sums : found) square += sums.total[0], moved += sums.total[1];
+    double square = 0.0;
+    for (auto& sums : found) square += sums.total[0];
+    if (norm) *norm = square;
     if (plan.normalize) {
-      const float by = step_size / std::sqrt((float)(square / std::max(moved, 1.0)) + 1e-9f);
+      const float by = step_size / std::sqrt((float)(square / std::max(std::round((double)moments[MOVED] * size), 1.0)) + 1e-9f);
       const int64_t num = std::max<int64_t>(1, size / CHUNK);
 #pragma omp parallel for if (parallel)
       for (int64_t i = 0; i < num; i++)
@@ -520,7 +520,7 @@ class Step {
   }
 
   template <class Count, class Factored>
-  inline __attribute__((always_inline)) void move(const Net<H>& net, const Row& r, int64_t j, Count k, V (&z)[H], Sums<2>& sums, Factored factored) const {
+  inline __attribute__((always_inline)) void move(const Net<H>& net, const Row& r, int64_t j, Count k, V (&z)[H], Sums<1>& sums, Factored factored) const {
     const V g = gradient(r, j, k), v = second(r, g, j, k), inverse = rsqrt(v + plan.eps_second);
     V slowest, adam;
     add(z, net.in[G], g), add(z, net.in[P], load(r.p + j, k)), add(z, net.in[V2], v), add(z, net.in[R], inverse);
@@ -552,7 +552,7 @@ class Step {
     const VI moved = slowest != 0.0f;
     direction = moved ? direction : V{};
     store(r.u + j, direction, k);
-    sums.part[0] += direction * direction, sums.part[1] += moved ? splat(1.0f) : V{};
+    sums.part[0] += direction * direction;
   }
 
   const Plan& plan;
@@ -560,7 +560,7 @@ class Step {
   const bool parallel, factored;
   int64_t size, num_outer, num_inner, offset, split, num_chunks;
   Rates rates;
-  float *moments, step_size;
+  float *moments, *norm, step_size;
   const float *weights, *p, *g, *m[3], *v, *d[3], *outer_in, *inner_in;
   float *new_m[3], *new_v, *new_d[3], *u, *outer_out = nullptr, *inner_out = nullptr;
   std::vector<float> by_row, by_column, outer, inner, outer_scale, inner_scale;
@@ -574,16 +574,43 @@ void all(const Plan& plan, const Tensor* tensors) {
     const int64_t size = t.a * t.s1 * t.b * t.s2 * t.c;
     (size >= 2 * CHUNK && plan.num_lanes < 16 ? large : small).push_back(i);
   }
+  const auto work = [&](int64_t lane, int64_t index, bool parallel) {
+    Step<H> step(plan, tensors[index], lane, index, parallel);
+    plan.measure ? step.measure() : step.move();
+  };
   const int64_t num = plan.num_lanes * (int64_t)small.size();
 #pragma omp parallel for schedule(dynamic) if (num > 1)
   for (int64_t i = 0; i < num; i++) {
     const int64_t lane = i / (int64_t)small.size(), index = small[i % small.size()];
-    Step<H>(plan, tensors[index], lane, index, false).run();
+    work(lane, index, false);
   }
   for (int64_t index : large)
-    for (int64_t lane = 0; lane < plan.num_lanes; lane++) Step<H>(plan, tensors[index], lane, index, true).run();
+    for (int64_t lane = 0; lane < plan.num_lanes; lane++) work(lane, index, true);
 }
 
 }  // namespace
 
 extern "C" void coordinate_mlp(const Plan* plan, const Tensor* tensors) { all<HIDDEN>(*plan, tensors); }
+
+// Brings momenta and second moments up to date in place, from the same gradients.
+extern "C" void coordinate_mlp_advance(const Plan* plan, const Tensor* tensors) {
+  Rates rates;
+  std::memcpy(&rates, plan->rates, sizeof rates);
+  for (int64_t i = 0; i < plan->num_tensors; i++) {
+    const Tensor& t = tensors[i];
+    const int64_t size = t.a * t.s1 * t.b * t.s2 * t.c, num = std::max<int64_t>(1, size / CHUNK);
+#pragma omp parallel for if (num > 1)
+    for (int64_t chunk = 0; chunk < num; chunk++) {
+      const int64_t begin = size * chunk / num, end = size * (chunk + 1) / num;
+      along(end - begin, [&](int64_t j, auto n) {
+        const int64_t at = begin + j;
+        const V g = clamp(load(t.g + at, n), plan->max_gradient), v = load(t.v + at, n);
+        store(t.new_v + at, v + rates.v * (g * g - v), n);
+        for (int k = 0; k < 3; k++) {
+          const V m = load(t.m + k * size + at, n);
+          store(t.new_m + k * size + at, m + rates.m[k] * (g - m), n);
+        }
+      });
+    }
+  }
+}

@@ -18,8 +18,9 @@ from l2o.kernels.build import library
 
 MAX_HIDDEN = 32
 MAX_LAYERS = 4
-NUM_MOMENTS = 34
-"""Mean squares of the 30 features, then means of the three momenta and of the second moment."""
+NUM_MOMENTS = 35
+"""Mean squares of the 30 features, means of the three momenta and of the second moment, share of coordinates that have
+ever had a gradient."""
 
 
 class Network(NamedTuple):
@@ -59,12 +60,12 @@ class _Tensor(ctypes.Structure):
 class _Plan(ctypes.Structure):
     _fields_ = [  # noqa: RUF012
         *((name, ctypes.c_int64) for name in "num_lanes num_tensors hidden num_layers num_outputs".split()),
-        *((name, ctypes.c_int64) for name in "measure move extended residual normalize".split()),
+        *((name, ctypes.c_int64) for name in "measure extended residual normalize".split()),
         ("rates", ctypes.c_void_p),
         ("layers", ctypes.c_void_p),
         ("layers_lane", ctypes.c_int64),
         ("layers_tensor", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in "sizes moments".split()),
+        *((name, ctypes.c_void_p) for name in "sizes moments norms".split()),
         *((name, ctypes.c_float) for name in "eps_second eps_rms max_gradient magnitude_scale size".split()),
     ]
 
@@ -97,14 +98,20 @@ def measure(
     rates: Tensor,
     network: Network,
     lanes: int = 0,
+    later: bool = False,
 ) -> tuple[list[Averages], Tensor]:
-    """The averages after one more gradient, and the moments of all tensors: (tensors, NUM_MOMENTS)."""
-    new = [Averages(*(x if x is None else torch.empty_like(x) for x in old)) for old in averages]
+    """The averages after one more gradient, and the moments of all tensors: (tensors, NUM_MOMENTS).
+
+    Arguments:
+        later: leave momenta and second moments as they are, for `move` to reckon with and `advance` to bring up to date.
+    """
+    make = _made_later if later else _made
+    new = [make(old) for old in averages]
     moments = rates.new_empty(*rates.shape[:-1], len(params), NUM_MOMENTS)
     plan = _plan(params, network, moments, lanes)
     plan.measure, plan.rates = 1, rates.data_ptr()
     run = zip(params, grads, averages, new, strict=True)
-    _run(plan, [_tensor(p, g, old, lanes, after=made) for p, g, old, made in run])
+    _run(plan, [_tensor(p, g, old, lanes, after=made, later=later) for p, g, old, made in run])
     return new, moments
 
 
@@ -117,6 +124,8 @@ def move(
     sizes: Tensor | None,
     network: Network,
     lanes: int = 0,
+    rates: Tensor | None = None,
+    norms: Tensor | None = None,
 ) -> list[Tensor]:
     """The step of every tensor.
 
@@ -124,17 +133,34 @@ def move(
         averages, moments: as `measure` left them.
         layers: weight and bias of each layer in a row: (w), or (tensors, w) for networks of their own.
         sizes: (tensors), a factor of each tensor's step.
+        rates: given where `measure` left work for later.
+        norms: (tensors), to be filled with numbers that are finite where the steps are.
     """
     updates = [torch.empty_like(p) for p in params]
     plan = _plan(params, network, moments, lanes)
-    plan.move, plan.layers = 1, layers.data_ptr()
+    plan.layers = layers.data_ptr()
     lead = int(lanes > 0)
     plan.layers_lane = layers.stride(0) if lead else 0
     plan.layers_tensor = layers.stride(lead) if layers.ndim == 2 + lead else 0
-    plan.sizes = None if sizes is None else sizes.data_ptr()
+    plan.sizes, plan.rates, plan.norms = (None if x is None else x.data_ptr() for x in (sizes, rates, norms))
     run = zip(params, grads, averages, updates, strict=True)
     _run(plan, [_tensor(p, g, old, lanes, u) for p, g, old, u in run])
     return updates
+
+
+def advance(grads: Sequence[Tensor], averages: Sequence[Averages], rates: Tensor, network: Network) -> None:
+    """Bring momenta and second moments up to date in place, which `measure` left for later."""
+    plan = _Plan(num_tensors=len(grads), rates=rates.data_ptr(), max_gradient=network.max_gradient)
+    tensors = [_tensor(g, g, old, 0, after=old) for g, old in zip(grads, averages, strict=True)]
+    _kernel(network.hidden).coordinate_mlp_advance(ctypes.byref(plan), (_Tensor * len(tensors))(*tensors))
+
+
+def _made(old: Averages) -> Averages:
+    return Averages(*(x if x is None else torch.empty_like(x) for x in old))
+
+
+def _made_later(old: Averages) -> Averages:
+    return Averages(old.momenta, old.second, *(x if x is None else torch.empty_like(x) for x in old[2:]))
 
 
 @lru_cache(maxsize=4096)
@@ -169,15 +195,27 @@ def _plan(params: Sequence[Tensor], network: Network, moments: Tensor, lanes: in
 
 
 def _tensor(
-    p: Tensor, grad: Tensor, old: Averages, lanes: int, u: Tensor | None = None, after: Averages | None = None
+    p: Tensor,
+    grad: Tensor,
+    old: Averages,
+    lanes: int,
+    u: Tensor | None = None,
+    after: Averages | None = None,
+    later: bool = False,
 ) -> tuple[int | None, ...]:
-    made = (None,) * 4 if after is None else tuple(None if x is None else x.data_ptr() for x in after)
+    made = [None] * 4 if after is None else [None if x is None else x.data_ptr() for x in after]
+    if later:
+        made[:2] = None, None
     before = (None if x is None else x.data_ptr() for x in old)
     step = None if u is None else u.data_ptr()
     return (p.data_ptr(), grad.data_ptr(), *before, step, *made, *_geometry(tuple(p.shape[1:] if lanes else p.shape)))
 
 
 def _run(plan: _Plan, tensors: Sequence[tuple[int | None, ...]]) -> None:
-    kernel = library("coordinate_mlp", HIDDEN=padded(plan.hidden))
+    _kernel(plan.hidden).coordinate_mlp(ctypes.byref(plan), (_Tensor * len(tensors))(*tensors))
+
+
+def _kernel(hidden: int) -> ctypes.CDLL:
+    kernel = library("coordinate_mlp", HIDDEN=padded(hidden))
     assert kernel is not None
-    kernel.coordinate_mlp(ctypes.byref(plan), (_Tensor * len(tensors))(*tensors))
+    return kernel

@@ -17,6 +17,7 @@ from l2o.optim.proposal import Member, Proposal, as_real, fault_of, scalar
 from l2o.optim.runner import Runner
 from l2o.optim.state import Packed, check_matches, gather, hide, owned, pack, unhide
 from l2o.rules.base import UpdateRule
+from l2o.rules.coordinates import Deferred, deferring
 
 DEFAULT = "default"
 """The name of the optimizer that is taken where no rule is given."""
@@ -184,8 +185,13 @@ class LearnedOptimizer(Optimizer):
             value = -value if all(m.group["maximize"] for m in members) else None  # no one objective if they disagree
         packed = {m.key: self.state.get(m.param, {}) for m in members}
         state = gather(self.rule, params, packed, self._any_state(device), self.total_steps)
-        updates, state = self._runner(grads, state, params, value)
-        return Proposal(members, params, grads, value, updates, owned(state, [*params.values(), *grads.values()]))
+        with deferring(not self.compile and not torch.compiler.is_compiling()) as deferred:
+            updates, new = self._runner(grads, state, params, value)
+        if deferred.names and self.nonfinite != "ignore" and not deferred.is_finite():
+            deferred = Deferred()  # nothing for later: all is to be looked at
+            updates, new = self._runner(grads, state, params, value)
+        new = owned(new, [*params.values(), *grads.values()])
+        return Proposal(members, params, grads, value, updates, new, deferred)
 
     def _dtype(self, device: torch.device) -> torch.dtype:
         """What is computed with on a device: float64 if any of its parameters is that precise, else float32."""
@@ -227,6 +233,7 @@ class LearnedOptimizer(Optimizer):
 
     def _commit(self, proposal: Proposal) -> None:
         """Move the parameters in place, and keep the new state."""
+        proposal.deferred.advance()
         for group in self.param_groups:
             members = [m for m in proposal.members if m.group is group]
             if members:
@@ -246,7 +253,10 @@ class LearnedOptimizer(Optimizer):
         lr = group["lr"]
         lr = lr.to(steps[0]).reshape(()) if isinstance(lr, Tensor) else lr
         targets = [torch.view_as_real(m.param) if m.param.is_complex() else m.param for m in members]
-        torch._foreach_add_(targets, torch._foreach_mul(steps, lr))  # half precision: rounded once, at the end
+        if isinstance(lr, Tensor):
+            torch._foreach_add_(targets, torch._foreach_mul(steps, lr))
+        else:
+            torch._foreach_add_(targets, steps, alpha=lr)  # half precision: rounded once, at the end
 
 
 _SETTINGS: dict[str, Any] = {"total_steps": None, "nonfinite": "skip", "compile": False, "skipped_steps": 0}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from l2o.rules.base import OptState
+from l2o.rules.coordinates import Deferred
 from l2o.types import Params
 
 
@@ -30,7 +31,7 @@ class Member(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """A step that has not been made."""
+    """A step that has not been made; `deferred` is what is to be done to the state if it is."""
 
     members: list[Member]
     params: Params
@@ -38,6 +39,7 @@ class Proposal(NamedTuple):
     loss: Tensor | None
     updates: Params
     state: OptState
+    deferred: Deferred
 
 
 def as_real(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -57,18 +59,20 @@ def scalar(loss: Any, device: torch.device, dtype: torch.dtype) -> Tensor | None
 def fault_of(proposal: Proposal) -> str | None:
     """What is not finite, causes before consequences, in words; None if all is well."""
     loss = [] if proposal.loss is None else [proposal.loss]
-    kept = {key: [x for x in slots.values() if x.is_floating_point()] for key, slots in proposal.state.slots.items()}
-    updated = [x for m in proposal.members for x in kept[m.key]]
-    if _all_finite([*loss, *proposal.grads.values(), *proposal.updates.values(), *updated]):
+    seen = set(proposal.deferred.names)  # those were looked at on the way
+    members = [m for m in proposal.members if m.key not in seen]
+    kept = {m.key: [x for x in proposal.state.slots[m.key].values() if x.is_floating_point()] for m in members}
+    moving = [x for m in members for x in (proposal.grads[m.key], proposal.updates[m.key], *kept[m.key])]
+    if _all_finite([*loss, *moving]):
         return None
     parts = {
-        "gradient": {key: [x] for key, x in proposal.grads.items()},
-        "update": {key: [x] for key, x in proposal.updates.items()},
+        "gradient": {m.key: [proposal.grads[m.key]] for m in members},
+        "update": {m.key: [proposal.updates[m.key]] for m in members},
         "state": kept,
     }
     faults = ["the loss is not"] if not _all_finite(loss) else []
     for what, tensors in parts.items():
-        faults += [f"the {what} of {m} is not" for m in proposal.members if not _all_finite(tensors[m.key])]
+        faults += [f"the {what} of {m} is not" for m in members if not _all_finite(tensors[m.key])]
     return faults[0]
 
 

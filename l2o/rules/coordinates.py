@@ -6,40 +6,116 @@ depends on the tensors and the machine, never on the numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from l2o.kernels import build
-from l2o.kernels.coordinate_mlp import Network, available
+from l2o.kernels import build, coordinate_mlp
+from l2o.kernels.coordinate_mlp import Averages, Network, available
 from l2o.rules import fused, reference
 from l2o.rules.base import working
+from l2o.rules.features import has_moved
 from l2o.types import Params
 
 Slots = dict[str, dict[str, Tensor]]
 
 
+class Seen(NamedTuple):
+    """What the fast form of `remember` saw on its way.
+
+    moments: of all tensors, see `reference.moments`.
+    rates: of the averages, where momenta and second moments are brought up to date later (see `deferring`).
+    """
+
+    moments: Float[Tensor, "tensors k"]
+    rates: Float[Tensor, " r"] | None = None
+
+
+class Deferred:
+    """Averages that a step has left to be brought up to date, if the step is made.
+
+    Attributes:
+        names: of the tensors concerned.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._work: list[tuple[list[Tensor], list[Averages], Tensor, Network]] = []
+        self._numbers: list[Tensor] = []
+
+    def add(
+        self, names: list[str], grads: list[Tensor], averages: list[Averages], seen: Seen, network: Network
+    ) -> None:
+        """Note what is to be done."""
+        assert seen.rates is not None
+        self.names += names
+        self._work.append((grads, averages, seen.rates, network))
+        self._numbers.append(seen.moments)
+
+    def note(self, norms: Tensor) -> None:
+        """Note numbers that are finite where steps are."""
+        self._numbers.append(norms)
+
+    def is_finite(self) -> bool:
+        """Whether gradients, parameters, new averages and steps are; finite ones whose squares are not count as not."""
+        return all(bool(x.isfinite().all()) for x in self._numbers)
+
+    def advance(self) -> None:
+        """Bring the averages up to date."""
+        for work in self._work:
+            coordinate_mlp.advance(*work)
+
+
+_deferred: Deferred | None = None
+
+
+@contextmanager
+def deferring(wanted: bool = True) -> Iterator[Deferred]:
+    """A rule called inside may return old momenta and second moments, to be brought up to date in place afterwards.
+
+    Nothing large is then allocated or copied, and nothing is lost if the step is not made.
+    """
+    global _deferred
+    before, deferred = _deferred, Deferred()
+    _deferred = deferred if wanted else None
+    try:
+        yield deferred
+    finally:
+        _deferred = before
+
+
 def remember(
     params: Params, grads: Params, slots: Slots, rates: Float[Tensor, " r"], network: Network
-) -> tuple[Slots, Float[Tensor, "tensors k"] | None]:
+) -> tuple[Slots, Seen | None]:
     """The averages of every tensor after one more gradient.
 
     Returns:
-        the slots, and the moments of all tensors (see `reference.moments`) where the fast form has made them.
+        the slots, and what the fast form has seen, if it was taken.
     """
     names = [name for name, p in params.items() if p.numel()]
     if not _fast(params, names, slots, network):
-        new = {name: reference.remember(_as(grads, params, name), slots[name], rates, network.max_gradient) for name in names}
-        return {**slots, **new}, None
-    made, moments = fused.remember(*_lists(params, grads, slots, names), rates, network)
-    return {**slots, **dict(zip(names, made, strict=True))}, moments
+        made = [reference.remember(_as(grads, params, x), slots[x], rates, network.max_gradient) for x in names]
+        return {**slots, **dict(zip(names, made, strict=True))}, None
+    tensors, rates = _lists(params, grads, slots, names), rates.to(torch.float32)
+    if _deferred is None:
+        made, moments = fused.remember(*tensors, rates, network)
+        seen = Seen(moments)
+    else:
+        made, moments = fused.remember_later(*tensors, rates, network)
+        seen = Seen(moments, rates)
+        _deferred.add(names, tensors[1], [fused.averages_of(slot) for slot in tensors[2]], seen, network)
+    return {**slots, **dict(zip(names, made, strict=True))}, seen
 
 
 def respond(
     params: Params,
     grads: Params,
     slots: Slots,
-    moments: Float[Tensor, "tensors k"] | None,
+    seen: Seen | None,
     layers: Float[Tensor, " *tensors w"],
     network: Network,
     sizes: Float[Tensor, " tensors"] | None = None,
@@ -47,12 +123,12 @@ def respond(
     """The step of every tensor, in its precision; an empty tensor's is empty.
 
     Arguments:
-        slots, moments: as `remember` left them.
+        slots, seen: as `remember` left them.
         layers: the network's weights and biases in a row; a row for each tensor that is not empty, or one for all.
         sizes: a factor of each such tensor's step.
     """
     names = [name for name, p in params.items() if p.numel()]
-    if moments is None:
+    if seen is None:
         each = layers if layers.ndim == 2 else [layers] * len(names)
         factors = [None] * len(names) if sizes is None else sizes
         steps = [
@@ -60,9 +136,24 @@ def respond(
             for name, flat, size in zip(names, each, factors, strict=True)
         ]
     else:
-        steps = fused.respond(*_lists(params, grads, slots, names), moments, layers, sizes, network)
+        tensors = _lists(params, grads, slots, names)
+        numbers = (seen.moments, layers.to(torch.float32), None if sizes is None else sizes.to(torch.float32), network)
+        if seen.rates is None:
+            steps = fused.respond(*tensors, *numbers)
+        else:
+            assert _deferred is not None
+            steps, norms = fused.respond_now(*tensors, *numbers, seen.rates)
+            _deferred.note(norms)
     made = dict(zip(names, steps, strict=True))
     return {name: made[name].to(p.dtype) if name in made else torch.zeros_like(p) for name, p in params.items()}
+
+
+def share_moved(slots: Slots, seen: Seen | None, names: list[str]) -> Float[Tensor, " tensors"]:
+    """The share of each tensor's coordinates that have ever had a gradient; `names` are all that are not empty."""
+    if seen is not None:
+        return seen.moments[:, -1]
+    moved = [has_moved(slots[name]) for name in names]
+    return torch.stack([x.to(slots[name]["momenta"].dtype).mean() for name, x in zip(names, moved, strict=True)])
 
 
 def _fast(params: Params, names: list[str], slots: Slots, network: Network) -> bool:

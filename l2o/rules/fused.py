@@ -34,8 +34,7 @@ def remember(
     """The averages of every tensor after one more gradient, and the moments of all."""
     found = torch.ops.l2o.remember(params, grads, *_lists(slots), rates, 0, network[:NUM_FORM], network[NUM_FORM:])
     averages = _averages(found[:-1], len(params), [_is_factored(p, 0) for p in params])
-    made = [{name: x for name, x in zip(_names(a), a, strict=True) if x is not None} for a in averages]
-    return [slot | new for slot, new in zip(slots, made, strict=True)], found[-1]
+    return [slot | _slot(new) for slot, new in zip(slots, averages, strict=True)], found[-1]
 
 
 def respond(
@@ -52,8 +51,45 @@ def respond(
     return torch.ops.l2o.respond(params, grads, *_lists(slots), moments, layers, sizes, 0, form, numbers)
 
 
-def _names(averages: Averages) -> tuple[str, ...]:
-    return ("momenta", "second", "diagonal" if averages.column is None else "row", "column")
+def remember_later(
+    params: list[Tensor], grads: list[Tensor], slots: list[dict[str, Tensor]], rates: Tensor, network: Network
+) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """`remember`, with momenta and second moments still the old ones; no derivatives, no vmap."""
+    averages = [averages_of(slot) for slot in slots]
+    made, moments = coordinate_mlp.measure(params, grads, averages, rates.contiguous(), network, later=True)
+    return [slot | _slot(new) for slot, new in zip(slots, made, strict=True)], moments
+
+
+def respond_now(
+    params: list[Tensor],
+    grads: list[Tensor],
+    slots: list[dict[str, Tensor]],
+    moments: Tensor,
+    layers: Tensor,
+    sizes: Tensor | None,
+    network: Network,
+    rates: Tensor,
+) -> tuple[list[Tensor], Tensor]:
+    """`respond` after `remember_later`, and for each tensor a number that is finite where its step is."""
+    norms = moments.new_empty(len(params))
+    averages = [averages_of(slot) for slot in slots]
+    layers, sizes = layers.contiguous(), None if sizes is None else sizes.contiguous()
+    rest = {"rates": rates.contiguous(), "norms": norms}
+    return coordinate_mlp.move(params, grads, averages, moments, layers, sizes, network, **rest), norms
+
+
+def averages_of(slot: dict[str, Tensor]) -> Averages:
+    """A slot as the kernel takes it."""
+    if "row" in slot:
+        return Averages(slot["momenta"], slot["second"], slot["row"], slot["column"])
+    return Averages(slot["momenta"], slot["second"], slot["diagonal"], None)
+
+
+def _slot(averages: Averages) -> dict[str, Tensor]:
+    """The inverse of `averages_of`."""
+    m, v, row, column = averages
+    slot = {"momenta": m, "second": v}
+    return slot | ({"diagonal": row} if column is None else {"row": row, "column": column})
 
 
 def _is_factored(p: Tensor, lanes: int) -> bool:
@@ -132,7 +168,7 @@ def _respond_reference(args: Sequence[Any]) -> list[Tensor]:
 def _slots(params: Sequence[Tensor], lists: Sequence[Sequence[Tensor]]) -> list[dict[str, Tensor]]:
     flat = [x for tensors in lists for x in tensors]
     averages = _averages(flat, len(params), [_is_factored(p, 0) for p in params])
-    return [{name: x for name, x in zip(_names(a), a, strict=True) if x is not None} for a in averages]
+    return [_slot(a) for a in averages]
 
 
 def _vmapped(op: Any) -> Callable[..., Any]:

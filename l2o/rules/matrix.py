@@ -11,8 +11,8 @@ from torch import Tensor
 
 from l2o.kernels.coordinate_mlp import Network
 from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
-from l2o.rules.coordinates import remember, respond
-from l2o.rules.features import NUM_EXTENDED_FEATURES, check_decays, has_moved, init_averages, initial_rates
+from l2o.rules.coordinates import remember, respond, share_moved
+from l2o.rules.features import NUM_EXTENDED_FEATURES, check_decays, init_averages, initial_rates
 from l2o.rules.hand_designed import adam_direction, init_adam, rates_of
 from l2o.rules.network import CoordinateMLP
 from l2o.rules.newton_schulz import newton_schulz_many
@@ -107,10 +107,12 @@ class MatrixRule(UpdateRule):
     ) -> tuple[Params, OptState]:
         learned = {name: p for name, p in params.items() if self._learns(p)}
         before = {name: state.slots[name] for name in learned}
-        slots, moments = remember(learned, grads, before, self.rates, self.network)
-        updates = respond(learned, grads, slots, moments, self.net(), self.network)
+        slots, seen = remember(learned, grads, before, self.rates, self.network)
+        updates = respond(learned, grads, slots, seen, self.net(), self.network)
         if self.orthogonalize:
-            updates |= self._orthogonal({name: u for name, u in updates.items() if u.ndim >= 2 and u.numel()}, slots)
+            names = [name for name, u in updates.items() if u.numel()]
+            shares = dict(zip(names, share_moved(slots, seen, names), strict=True)) if names else {}
+            updates |= self._orthogonal({name: updates[name] for name in names if updates[name].ndim >= 2}, shares)
         for name, p in params.items():
             if name not in learned:
                 updates[name], slots[name] = self._adamw(p, grads[name], state.slots[name])
@@ -120,12 +122,12 @@ class MatrixRule(UpdateRule):
     def _learns(self, p: Tensor) -> bool:
         return p.ndim >= 2 or self.vectors == "learned"
 
-    def _orthogonal(self, directions: Params, slots: dict[str, dict[str, Tensor]]) -> Params:
-        """The nearest orthogonal matrices, scaled to unit root mean square over the coordinates that may move."""
+    def _orthogonal(self, directions: Params, shares: dict[str, Tensor]) -> Params:
+        """The nearest orthogonal matrices, scaled to unit root mean square over the share of coordinates that move."""
         matrices = newton_schulz_many([working(u).flatten(1) for u in directions.values()])
         updates = {}
         for (name, u), matrix in zip(directions.items(), matrices, strict=True):
-            count = has_moved(slots[name]).sum().clamp(min=1)
+            count = (shares[name] * u.numel()).clamp(min=1.0)
             scale = torch.rsqrt(matrix.square().sum() / count + 1e-9)
             updates[name] = (self.step_scale * scale * matrix).view(u.shape).to(u.dtype)
         return updates

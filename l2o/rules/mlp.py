@@ -80,6 +80,6 @@ class MLPRule(UpdateRule):
     ) -> tuple[Params, OptState]:
         rates = (self.rates * torch.exp(10.0 * torch.cat(list(self.decays)))).clamp(max=1.0)
         layers = self.net(context=time_features(state.step, self.timescales))
-        slots, moments = remember(params, grads, state.slots, rates, self.network)
-        updates = respond(params, grads, slots, moments, layers, self.network)
+        slots, seen = remember(params, grads, state.slots, rates, self.network)
+        updates = respond(params, grads, slots, seen, layers, self.network)
         return updates, OptState(state.step + 1, slots, state.shared)

@@ -42,11 +42,11 @@ def remember(grad: Float[Tensor, "*p"], slot: Slot, rates: Float[Tensor, " r"], 
 
 
 def moments(p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, network: Network) -> Float[Tensor, " k"]:
-    """Mean squares of the 30 features, and the means of the momenta and of the second moment."""
+    """Mean squares of the 30 features, means of the momenta and of the second moment, share of `has_moved`."""
     bounded = grad.clamp(-network.max_gradient, network.max_gradient)
     features = columns(stack_features(p, bounded, slot, network.eps_second, extended=True))
     means = columns(torch.cat([slot["momenta"], slot["second"]])).mean(dim=1)
-    return torch.cat([features.square().mean(dim=1), means])
+    return torch.cat([features.square().mean(dim=1), means, has_moved(slot).to(p.dtype).mean().view(1)])
 
 
 def respond(

@@ -116,17 +116,17 @@ class VeLO(UpdateRule):
         self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
     ) -> tuple[Params, OptState]:
         shared = state.shared if loss is None else update_losses(state.shared, loss)
-        slots, moments = remember(params, grads, state.slots, self.rates, self.network)
+        slots, seen = remember(params, grads, state.slots, self.rates, self.network)
         names = [name for name, p in params.items() if p.numel()]
         if not names:
             return {name: torch.zeros_like(p) for name, p in params.items()}, OptState(state.step + 1, slots, shared)
         ps = {name: working(params[name]) for name in names}
-        if moments is None:
-            seen = torch.stack([statistics(p, slots[name]) for name, p in ps.items()])
+        if seen is None:
+            measured = torch.stack([statistics(p, slots[name]) for name, p in ps.items()])
         else:
-            seen = statistics_from(moments)
-        layers, sizes, hidden = self._control(seen, ps, slots, shared, state.step)
-        updates = respond(params, grads, slots, moments, layers, self.network, sizes)
+            measured = statistics_from(seen.moments)
+        layers, sizes, hidden = self._control(measured, ps, slots, shared, state.step)
+        updates = respond(params, grads, slots, seen, layers, self.network, sizes)
         for name, h in zip(names, hidden, strict=True):
             slots[name] = slots[name] | {"hidden": h.to(slots[name]["hidden"].dtype)}
         return updates, OptState(state.step + 1, slots, shared)
@@ -198,7 +198,7 @@ def statistics(p: Float[Tensor, "*p"], slot: dict[str, Tensor]) -> Float[Tensor,
 
 def statistics_from(moments: Float[Tensor, "tensors k"]) -> Float[Tensor, "tensors 6"]:
     """The same of all tensors, from their moments (see `l2o.rules.reference.moments`)."""
-    square, means = moments[:, 1:6], moments[:, -4:]
+    square, means = moments[:, 1:6], moments[:, 30:34]
     variances = (square[:, 1:] - means.square()).clamp(min=0.0)
     return torch.cat([square[:, :1], variances[:, :3], means[:, 3:], variances[:, 3:]], dim=1)
 
