@@ -148,19 +148,15 @@ class Lanes:
 
         return vmap(loss, in_dims=(_axes(self._tensors), 0, _axes(batch)))(self._tensors, params, batch)
 
-    def sample_batches(self, generator: Generator, num: int) -> list[Batch]:
-        """Batches for `num` steps of every lane, drawn task by task at once; leading axis: lanes."""
+    def sample_batches(self, generator: Generator, num: int, copies: int = 1) -> list[Batch]:
+        """Batches for `num` steps of every lane, drawn task by task at once; leading axis: lanes, `copies` times."""
         drawn = [task.sample_batches(generator, num) for task in self.tasks]
-        return unbind_steps(tree_stack(drawn), num)
+        steps = tree_stack(drawn * copies, dim=1)  # copied once, into the order in which they are used
+        return [tree_map(lambda x, i=i: x[i], steps) for i in range(num)]
 
     def sample_validation_batch(self, generator: Generator) -> Batch:
         """One validation batch a lane."""
         return tree_stack([task.sample_validation_batch(generator) for task in self.tasks])
-
-
-def unbind_steps(batches: Batch, num: int) -> list[Batch]:
-    """From leaves (lanes, steps, ...) to one tree of leaves (lanes, ...) a step."""
-    return [tree_map(lambda x, i=i: x[:, i], batches) for i in range(num)]
 
 
 def repeat_lanes(tree: T, copies: int) -> T:

@@ -40,9 +40,9 @@ def tree_leaves(tree: Any) -> list[Tensor]:
     return [leaf for leaf in _pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def tree_stack(trees: Sequence[T]) -> T:
-    """Stack equal trees along a new leading axis."""
-    return _map_many(lambda *xs: torch.stack(xs), *trees)
+def tree_stack(trees: Sequence[T], dim: int = 0) -> T:
+    """Stack equal trees along a new axis."""
+    return _map_many(lambda *xs: torch.stack(xs, dim), *trees)
 
 
 def tree_detach(tree: T) -> T:

@@ -112,7 +112,7 @@ class Problems:
             the window, and the state after it with ended tasks not yet replaced (see `renew`).
         """
         tasks, copies, steps = self.lanes(state), self.copies, self.truncation.window
-        batches = [repeat_lanes(batch, copies) for batch in tasks.sample_batches(generator, steps)]
+        batches = tasks.sample_batches(generator, steps, copies)
         end_batch = repeat_lanes(self.meta_loss.end_batch(tasks, generator), copies)
         lanes = tasks.repeat(copies)
         inner, losses = lanes.unroll(theta, tree_detach(state.inner), batches)

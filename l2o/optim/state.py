@@ -57,9 +57,12 @@ def gather(
 def as_computed(state: OptState, like: Tensor) -> OptState:
     """State on the device of `like`; float32 and float64 are interchanged to match it, other dtypes stay."""
 
+    device, dtype = like.device, like.dtype
+
     def move(x: Tensor) -> Tensor:
-        swap = x.dtype in (torch.float32, torch.float64)
-        return x.to(like.device, like.dtype if swap else x.dtype)
+        if x.dtype == dtype and x.device == device:
+            return x
+        return x.to(device, dtype if x.dtype in (torch.float32, torch.float64) else x.dtype)
 
     slots = {name: {key: move(x) for key, x in slot.items()} for name, slot in state.slots.items()}
     return OptState(state.step.to(like.device), slots, {key: move(x) for key, x in state.shared.items()})

@@ -77,7 +77,7 @@ def zero_step(params: Params) -> Int[Tensor, ""]:
 
 def working(x: Shaped[Tensor, "*p"]) -> Float[Tensor, "*p"]:
     """`x` in the precision that a rule works in: float32, or more where `x` has more."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype == torch.float32 else x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def zero_count(p: Float[Tensor, "*p"]) -> Float[Tensor, ""]:

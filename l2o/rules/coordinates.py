@@ -181,4 +181,5 @@ def _lists(
 
 def _as(grads: Params, params: Params, name: str) -> Tensor:
     """A gradient in the precision that its parameter is worked with."""
-    return grads[name].to(working(params[name]).dtype)
+    grad, dtype = grads[name], working(params[name]).dtype
+    return grad if grad.dtype == dtype else grad.to(dtype)

@@ -7,7 +7,9 @@ derivatives are those of the readable form, made again in the backward pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -27,12 +29,15 @@ _library.define(f"respond({_LISTS}, Tensor moments, Tensor layers, Tensor? sizes
 NUM_FORM = 6
 """The first fields of a Network are whole numbers, the others are not."""
 
+VERSION = crc32(Path(coordinate_mlp.__file__).with_suffix(".cpp").read_bytes())
+"""An argument of both operations: compiled programs that were kept for another kernel must not be taken for this one."""
+
 
 def remember(
     params: list[Tensor], grads: list[Tensor], slots: list[dict[str, Tensor]], rates: Tensor, network: Network
 ) -> tuple[list[dict[str, Tensor]], Tensor]:
     """The averages of every tensor after one more gradient, and the moments of all."""
-    found = torch.ops.l2o.remember(params, grads, *_lists(slots), rates, 0, network[:NUM_FORM], network[NUM_FORM:])
+    found = torch.ops.l2o.remember(params, grads, *_lists(slots), rates, 0, *_arguments(network))
     averages = _averages(found[:-1], len(params), [_is_factored(p, 0) for p in params])
     return [slot | _slot(new) for slot, new in zip(slots, averages, strict=True)], found[-1]
 
@@ -47,8 +52,7 @@ def respond(
     network: Network,
 ) -> list[Tensor]:
     """The step of every tensor; layers and sizes for all, or one row a tensor."""
-    form, numbers = network[:NUM_FORM], network[NUM_FORM:]
-    return torch.ops.l2o.respond(params, grads, *_lists(slots), moments, layers, sizes, 0, form, numbers)
+    return torch.ops.l2o.respond(params, grads, *_lists(slots), moments, layers, sizes, 0, *_arguments(network))
 
 
 def remember_later(
@@ -110,8 +114,13 @@ def _averages(flat: Sequence[Tensor], num: int, factored: Sequence[bool]) -> lis
     return [Averages(m, v, row, next(columns) if is_factored else None) for m, v, row, is_factored in first]
 
 
+def _arguments(network: Network) -> tuple[list[int], list[float]]:
+    return [*map(int, network[:NUM_FORM]), VERSION], list(network[NUM_FORM:])
+
+
 def _network(form: Sequence[int], numbers: Sequence[float]) -> Network:
-    hidden, num_layers, num_outputs, *flags = form
+    """The inverse of `_arguments`."""
+    hidden, num_layers, num_outputs, *flags = form[:NUM_FORM]
     return Network(hidden, num_layers, num_outputs, *map(bool, flags), *numbers)
 
 
