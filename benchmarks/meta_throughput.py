@@ -1,18 +1,18 @@
-"""How many inner steps a second does meta-training make?
+"""What does an inner step of meta-training cost, ours and others', and how far is it from the least it can?
 
-PES on 64-32-10 perceptrons over digits, batch 64, the per-parameter MLP rule with Adafactor features: every task trains
-a pair of networks, so one estimate is 2 x tasks x window inner steps. Wall and CPU time of an estimate are medians over
-interleaved repeats; the first call, compilation included, stands apart.
+Two settings on 64-32-10 perceptrons, batch 64: PES with the per-parameter MLP rule (against google's
+learned_optimization), and truncated backpropagation through the LSTM rule (against `higher` and TorchOpt). Repeats of
+all systems alternate; wall and CPU time of an estimate are medians; the first call, compilation included, stands apart.
 
-    python -m benchmarks.meta_throughput
-    python -m benchmarks.meta_throughput --num-tasks 16 --modes eager --record
+    python -m benchmarks.meta_throughput --peers /path/to/peers --record
+    python -m benchmarks.meta_throughput --num-tasks 4 --modes eager --settings pes --repeats 2
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,12 +22,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import RESULTS, write
-from l2o.estimators import PES, Problems, Truncation
-from l2o.rules import MLPRule
-from l2o.tasks import MLPFamily
-from l2o.training.meta_trainer import theta_of
-from l2o.types import seeded
+from benchmarks.estimates import TITLES, Estimates, Mode, Setting, inner_steps
+from benchmarks.first_call import cold_and_warm
+from benchmarks.floors import FLOAT, RULES, inner_step, parameters
+from benchmarks.machine import rates
+from benchmarks.peers.client import Peer, Peers, default_peers
+from benchmarks.record import RESULTS, readable, write
 
 
 @dataclass(frozen=True)
@@ -35,71 +35,117 @@ class Config:
     """Everything that can change the result.
 
     Arguments:
-        num_tasks: tasks side by side, each with a pair of networks.
-        modes: eager, compiled.
+        settings: pes, backprop.
+        num_tasks: tasks of an estimate.
+        modes: of ours: eager, compiled.
         window: inner steps of an estimate.
-        repeats: estimates timed in each setting.
+        repeats: estimates timed of each system.
         threads: CPU threads.
+        peers: folder of the other systems, see `benchmarks/peers/client.py`; left out without.
+        fresh: also time our first call in fresh processes, with empty caches and with those of the process before.
         out: folder of the rows.
         record: keep the rows in benchmarks/results.
     """
 
+    settings: tuple[Setting, ...] = ("pes", "backprop")
     num_tasks: tuple[int, ...] = (16, 64)
-    modes: tuple[str, ...] = ("eager", "compiled")
+    modes: tuple[Mode, ...] = ("eager", "compiled")
     window: int = 20
     repeats: int = 7
     threads: int = 2
+    peers: Path | None = field(default_factory=default_peers)
+    fresh: bool = False
     out: Path = Path("runs/meta_throughput")
     record: bool = False
 
 
-class Timed:
-    """One setting: its estimator at work, and the times of its estimates."""
+class System:
+    """One system in one setting, and the times of its estimates."""
 
-    def __init__(self, mode: str, num_tasks: int, window: int) -> None:
-        torch.manual_seed(0)
-        rule = MLPRule()
-        truncation = Truncation(window=window, horizon=1000 * window)
-        problems = Problems(rule, MLPFamily(), num_tasks, truncation=truncation, compile=mode == "compiled")
-        self.mode, self.num_tasks, self.window = mode, num_tasks, window
-        self.theta, self.estimator, self.generator = theta_of(rule), PES(problems), seeded(0)
-        self.state = self.estimator.init(self.theta, self.generator)
+    def __init__(self, name: str, setting: Setting, num_tasks: int, work: Estimates | Peer, first: float) -> None:
+        self.name, self.setting, self.num_tasks = name, setting, num_tasks
+        self.work, self.first = work, first
         self.wall: list[float] = []
         self.cpu: list[float] = []
-        self.first = self.run()[0]
-
-    def run(self) -> tuple[float, float]:
-        """One estimate: wall and CPU seconds."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        _, self.state = self.estimator.estimate(self.theta, self.state, self.generator)
-        return time.perf_counter() - wall, time.process_time() - cpu
 
     def repeat(self) -> None:
         """One timed estimate."""
-        wall, cpu = self.run()
+        wall, cpu = self.work.run()
         self.wall.append(wall)
         self.cpu.append(cpu)
 
-    def row(self) -> dict[str, Any]:
-        """The setting's numbers."""
-        steps = 2 * self.num_tasks * self.window
+    def row(self, window: int) -> dict[str, Any]:
+        """Medians an inner step, and the floor on one core."""
+        steps = inner_steps(self.setting, self.num_tasks, window)
+        wall, cpu = median(self.wall) / steps, median(self.cpu) / steps
+        floor = floor_of(self.setting, self.num_tasks)
         return {
-            "mode": self.mode,
+            "system": self.name,
+            "setting": self.setting,
             "num_tasks": self.num_tasks,
-            "inner_steps_per_second": steps / median(self.wall),
-            "cpu_microseconds_per_inner_step": 1e6 * median(self.cpu) / steps,
+            "inner_steps_per_second": 1 / wall,
+            "wall_microseconds_per_inner_step": 1e6 * wall,
+            "cpu_microseconds_per_inner_step": 1e6 * cpu,
             "first_call_seconds": self.first,
+            "floor_operations_microseconds": 1e6 * floor["operations"],
+            "floor_memory_microseconds": 1e6 * floor["memory"],
+            "floor_microseconds": 1e6 * floor["seconds"],
+            "cpu_over_floor": cpu / floor["seconds"],
+            **({"peer": self.work.facts} if isinstance(self.work, Peer) else {}),
         }
 
 
+def floor_of(setting: Setting, num_tasks: int) -> dict[str, float]:
+    """One inner step on one core, all networks being visited before any is visited again."""
+    networks = (2 if setting == "pes" else 1) * num_tasks
+    rule = RULES["mlp" if setting == "pes" else "lstm"]
+    return inner_step(setting).floor(resident=networks * parameters() * (rule.resident + FLOAT))
+
+
+def start(config: Config, setting: Setting, num_tasks: int, stack: ExitStack) -> Iterator[System]:
+    """All systems of a setting, each after its first call."""
+    for mode in config.modes:
+        ours = Estimates(setting, mode, num_tasks, config.window)
+        yield System(ours.name, setting, num_tasks, ours, ours.first_call_seconds)
+    peers = Peers(config.peers, config.threads)
+    if setting == "pes":
+        sizes = ("--num-tasks", num_tasks, "--trunc", config.window)
+        found = {"learned_optimization": peers.start("jax_meta", *sizes, venv="venv_jax")}
+    else:
+        found = {}
+        for library in ("higher", "torchopt"):
+            sizes = ("--num-tasks", num_tasks, "--window", config.window)
+            found[library] = peers.start("unroll_torch", "--library", library, *sizes, venv="venv_torch")
+    for name, peer in found.items():
+        if peer is not None:
+            stack.callback(peer.close)
+            yield System(name, setting, num_tasks, peer, peer.facts["first_call_seconds"])
+
+
+def with_ratios(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of one setting and number of tasks; each with what our fastest takes as its share."""
+    ours = [row for row in rows if row["system"].startswith("l2o")]
+    for row in rows:
+        for clock in ("wall", "cpu"):
+            key = f"{clock}_microseconds_per_inner_step"
+            if ours:
+                row[f"{clock}_over_ours"] = row[key] / min(mine[key] for mine in ours)
+        yield row
+
+
 def run(config: Config) -> Iterator[dict[str, Any]]:
-    """One row a setting; repeats of all settings are interleaved."""
-    settings = [Timed(mode, num, config.window) for mode in config.modes for num in config.num_tasks]
-    for _ in range(config.repeats):
-        for setting in settings:
-            setting.repeat()
-    for setting in settings:
-        yield setting.row()
+    """One row a system, setting and number of tasks; repeats of all systems alternate."""
+    with ExitStack() as stack:
+        groups = [list(start(config, setting, num, stack)) for setting in config.settings for num in config.num_tasks]
+        for _ in range(config.repeats):
+            for system in (system for group in groups for system in group):
+                system.repeat()
+    for group in groups:
+        for row in with_ratios([system.row(config.window) for system in group]):
+            mode = row["system"].removeprefix("l2o ")
+            if config.fresh and mode in config.modes:
+                row |= cold_and_warm(row["setting"], mode, row["num_tasks"], config.window, config.threads)
+            yield {**row, **rates(1)}
 
 
 def main(config: Config) -> None:
@@ -108,11 +154,23 @@ def main(config: Config) -> None:
     rows = list(run(config))
     for folder in [config.out, RESULTS] if config.record else [config.out]:
         write("meta_throughput", config, rows, folder)
-    shown = Table("mode", "tasks", "inner steps / s", "CPU us / inner step", "first call, s")
+    columns = {
+        "wall us": "wall_microseconds_per_inner_step",
+        "CPU us": "cpu_microseconds_per_inner_step",
+        "wall / ours": "wall_over_ours",
+        "CPU / ours": "cpu_over_ours",
+        "floor us": "floor_microseconds",
+        "CPU / floor": "cpu_over_floor",
+        "first s": "first_call_seconds",
+        "cold s": "first_call_cold_seconds",
+        "warm s": "first_call_warm_seconds",
+    }
+    columns = {title: key for title, key in columns.items() if any(key in row for row in rows)}
+    shown = Table("setting", "tasks", "system", *columns, title="an inner step")
     for row in rows:
-        numbers = (row["inner_steps_per_second"], row["cpu_microseconds_per_inner_step"], row["first_call_seconds"])
-        shown.add_row(row["mode"], str(row["num_tasks"]), *(f"{number:.4g}" for number in numbers))
-    Console().print(shown)
+        numbers = [readable(row[key]) if key in row else "" for key in columns.values()]
+        shown.add_row(TITLES[row["setting"]], str(row["num_tasks"]), row["system"], *numbers)
+    Console(width=140).print(shown)
 
 
 if __name__ == "__main__":

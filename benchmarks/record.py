@@ -33,6 +33,11 @@ def read(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
 
 
+def readable(number: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
 def commit() -> str:
     """The commit the code is at, marked when files were changed since."""
     where = Path(__file__).parent
