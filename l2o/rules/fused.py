@@ -129,9 +129,7 @@ def _remember_cpu(*args: Any) -> list[Tensor]:
     params, grads, *lists = ([x.contiguous() for x in tensors] for tensors in (params, grads, *lists))
     flat = [x for tensors in lists for x in tensors]
     averages = _averages(flat, len(params), [_is_factored(p, lanes) for p in params])
-    made, moments = coordinate_mlp.measure(
-        params, grads, averages, rates.contiguous(), _network(form, numbers), lanes
-    )
+    made, moments = coordinate_mlp.measure(params, grads, averages, rates.contiguous(), _network(form, numbers), lanes)
     return [*(a[i] for i in range(3) for a in made), *(a.column for a in made if a.column is not None), moments]
 
 

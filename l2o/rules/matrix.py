@@ -18,6 +18,7 @@ from l2o.rules.network import CoordinateMLP
 from l2o.rules.newton_schulz import newton_schulz_many
 from l2o.types import Params
 
+
 class MatrixRule(UpdateRule):
     """One small MLP, shared by every coordinate, gives the direction of a step; its size is fixed.
 
