@@ -77,7 +77,7 @@ class Lanes:
 
     Arguments:
         tasks: one task a lane; all of one structure (see `TaskFamily.fix`).
-        compile: fuse the inner step with `torch.compile`; the first call of a structure takes up to a minute.
+        compile: fuse the inner step with `torch.compile`; the first call of a structure takes 5 to 60 seconds.
         recompute: make each step again in the backward pass in place of storing it; memory then grows with the
             state only.
     """

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any
-
-import torch
 
 from l2o.estimators.base import GradientEstimator, MetaGradient
 from l2o.types import Theta, seeded
@@ -90,13 +87,3 @@ class LocalPool(WorkerPool):
             )
         for worker, one in zip(self.workers, saved, strict=True):
             worker.load_state_dict(one)
-
-
-def mean_gradient(gradients: Sequence[MetaGradient]) -> MetaGradient:
-    """The average of several estimates, in their order (so the result does not depend on who came first)."""
-    if not gradients:
-        raise ValueError("at least one estimate is needed for a mean; got none.")
-    names = gradients[0].grads
-    grads = {name: torch.stack([g.grads[name] for g in gradients]).mean(dim=0) for name in names}
-    metrics = {key: torch.stack([g.metrics[key] for g in gradients]).mean() for key in gradients[0].metrics}
-    return MetaGradient(grads, torch.stack([g.loss for g in gradients]).nanmean(), metrics)

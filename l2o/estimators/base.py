@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
@@ -38,3 +40,13 @@ class GradientEstimator(ABC):
     @abstractmethod
     def estimate(self, theta: Theta, state: Any, generator: Generator) -> tuple[MetaGradient, Any]:
         """One estimate, and the next state."""
+
+
+def mean_gradient(gradients: Sequence[MetaGradient]) -> MetaGradient:
+    """The average of several estimates, in their order (so the result does not depend on who came first)."""
+    if not gradients:
+        raise ValueError("at least one estimate is needed for a mean; got none.")
+    names = gradients[0].grads
+    grads = {name: torch.stack([g.grads[name] for g in gradients]).mean(dim=0) for name in names}
+    metrics = {key: torch.stack([g.metrics[key] for g in gradients]).mean() for key in gradients[0].metrics}
+    return MetaGradient(grads, torch.stack([g.loss for g in gradients]).nanmean(), metrics)

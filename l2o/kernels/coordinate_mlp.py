@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,22 +51,22 @@ class Network(NamedTuple):
 
 
 class _Tensor(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
-        *((name, ctypes.c_void_p) for name in "p g m v row column u new_m new_v new_row new_column".split()),
-        *((name, ctypes.c_int64) for name in "a s1 b s2 c row_is_outer".split()),
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ["p", "g", "m", "v", "row", "column", "u", "new_m", "new_v", "new_row", "new_column"]),
+        *((name, ctypes.c_int64) for name in ["a", "s1", "b", "s2", "c", "row_is_outer"]),
     ]
 
 
 class _Plan(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
-        *((name, ctypes.c_int64) for name in "num_lanes num_tensors hidden num_layers num_outputs".split()),
-        *((name, ctypes.c_int64) for name in "measure extended residual normalize".split()),
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ["num_lanes", "num_tensors", "hidden", "num_layers", "num_outputs"]),
+        *((name, ctypes.c_int64) for name in ["measure", "extended", "residual", "normalize"]),
         ("rates", ctypes.c_void_p),
         ("layers", ctypes.c_void_p),
         ("layers_lane", ctypes.c_int64),
         ("layers_tensor", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in "sizes moments norms".split()),
-        *((name, ctypes.c_float) for name in "eps_second eps_rms max_gradient magnitude_scale size".split()),
+        *((name, ctypes.c_void_p) for name in ["sizes", "moments", "norms"]),
+        *((name, ctypes.c_float) for name in ["eps_second", "eps_rms", "max_gradient", "magnitude_scale", "size"]),
     ]
 
 
@@ -156,11 +156,12 @@ def advance(grads: Sequence[Tensor], averages: Sequence[Averages], rates: Tensor
 
 
 def _made(old: Averages) -> Averages:
-    return Averages(*(x if x is None else torch.empty_like(x) for x in old))
+    return _made_later(old)._replace(momenta=torch.empty_like(old.momenta), second=torch.empty_like(old.second))
 
 
 def _made_later(old: Averages) -> Averages:
-    return Averages(old.momenta, old.second, *(x if x is None else torch.empty_like(x) for x in old[2:]))
+    column = None if old.column is None else torch.empty_like(old.column)
+    return old._replace(row=torch.empty_like(old.row), column=column)
 
 
 @lru_cache(maxsize=4096)
@@ -211,7 +212,7 @@ def _tensor(
     return (p.data_ptr(), grad.data_ptr(), *before, step, *made, *_geometry(tuple(p.shape[1:] if lanes else p.shape)))
 
 
-def _run(plan: _Plan, tensors: Sequence[tuple[int | None, ...]]) -> None:
+def _run(plan: _Plan, tensors: Sequence[Any]) -> None:
     _kernel(plan.hidden).coordinate_mlp(ctypes.byref(plan), (_Tensor * len(tensors))(*tensors))
 
 

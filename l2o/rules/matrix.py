@@ -117,8 +117,8 @@ class MatrixRule(UpdateRule):
         for name, p in params.items():
             if name not in learned:
                 updates[name], slots[name] = self._adamw(p, grads[name], state.slots[name])
-        updates, slots = ({name: tree[name] for name in params} for tree in (updates, slots))
-        return updates, OptState(state.step + 1, slots, state.shared)
+        ordered = {name: slots[name] for name in params}
+        return {name: updates[name] for name in params}, OptState(state.step + 1, ordered, state.shared)
 
     def _learns(self, p: Tensor) -> bool:
         return p.ndim >= 2 or self.vectors == "learned"

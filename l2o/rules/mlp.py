@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.kernels.coordinate_mlp import Network
-from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
+from l2o.rules.base import OptState, UpdateRule, check, zero_step
 from l2o.rules.coordinates import remember, respond
 from l2o.rules.features import NUM_AVERAGES, NUM_FEATURES, init_averages, initial_rates, time_features
 from l2o.rules.network import CoordinateMLP

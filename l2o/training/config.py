@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from l2o.distributed.pool import LocalPool
-from l2o.estimators import ES, NRES, PES, Backprop, GradientEstimator, MetaLoss, Problems, Truncation
+from l2o.estimators import ES, NRES, PES, Backprop, GradientEstimator, Grouped, MetaLoss, Problems, Truncation
 from l2o.load import load
 from l2o.optim import LearnedOptimizer
 from l2o.rules.base import UpdateRule
@@ -74,11 +74,12 @@ class MetaTrainConfig:
         rule_args: constructor arguments for a rule given by name, as YAML: '{hidden_size: 8}'.
         tasks: a named suite of tasks (see `l2o info`), or `module:object` for a TaskFamily of your own.
         estimator: backprop (through the unroll), es, pes or nres.
-        num_tasks: tasks trained side by side by each worker.
+        num_tasks: tasks trained side by side by each worker, all of one structure (width, data set, ...).
+        num_groups: groups of so many tasks, each group with a structure of its own.
         window: inner steps of one estimate.
         horizon: inner steps of a problem: one number, or two to draw it log-uniformly between them.
         stagger: start each task at a random point of a horizon of its own. Tasks of one worker then keep the one
-            structure (width, data set, ...) that was drawn first: use several workers for variety.
+            structure (width, data set, ...) that was drawn first: use several groups or workers for variety.
         reduction: meta-loss: mean over the unroll, final, or validation.
         relative: divide losses by the loss each problem began with.
         bound: cap on a loss, so that exploding problems do not drown the others.
@@ -106,6 +107,7 @@ class MetaTrainConfig:
     tasks: str = "digits-mlp"
     estimator: Literal["backprop", "es", "pes", "nres"] = "backprop"
     num_tasks: int = 4
+    num_groups: int = 1
     window: int = 20
     horizon: tuple[int, ...] = (100,)
     stagger: bool = False
@@ -136,6 +138,8 @@ class MetaTrainConfig:
         for name in ("steps", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1 outer step; got {getattr(self, name)}.")
+        if self.num_groups < 1:
+            raise ValueError(f"num_groups must be at least 1, because a gradient needs a task; got {self.num_groups}.")
         for name in ("warmup", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
@@ -169,16 +173,19 @@ class MetaTrainConfig:
             compile=self.compile,
             recompute=self.recompute,
         )
-        if self.estimator == "backprop":
-            return Backprop(problems)
         kinds: dict[str, Callable[..., GradientEstimator]] = {"es": ES, "pes": PES, "nres": NRES}
-        return kinds[self.estimator](problems, self.std, self.sign_delta)
+        if self.estimator == "backprop":
+            estimator: GradientEstimator = Backprop(problems)
+        else:
+            estimator = kinds[self.estimator](problems, self.std, self.sign_delta)
+        return estimator if self.num_groups == 1 else Grouped(estimator, self.num_groups)
 
     def _warn_of_few_structures(self, suite: Suite) -> None:
-        if len({repr(suite.family.fix(seeded(i))) for i in range(8)}) > self.workers:
+        if len({repr(suite.family.fix(seeded(i))) for i in range(8)}) > self.workers * self.num_groups:
             warnings.warn(
-                "staggered tasks never end together, so each worker keeps the one structure (width, data set, ...) "
-                f"that it drew first: {self.tasks} has several, and {self.workers} worker(s) will see that many.",
+                "staggered tasks never end together, so each group of each worker keeps the structure (width, data set, "
+                f"...) that it drew first: {self.tasks} has several, and no more than {self.workers * self.num_groups} "
+                "will be seen.",
                 stacklevel=4,
             )
 

@@ -9,7 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from l2o.distributed.pool import WorkerPool, mean_gradient
+from l2o.distributed.pool import WorkerPool
+from l2o.estimators.base import mean_gradient
 from l2o.types import Theta
 
 

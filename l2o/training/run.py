@@ -10,6 +10,7 @@ import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from l2o.compiled import compile_seconds
 from l2o.load import RUN_FILE
 from l2o.saved import write_atomically
 from l2o.training.checkpoint import load_tree, save_tree
@@ -112,6 +113,8 @@ def meta_train(
         while trainer.num_steps < num_steps:
             metrics = trainer.step()
             step, last = trainer.num_steps, trainer.num_steps == num_steps
+            if compile_seconds():
+                metrics["compile_seconds"] = compile_seconds()
             dashboard.scalars({f"outer/{name}": value for name, value in metrics.items()}, step)
             progress.update(bar, completed=step, note=f"meta-loss {metrics['meta_loss']:.4g}")
             if evaluator is not None and (last or step % evaluate_every == 0):
@@ -128,6 +131,8 @@ def meta_train(
                 tree = {"trainer": trainer.state_dict(), "scores": scores, "best": best}
                 tree |= {} if hyperparameters is None else {"hyperparameters": dict(hyperparameters)}
                 directory.save_checkpoint(tree, step)
+        if compile_seconds():
+            progress.console.print(f"compiling took {compile_seconds():.0f} s of this run")
     result = scores | {"best": best} if evaluator is not None else scores
     if hyperparameters is not None and result:
         dashboard.hyperparameters(hyperparameters, {f"hparam/{name}": value for name, value in result.items()})

@@ -53,7 +53,7 @@ def test_what_is_no_suite_is_told(name):
 
 def test_stagger_on_a_family_of_many_structures_is_warned_of():
     config = MetaTrainConfig(tasks="digits-mlp", stagger=True, num_tasks=1, window=2, horizon=(4,))
-    with pytest.warns(UserWarning, match="keeps the one structure"):
+    with pytest.warns(UserWarning, match="keeps the structure"):
         config.build(config.suite())
     one = MetaTrainConfig(tasks="quadratics", stagger=True, num_tasks=1, window=2, horizon=(4,))
     one.build(one.suite())  # warnings are errors
