@@ -25,11 +25,22 @@ constexpr int64_t CHUNK = 1 << 16;  // coordinates that one thread takes at a ti
 
 }  // namespace
 
+// What momenta and second moments are kept as. Half the memory is read here, and written by `advance` alone.
+#if HALF
+typedef uint16_t S;  // bfloat16: the upper half of a float
+#else
+typedef float S;
+#endif
+
 extern "C" {
 
 struct Tensor {
-  const float *p, *g, *m, *v, *row, *column;  // lanes leading; column is null where all is diagonal
-  float *u, *new_m, *new_v, *new_row, *new_column;
+  const float *p, *g;  // lanes leading
+  const S *m, *v;
+  const float *row, *column;  // column is null where all is diagonal
+  float *u;
+  S *new_m, *new_v;
+  float *new_row, *new_column;
   int64_t a, s1, b, s2, c;
   int64_t row_is_outer;
 };
@@ -45,6 +56,7 @@ struct Plan {
                    // second moment, share of the coordinates that have ever had a gradient
   float *norms;  // (lanes, tensors): sum of squares of the step before it is scaled, or null
   float eps_second, eps_rms, max_gradient, magnitude_scale, size;
+  int64_t seed;  // of the rounding to bfloat16
 };
 }
 
@@ -73,9 +85,12 @@ struct Rates {
   float m[3], v, f[3];
 };
 
+template <class T>
 struct Row {
-  const float *p, *g, *m[3], *v;
-  float *new_m[3], *new_v, *u;
+  const float *p, *g;
+  const T *m[3], *v;
+  T *new_m[3], *new_v;
+  float *u;
 };
 
 // Calls body(j, k) for stretches of k coordinates from j on: WIDTH as a constant, but for a last shorter one.
@@ -197,7 +212,7 @@ class Step {
       for (int64_t s1 = begin; s1 < end; s1++)
         for (int64_t b = 0; b < t.b; b++) {
           const int64_t group = a * t.b + b, outer = ((a * t.s1 + s1) * t.b + b), base = outer * slab;
-          Row r{p + base, g + base, {m[0] + base, m[1] + base, m[2] + base}, v + base, {}, nullptr, nullptr};
+          Row<S> r{p + base, g + base, {m[0] + base, m[1] + base, m[2] + base}, v + base, {}, nullptr, nullptr};
           if (writes_averages) {
             for (int k = 0; k < 3; k++) r.new_m[k] = new_m[k] + base;
             r.new_v = new_v + base;
@@ -207,31 +222,36 @@ class Step {
             body(r, n, outer, group * n);
             continue;
           }
-          const float* from[6] = {r.p, r.g, r.m[0], r.m[1], r.m[2], r.v};
-          float* to[5] = {r.new_m[0], r.new_m[1], r.new_m[2], r.new_v, r.u};
           float* x = buffer.data();
-          for (int i = 0; i < 6; i++)
+          const auto in = [&](int i, auto* from) {
             for (int64_t s = 0; s < n; s++)
-              for (int64_t c = 0; c < t.c; c++) x[i * slab + c * n + s] = from[i][s * t.c + c];
+              for (int64_t c = 0; c < t.c; c++) x[i * slab + c * n + s] = wide(from[s * t.c + c]);
+          };
+          const auto out = [&](int i, auto* to) {
+            for (int64_t c = 0; c < t.c; c++)
+              for (int64_t s = 0; s < n; s++) to[s * t.c + c] = x[i * slab + c * n + s];
+          };
+          in(0, r.p), in(1, r.g), in(2, r.m[0]), in(3, r.m[1]), in(4, r.m[2]), in(5, r.v);
           for (int64_t c = 0; c < t.c; c++) {
             float* y = x + c * n;
             float* z = y + 6 * slab;
-            Row one{y, y + slab, {y + 2 * slab, y + 3 * slab, y + 4 * slab}, y + 5 * slab,
+            Row<float> one{y, y + slab, {y + 2 * slab, y + 3 * slab, y + 4 * slab}, y + 5 * slab,
                     {z, z + slab, z + 2 * slab}, z + 3 * slab, z + 4 * slab};
             if (!writes_averages) one.new_v = nullptr;
             body(one, n, outer * t.c + c, (group * t.c + c) * n);
           }
-          for (int i = 0; i < 5; i++)
-            if (i < 4 ? writes_averages : writes_u)
-              for (int64_t c = 0; c < t.c; c++)
-                for (int64_t s = 0; s < n; s++) to[i][s * t.c + c] = x[(6 + i) * slab + c * n + s];
+          if (writes_averages) {
+            for (int k = 0; k < 3; k++) out(6 + k, r.new_m[k]);
+            out(9, r.new_v);
+          }
+          if (writes_u) out(10, r.u);
         }
   }
 
   // The same for a tensor without factored statistics: any stretch of it is a row.
   template <class Body>
   void stretch(int64_t begin, int64_t end, bool writes_averages, Body body) {
-    Row r{p + begin, g + begin, {m[0] + begin, m[1] + begin, m[2] + begin}, v + begin, {}, nullptr, u ? u + begin : nullptr};
+    Row<S> r{p + begin, g + begin, {m[0] + begin, m[1] + begin, m[2] + begin}, v + begin, {}, nullptr, u ? u + begin : nullptr};
     if (writes_averages) {
       for (int k = 0; k < 3; k++) r.new_m[k] = new_m[k] + begin;
       r.new_v = new_v + begin;
@@ -239,19 +259,23 @@ class Step {
     body(r, end - begin);
   }
 
-  inline __attribute__((always_inline)) V gradient(const Row& r, int64_t j, int n) const { return clamp(load(r.g + j, n), plan.max_gradient); }
-  inline __attribute__((always_inline)) V momentum(const Row& r, int k, V g, int64_t j, int n) const {
+  template <class T>
+  inline __attribute__((always_inline)) V gradient(const Row<T>& r, int64_t j, int n) const { return clamp(load(r.g + j, n), plan.max_gradient); }
+  template <class T>
+  inline __attribute__((always_inline)) V momentum(const Row<T>& r, int k, V g, int64_t j, int n) const {
     V x = load(r.m[k] + j, n);
     return x + rates.m[k] * (g - x);
   }
-  inline __attribute__((always_inline)) V second(const Row& r, V g, int64_t j, int n) const {
+  template <class T>
+  inline __attribute__((always_inline)) V second(const Row<T>& r, V g, int64_t j, int n) const {
     V x = load(r.v + j, n);
     return x + rates.v * (g * g - x);
   }
 
   using SumsA = Sums<17>;  // g p m m m v mr mr mr r clip gr, m m m v, moved
 
-  void measure_row(const Row& r, int64_t n, V (&sums)[17], float* by_column, V* by_row) const {
+  template <class T>
+  void measure_row(const Row<T>& r, int64_t n, V (&sums)[17], float* by_column, V* by_row) const {
     V row = V{}, s[17];  // locals stay in registers
     std::copy(sums, sums + 17, s);
     along(n, [&](int64_t j, auto k) {
@@ -285,7 +309,7 @@ class Step {
       chunks([&](int64_t i, int64_t begin, int64_t end) {
         auto& sums = found[i];
         float* columns = partial.data() + i * num_inner;
-        rows(begin, end, new_v != nullptr, false, [&](const Row& r, int64_t n, int64_t outer, int64_t inner) {
+        rows(begin, end, new_v != nullptr, false, [&](const auto& r, int64_t n, int64_t outer, int64_t inner) {
           V total;
           measure_row(r, n, sums.part, columns + inner, &total);
           by_row[outer] = sum(total);
@@ -301,7 +325,7 @@ class Step {
       chunks([&](int64_t i, int64_t begin, int64_t end) {
         for (int64_t at = begin; at < end; at += 2048) {
           const int64_t stop = std::min(end, at + 2048);
-          stretch(at, stop, new_v != nullptr, [&](const Row& r, int64_t n) {
+          stretch(at, stop, new_v != nullptr, [&](const auto& r, int64_t n) {
             V total;
             measure_row(r, n, found[i].part, nullptr, &total);
             measure_diagonal(r, n, at, more[i].part);
@@ -328,7 +352,8 @@ class Step {
     }
   }
 
-  void measure_diagonal(const Row& r, int64_t n, int64_t begin, V (&sums)[12]) const {
+  template <class T>
+  void measure_diagonal(const Row<T>& r, int64_t n, int64_t begin, V (&sums)[12]) const {
     V s[12];
     std::copy(sums, sums + 12, s);
     along(n, [&](int64_t j, auto k) {
@@ -415,7 +440,7 @@ class Step {
     const int64_t vectors = (t.s2 + WIDTH - 1) / WIDTH;
     chunks([&](int64_t i, int64_t begin, int64_t end) {
       auto& sums = found[i];
-      rows(begin, end, false, false, [&](const Row& r, int64_t n, int64_t outer, int64_t inner) {
+      rows(begin, end, false, false, [&](const auto& r, int64_t n, int64_t outer, int64_t inner) {
         V s[6];
         std::copy(sums.part, sums.part + 6, s);
         along(n, [&](int64_t j, auto k) {
@@ -460,7 +485,7 @@ class Step {
       const int64_t vectors = (t.s2 + WIDTH - 1) / WIDTH;
       chunks([&](int64_t i, int64_t begin, int64_t end) {
         auto& sums = found[i];
-        rows(begin, end, false, true, [&](const Row& r, int64_t n, int64_t at, int64_t inner) {
+        rows(begin, end, false, true, [&](const auto& r, int64_t n, int64_t at, int64_t inner) {
           float bias[H], scales[3];
           for (int h = 0; h < H; h++) bias[h] = net.bias[h];
           for (int k = 0; k < 3; k++) {
@@ -491,7 +516,7 @@ class Step {
       chunks([&](int64_t i, int64_t begin, int64_t end) {
         auto& sums = found[i];
         for (int64_t at = begin; at < end; at += 2048) {
-          stretch(at, std::min(end, at + 2048), false, [&](const Row& r, int64_t n) {
+          stretch(at, std::min(end, at + 2048), false, [&](const auto& r, int64_t n) {
             along(n, [&](int64_t j, auto k) {
               V z[H];
               for (int h = 0; h < H; h++) z[h] = splat(net.bias[h]);
@@ -519,8 +544,8 @@ class Step {
     }
   }
 
-  template <class Count, class Factored>
-  inline __attribute__((always_inline)) void move(const Net<H>& net, const Row& r, int64_t j, Count k, V (&z)[H], Sums<1>& sums, Factored factored) const {
+  template <class T, class Count, class Factored>
+  inline __attribute__((always_inline)) void move(const Net<H>& net, const Row<T>& r, int64_t j, Count k, V (&z)[H], Sums<1>& sums, Factored factored) const {
     const V g = gradient(r, j, k), v = second(r, g, j, k), inverse = rsqrt(v + plan.eps_second);
     V slowest, adam;
     add(z, net.in[G], g), add(z, net.in[P], load(r.p + j, k)), add(z, net.in[V2], v), add(z, net.in[R], inverse);
@@ -561,8 +586,10 @@ class Step {
   int64_t size, num_outer, num_inner, offset, split, num_chunks;
   Rates rates;
   float *moments, *norm, step_size;
-  const float *weights, *p, *g, *m[3], *v, *d[3], *outer_in, *inner_in;
-  float *new_m[3], *new_v, *new_d[3], *u, *outer_out = nullptr, *inner_out = nullptr;
+  const float *weights, *p, *g, *d[3], *outer_in, *inner_in;
+  const S *m[3], *v;
+  S *new_m[3], *new_v;
+  float *new_d[3], *u, *outer_out = nullptr, *inner_out = nullptr;
   std::vector<float> by_row, by_column, outer, inner, outer_scale, inner_scale;
 };
 
@@ -599,16 +626,19 @@ extern "C" void coordinate_mlp_advance(const Plan* plan, const Tensor* tensors) 
   for (int64_t i = 0; i < plan->num_tensors; i++) {
     const Tensor& t = tensors[i];
     const int64_t size = t.a * t.s1 * t.b * t.s2 * t.c, num = std::max<int64_t>(1, size / CHUNK);
+    const uint32_t seed = (uint32_t)(plan->seed * 1000003 + i);
 #pragma omp parallel for if (num > 1)
     for (int64_t chunk = 0; chunk < num; chunk++) {
       const int64_t begin = size * chunk / num, end = size * (chunk + 1) / num;
       along(end - begin, [&](int64_t j, auto n) {
         const int64_t at = begin + j;
         const V g = clamp(load(t.g + at, n), plan->max_gradient), v = load(t.v + at, n);
-        store(t.new_v + at, v + rates.v * (g * g - v), n);
+        VU bits = random_bits(seed, at);
+        store(t.new_v + at, v + rates.v * (g * g - v), n, bits);
         for (int k = 0; k < 3; k++) {
           const V m = load(t.m + k * size + at, n);
-          store(t.new_m + k * size + at, m + rates.m[k] * (g - m), n);
+          bits = k == 1 ? random_bits(~seed, at) : bits >> 16;
+          store(t.new_m + k * size + at, m + rates.m[k] * (g - m), n, bits);
         }
       });
     }

@@ -1,7 +1,7 @@
 """Averages of every coordinate, and the network that reads them, on lists of tensors: the door to coordinate_mlp.cpp.
 
-All tensors are float32, contiguous and on the CPU. With `lanes`, each has a leading axis of that length and every lane
-its own everything; without (0), none has.
+All tensors are float32, contiguous and on the CPU; momenta and second moments may be bfloat16, all of a call's. With
+`lanes`, each has a leading axis of that length and every lane its own everything; without (0), none has.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class _Plan(ctypes.Structure):
         ("layers_tensor", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ["sizes", "moments", "norms"]),
         *((name, ctypes.c_float) for name in ["eps_second", "eps_rms", "max_gradient", "magnitude_scale", "size"]),
+        ("seed", ctypes.c_int64),
     ]
 
 
@@ -76,10 +77,13 @@ def padded(hidden: int) -> int:
 
 
 @torch.compiler.assume_constant_result
-def available(hidden: int, num_layers: int) -> bool:
-    """Whether there is a kernel for such a network; builds it, where it is not built yet."""
-    fits = hidden <= MAX_HIDDEN and num_layers <= MAX_LAYERS
-    return fits and library("coordinate_mlp", HIDDEN=padded(hidden)) is not None
+def available(hidden: int, num_layers: int, half: bool = False) -> bool:
+    """Whether there is a kernel for such a network; builds it, where it is not built yet.
+
+    Arguments:
+        half: for momenta and second moments in bfloat16, which can only be read, and brought up to date in place.
+    """
+    return hidden <= MAX_HIDDEN and num_layers <= MAX_LAYERS and _library(hidden, half) is not None
 
 
 class Averages(NamedTuple):
@@ -111,7 +115,8 @@ def measure(
     plan = _plan(params, network, moments, lanes)
     plan.measure, plan.rates = 1, rates.data_ptr()
     run = zip(params, grads, averages, new, strict=True)
-    _run(plan, [_tensor(p, g, old, lanes, after=made, later=later) for p, g, old, made in run])
+    tensors = [_tensor(p, g, old, lanes, after=made, later=later) for p, g, old, made in run]
+    _kernel(network.hidden, averages).coordinate_mlp(ctypes.byref(plan), (_Tensor * len(tensors))(*tensors))
     return new, moments
 
 
@@ -144,15 +149,22 @@ def move(
     plan.layers_tensor = layers.stride(lead) if layers.ndim == 2 + lead else 0
     plan.sizes, plan.rates, plan.norms = (None if x is None else x.data_ptr() for x in (sizes, rates, norms))
     run = zip(params, grads, averages, updates, strict=True)
-    _run(plan, [_tensor(p, g, old, lanes, u) for p, g, old, u in run])
+    tensors = [_tensor(p, g, old, lanes, u) for p, g, old, u in run]
+    _kernel(network.hidden, averages).coordinate_mlp(ctypes.byref(plan), (_Tensor * len(tensors))(*tensors))
     return updates
 
 
-def advance(grads: Sequence[Tensor], averages: Sequence[Averages], rates: Tensor, network: Network) -> None:
-    """Bring momenta and second moments up to date in place, which `measure` left for later."""
-    plan = _Plan(num_tensors=len(grads), rates=rates.data_ptr(), max_gradient=network.max_gradient)
+def advance(
+    grads: Sequence[Tensor], averages: Sequence[Averages], rates: Tensor, network: Network, seed: int = 0
+) -> None:
+    """Bring momenta and second moments up to date in place, which `measure` left for later.
+
+    Arguments:
+        seed: of the rounding, where they are kept in bfloat16.
+    """
+    plan = _Plan(num_tensors=len(grads), rates=rates.data_ptr(), max_gradient=network.max_gradient, seed=seed)
     tensors = [_tensor(g, g, old, 0, after=old) for g, old in zip(grads, averages, strict=True)]
-    _kernel(network.hidden).coordinate_mlp_advance(ctypes.byref(plan), (_Tensor * len(tensors))(*tensors))
+    _kernel(network.hidden, averages).coordinate_mlp_advance(ctypes.byref(plan), (_Tensor * len(tensors))(*tensors))
 
 
 def _made(old: Averages) -> Averages:
@@ -212,11 +224,11 @@ def _tensor(
     return (p.data_ptr(), grad.data_ptr(), *before, step, *made, *_geometry(tuple(p.shape[1:] if lanes else p.shape)))
 
 
-def _run(plan: _Plan, tensors: Sequence[Any]) -> None:
-    _kernel(plan.hidden).coordinate_mlp(ctypes.byref(plan), (_Tensor * len(tensors))(*tensors))
-
-
-def _kernel(hidden: int) -> ctypes.CDLL:
-    kernel = library("coordinate_mlp", HIDDEN=padded(hidden))
+def _kernel(hidden: int, averages: Sequence[Averages]) -> ctypes.CDLL:
+    kernel = _library(hidden, averages[0].momenta.dtype == torch.bfloat16)
     assert kernel is not None
     return kernel
+
+
+def _library(hidden: int, half: bool) -> ctypes.CDLL | None:
+    return library("coordinate_mlp", HIDDEN=padded(hidden), HALF=int(half))

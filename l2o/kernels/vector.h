@@ -48,6 +48,50 @@ static inline void store(float* p, V x, int n) {
 #endif
 }
 
+typedef uint16_t VH __attribute__((vector_size(WIDTH * 2)));
+typedef uint32_t VU __attribute__((vector_size(WIDTH * 4)));
+
+static inline float wide(float x) { return x; }
+
+// bfloat16 is the upper half of a float.
+static inline float wide(uint16_t x) {
+  const uint32_t bits = (uint32_t)x << 16;
+  float y;
+  std::memcpy(&y, &bits, sizeof y);
+  return y;
+}
+
+static inline V load(const uint16_t* p, int n = WIDTH) {
+  VH half{};
+  std::memcpy(&half, p, 2 * n);
+  const VU bits = __builtin_convertvector(half, VU) << 16;
+  V x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+// Rounds up with the probability of what is cut off, so that small changes of an average are not lost: `random` has 16
+// random bits in the lower half of each number.
+static inline void store(uint16_t* p, V x, int n, VU random) {
+  VU bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const VH half = __builtin_convertvector((bits + (random & 0xffff)) >> 16, VH);
+  std::memcpy(p, &half, 2 * n);
+}
+
+static inline void store(uint16_t* p, V x, int n) { store(p, x, n, VU{} + 0x8000); }
+static inline void store(float* p, V x, int n, VU) { store(p, x, n); }
+
+// 32 bits that look random, of a place and a seed.
+static inline VU random_bits(uint32_t seed, int64_t at) {
+  VU x;
+  for (int i = 0; i < WIDTH; i++) x[i] = (uint32_t)at + i;
+  x = (x ^ (seed * 0x9e3779b1u)) * 0x85ebca6bu;
+  x = (x ^ (x >> 15)) * 0xc2b2ae35u;
+  x = (x ^ (x >> 13)) * 0x27d4eb2fu;
+  return x ^ (x >> 16);
+}
+
 static inline V square_root(V x) {
 #if defined(__AVX512F__)
   return (V)_mm512_sqrt_ps((__m512)x);

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from l2o.load import is_untrained, load, names
 from l2o.optim.proposal import Member, Proposal, as_real, fault_of, scalar
 from l2o.optim.runner import Runner
-from l2o.optim.state import Packed, check_matches, gather, hide, owned, pack, unhide
+from l2o.optim.state import Packed, check_matches, gather, hide, narrowed, owned, pack, unhide, widened
 from l2o.rules.base import UpdateRule
 from l2o.rules.coordinates import Deferred, deferring
 
@@ -49,6 +49,8 @@ class LearnedOptimizer(Optimizer):
             FloatingPointError; `ignore` does not look, which spares a GPU one synchronisation a step.
         compile: fuse the rule with `torch.compile`; the first step then takes longer, for each of up to eight sets of
             parameters that have gradients (see `torch._dynamo.config.recompile_limit`).
+        state_dtype: torch.bfloat16 halves the memory of what the rule remembers of each coordinate (its `large_slots`),
+            rounded at random so that nothing is lost on average; None keeps the precision that is computed with.
 
     Raises:
         ValueError: an argument or a group's setting is out of range; the rule's name is unknown, or no rule
@@ -66,10 +68,12 @@ class LearnedOptimizer(Optimizer):
         maximize: bool = False,
         nonfinite: Literal["skip", "raise", "ignore"] = "skip",
         compile: bool = False,
+        state_dtype: torch.dtype | None = None,
     ) -> None:
-        _check_arguments(lr, weight_decay, total_steps, nonfinite)
+        _check_arguments(lr, weight_decay, total_steps, nonfinite, state_dtype)
         self.rule = rule if isinstance(rule, UpdateRule) else _load_rule(rule)
         self.total_steps, self.nonfinite, self.compile = total_steps, nonfinite, compile
+        self.state_dtype = state_dtype
         self.skipped_steps = 0
         self._forget()
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "maximize": maximize})
@@ -185,12 +189,15 @@ class LearnedOptimizer(Optimizer):
             value = -value if all(m.group["maximize"] for m in members) else None  # no one objective if they disagree
         packed = {m.key: self.state.get(m.param, {}) for m in members}
         state = gather(self.rule, params, packed, self._any_state(device), self.total_steps)
+        half = self.state_dtype is not None and self.rule.takes_half
+        state = (narrowed if half else widened)(state, self.rule.large_slots)
+        foreign = [*params.values(), *grads.values()]
         with deferring(not self.compile and not torch.compiler.is_compiling()) as deferred:
             updates, new = self._runner(grads, state, params, value)
         if deferred.names and self.nonfinite != "ignore" and not deferred.is_finite():
             deferred = Deferred()  # nothing for later: all is to be looked at
             updates, new = self._runner(grads, state, params, value)
-        new = owned(new, [*params.values(), *grads.values()])
+        new = owned(new if self.state_dtype is None else narrowed(new, self.rule.large_slots), foreign)
         return Proposal(members, params, grads, value, updates, new, deferred)
 
     def _dtype(self, device: torch.device) -> torch.dtype:
@@ -233,7 +240,7 @@ class LearnedOptimizer(Optimizer):
 
     def _commit(self, proposal: Proposal) -> None:
         """Move the parameters in place, and keep the new state."""
-        proposal.deferred.advance()
+        proposal.deferred.advance(seed=int(proposal.state.step) if self.state_dtype is not None else 0)
         for group in self.param_groups:
             members = [m for m in proposal.members if m.group is group]
             if members:
@@ -259,7 +266,13 @@ class LearnedOptimizer(Optimizer):
             torch._foreach_add_(targets, steps, alpha=lr)  # half precision: rounded once, at the end
 
 
-_SETTINGS: dict[str, Any] = {"total_steps": None, "nonfinite": "skip", "compile": False, "skipped_steps": 0}
+_SETTINGS: dict[str, Any] = {
+    "total_steps": None,
+    "nonfinite": "skip",
+    "compile": False,
+    "state_dtype": None,
+    "skipped_steps": 0,
+}
 _GROUP_SETTINGS: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.0, "maximize": False}
 
 
@@ -284,7 +297,9 @@ def _check_group(lr: float | Tensor, weight_decay: float) -> None:
         raise ValueError(f"weight_decay must be finite and not negative, because it shrinks; got {weight_decay}.")
 
 
-def _check_arguments(lr: float | Tensor, weight_decay: float, total_steps: int | None, nonfinite: str) -> None:
+def _check_arguments(
+    lr: float | Tensor, weight_decay: float, total_steps: int | None, nonfinite: str, state_dtype: torch.dtype | None
+) -> None:
     _check_group(lr, weight_decay)
     if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
         raise ValueError(
@@ -292,6 +307,11 @@ def _check_arguments(lr: float | Tensor, weight_decay: float, total_steps: int |
         )
     if nonfinite not in ("skip", "raise", "ignore"):
         raise ValueError(f"nonfinite must be 'skip', 'raise' or 'ignore'; got {nonfinite!r}.")
+    if state_dtype not in (None, torch.bfloat16):
+        raise ValueError(
+            "state_dtype must be torch.bfloat16, which has float32's range, or None for the precision that is computed "
+            f"with; got {state_dtype!r}."
+        )
 
 
 def _load_rule(name_or_path: str | os.PathLike[str]) -> UpdateRule:

@@ -7,7 +7,7 @@ network.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,39 @@ def as_computed(state: OptState, like: Tensor) -> OptState:
 
     slots = {name: {key: move(x) for key, x in slot.items()} for name, slot in state.slots.items()}
     return OptState(state.step.to(like.device), slots, {key: move(x) for key, x in state.shared.items()})
+
+
+def narrowed(state: OptState, keys: Sequence[str]) -> OptState:
+    """State with the slots of these names in bfloat16.
+
+    They are rounded up with the probability of what is cut off, so that an average of small changes is right on average;
+    to the nearest, one with decay 0.999 would stand still. The random numbers follow from the step.
+    """
+    generators: dict[torch.device, torch.Generator] = {}
+
+    def narrow(x: Tensor) -> Tensor:
+        if x.dtype == torch.bfloat16:
+            return x
+        if x.device not in generators:
+            generators[x.device] = torch.Generator(x.device).manual_seed(int(state.step))
+        x = x.float()
+        noise = torch.randint(2**16, x.shape, generator=generators[x.device], device=x.device, dtype=torch.int32)
+        rounded = ((x.view(torch.int32) + noise) & -(2**16)).view(torch.float32)
+        return torch.where(x.isfinite(), rounded, x).to(torch.bfloat16)
+
+    return _with_slots(state, keys, narrow)
+
+
+def widened(state: OptState, keys: Sequence[str]) -> OptState:
+    """State with the slots of these names in float32 where they were bfloat16."""
+    return _with_slots(state, keys, lambda x: x.float() if x.dtype == torch.bfloat16 else x)
+
+
+def _with_slots(state: OptState, keys: Sequence[str], change: Callable[[Tensor], Tensor]) -> OptState:
+    slots = {
+        name: {key: change(x) if key in keys else x for key, x in slot.items()} for name, slot in state.slots.items()
+    }
+    return state._replace(slots=slots)
 
 
 def owned(state: OptState, foreign: Iterable[Tensor]) -> OptState:

@@ -23,6 +23,9 @@ from l2o.types import Params
 
 Slots = dict[str, dict[str, Tensor]]
 
+LARGE_SLOTS = ("momenta", "second")
+"""What is remembered of each coordinate; may be bfloat16."""
+
 
 class Seen(NamedTuple):
     """What the fast form of `remember` saw on its way.
@@ -64,10 +67,10 @@ class Deferred:
         """Whether gradients, parameters, new averages and steps are; finite ones whose squares are not count as not."""
         return all(bool(x.isfinite().all()) for x in self._numbers)
 
-    def advance(self) -> None:
-        """Bring the averages up to date."""
+    def advance(self, seed: int = 0) -> None:
+        """Bring the averages up to date; where they are bfloat16 they are rounded at random, from this seed."""
         for work in self._work:
-            coordinate_mlp.advance(*work)
+            coordinate_mlp.advance(*work, seed)
 
 
 _deferred: Deferred | None = None
@@ -97,7 +100,10 @@ def remember(
         the slots, and what the fast form has seen, if it was taken.
     """
     names = [name for name, p in params.items() if p.numel()]
+    if _deferred is None:
+        slots = _widened(slots, names)
     if not _fast(params, names, slots, network):
+        slots = _widened(slots, names)
         made = [reference.remember(_as(grads, params, x), slots[x], rates, network.max_gradient) for x in names]
         return {**slots, **dict(zip(names, made, strict=True))}, None
     tensors, rates = _lists(params, grads, slots, names), rates.to(torch.float32)
@@ -160,13 +166,17 @@ def _fast(params: Params, names: list[str], slots: Slots, network: Network) -> b
     """Whether the fast form is to be taken: float32 numbers on the CPU, and a kernel that is built."""
     if not names or not build.wanted():
         return False
-    fits = all(
-        params[name].device.type == "cpu"
-        and working(params[name]).dtype == torch.float32
-        and slots[name]["momenta"].dtype == torch.float32
-        for name in names
-    )
-    return fits and available(network.hidden, network.num_layers)
+    dtypes = {slots[name]["momenta"].dtype for name in names}
+    if dtypes not in ({torch.float32}, {torch.bfloat16}):
+        return False
+    fits = all(params[x].device.type == "cpu" and working(params[x]).dtype == torch.float32 for x in names)
+    return fits and available(network.hidden, network.num_layers, torch.bfloat16 in dtypes)
+
+
+def _widened(slots: Slots, names: list[str]) -> Slots:
+    """Slots with averages in float32 that were bfloat16."""
+    half = [name for name in names if slots[name]["momenta"].dtype == torch.bfloat16]
+    return {**slots, **{name: slots[name] | {key: slots[name][key].float() for key in LARGE_SLOTS} for name in half}}
 
 
 def _lists(

@@ -28,6 +28,8 @@ Hyper = dict[str, Tensor]
 class HandDesigned(UpdateRule):
     """What the rules of this file share: a step for each tensor by itself, and learnable hyperparameters."""
 
+    large_slots = ("momentum", "m", "v")
+
     def __init__(self, **values: float) -> None:
         super().__init__()
         for name, value in values.items():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from l2o.kernels.coordinate_mlp import Network
 from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
-from l2o.rules.coordinates import remember, respond, share_moved
+from l2o.rules.coordinates import LARGE_SLOTS, remember, respond, share_moved
 from l2o.rules.features import NUM_EXTENDED_FEATURES, check_decays, init_averages, initial_rates
 from l2o.rules.hand_designed import adam_direction, init_adam, rates_of
 from l2o.rules.network import CoordinateMLP
@@ -96,6 +96,8 @@ class MatrixRule(UpdateRule):
         adam = [*rates_of(vector_betas).values(), 1e-8]
         self.register_buffer("adam", torch.tensor(adam), persistent=False)
 
+    large_slots = LARGE_SLOTS
+    takes_half = True
     rates: Tensor
     adam: Tensor
 

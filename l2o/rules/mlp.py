@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from l2o.kernels.coordinate_mlp import Network
 from l2o.rules.base import OptState, UpdateRule, check, zero_step
-from l2o.rules.coordinates import remember, respond
+from l2o.rules.coordinates import LARGE_SLOTS, remember, respond
 from l2o.rules.features import NUM_AVERAGES, NUM_FEATURES, init_averages, initial_rates, time_features
 from l2o.rules.network import CoordinateMLP
 from l2o.types import Params
@@ -69,6 +69,8 @@ class MLPRule(UpdateRule):
         self.register_buffer("rates", initial_rates(momentum_decays, second_decays, factored_decays), persistent=False)
         self.register_buffer("timescales", torch.tensor(TIMESCALES), persistent=False)
 
+    large_slots = LARGE_SLOTS
+    takes_half = True
     rates: Tensor
     timescales: Tensor
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from l2o.kernels.coordinate_mlp import Network
 from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
-from l2o.rules.coordinates import remember, respond
+from l2o.rules.coordinates import LARGE_SLOTS, remember, respond
 from l2o.rules.features import fraction_features, init_averages, initial_rates
 from l2o.rules.loss_features import NUM_LOSS_FEATURES, init_losses, loss_features, update_losses
 from l2o.rules.lstm import lstm_cell
@@ -101,6 +101,8 @@ class VeLO(UpdateRule):
         self.register_buffer("rates", initial_rates(momentum_decays, second_decays, factored_decays), persistent=False)
         self.register_buffer("thresholds", torch.tensor(THRESHOLDS), persistent=False)
 
+    large_slots = LARGE_SLOTS
+    takes_half = True
     rates: Tensor
     thresholds: Tensor
 

@@ -96,7 +96,7 @@ def test_without_a_default_a_rule_must_be_given(kwargs: dict[str, Any]) -> None:
 
 def test_unknown_ways_with_non_finite_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="nonfinite must be 'skip', 'raise' or 'ignore'; got 'hope'"):
-        _check_arguments(1.0, 0.0, None, "hope")  # called by the constructor, whose annotation is checked here
+        _check_arguments(1.0, 0.0, None, "hope", None)  # called by the constructor, whose annotation is checked here
 
 
 def test_torch_refuses_what_it_always_refuses() -> None:
