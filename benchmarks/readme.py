@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import speed
 from benchmarks.record import read
 
 README = Path(__file__).parents[1] / "README.md"
@@ -39,7 +40,7 @@ def quickstart() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"quickstart": quickstart}
+TABLES: dict[str, Callable[[], str]] = {"quickstart": quickstart, "speed": speed.table}
 
 
 def _loss(row: dict[str, Any]) -> str:

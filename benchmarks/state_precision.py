@@ -27,8 +27,8 @@ from l2o.estimators import PES, MetaLoss, Problems, Truncation
 from l2o.rules import Adam, MatrixRule, UpdateRule
 from l2o.tasks import MLPFamily
 from l2o.tasks.base import Task
-from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.evaluate import interval
+from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.suites import load_suite
 from l2o.types import seeded
 
