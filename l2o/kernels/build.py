@@ -96,7 +96,7 @@ def _key(name: str, compiler: str, macros: list[str]) -> str:
     """Of all that a built library depends on: sources, flags, compiler, processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
     parts = [version, _processor(), *FLAGS, *map(str, CHOICES), *macros]
-    parts += [(SOURCES / file).read_text() for file in ("vector.h", f"{name}.cpp")]
+    parts += [path.read_text() for path in [*sorted(SOURCES.glob("*.h")), SOURCES / f"{name}.cpp"]]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 

@@ -116,7 +116,7 @@ def measure(
     plan.measure, plan.rates = 1, rates.data_ptr()
     run = zip(params, grads, averages, new, strict=True)
     tensors = [_tensor(p, g, old, lanes, after=made, later=later) for p, g, old, made in run]
-    _kernel(network.hidden, averages).coordinate_mlp(ctypes.byref(plan), (_Tensor * len(tensors))(*tensors))
+    _kernel(network.hidden, averages).coordinate_mlp(ctypes.byref(plan), _table(tensors))
     return new, moments
 
 
@@ -150,7 +150,7 @@ def move(
     plan.sizes, plan.rates, plan.norms = (None if x is None else x.data_ptr() for x in (sizes, rates, norms))
     run = zip(params, grads, averages, updates, strict=True)
     tensors = [_tensor(p, g, old, lanes, u) for p, g, old, u in run]
-    _kernel(network.hidden, averages).coordinate_mlp(ctypes.byref(plan), (_Tensor * len(tensors))(*tensors))
+    _kernel(network.hidden, averages).coordinate_mlp(ctypes.byref(plan), _table(tensors))
     return updates
 
 
@@ -164,7 +164,7 @@ def advance(
     """
     plan = _Plan(num_tensors=len(grads), rates=rates.data_ptr(), max_gradient=network.max_gradient, seed=seed)
     tensors = [_tensor(g, g, old, 0, after=old) for g, old in zip(grads, averages, strict=True)]
-    _kernel(network.hidden, averages).coordinate_mlp_advance(ctypes.byref(plan), (_Tensor * len(tensors))(*tensors))
+    _kernel(network.hidden, averages).coordinate_mlp_advance(ctypes.byref(plan), _table(tensors))
 
 
 def _made(old: Averages) -> Averages:
@@ -222,6 +222,10 @@ def _tensor(
     before = (None if x is None else x.data_ptr() for x in old)
     step = None if u is None else u.data_ptr()
     return (p.data_ptr(), grad.data_ptr(), *before, step, *made, *_geometry(tuple(p.shape[1:] if lanes else p.shape)))
+
+
+def _table(tensors: Sequence[Any]) -> ctypes.Array[_Tensor]:
+    return (_Tensor * len(tensors))(*tensors)
 
 
 def _kernel(hidden: int, averages: Sequence[Averages]) -> ctypes.CDLL:

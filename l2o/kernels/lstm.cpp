@@ -1,6 +1,6 @@
 // One step of a small LSTM for every coordinate of a network, and the way back, for many lanes at once.
 //
-// What is computed stands in l2o/rules/lstm_cell.py; here is only how. The coordinates of all tensors of a lane are one
+// What is computed stands in l2o/rules/lstm_reference.py; here is only how. The coordinates of all tensors of a lane are one
 // row, cut into tiles: a tile's states are copied next to each other, so that they stay in the first cache, and all
 // products run on them with accumulators in registers, weights broadcast. The way back makes the gates again from the
 // states before the step. Sums over coordinates are made chunk by chunk, so they do not depend on the threads.
@@ -12,6 +12,10 @@
 #include <utility>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace {
 
 constexpr int H = HIDDEN, GATES = 4 * H;  // hidden units, padded; rows of a layer's weights
@@ -22,7 +26,7 @@ constexpr int64_t CHUNK = 16 * TILE, MAX_CHUNKS = 64;  // coordinates that one t
 constexpr int UNITS = WIDTH == 16 ? 2 : 1;                                                // x 4 gates x 2 vectors
 constexpr int BACK = WIDTH == 16 ? (H % 10 == 0 ? 10 : H % 8 == 0 ? 8 : 4) : (H % 5 == 0 ? 5 : 4);  // x 2 vectors
 constexpr int TO = GATES / WIDTH % 5 == 0 ? 5 : GATES / WIDTH % 4 == 0 ? 4 : GATES / WIDTH % 2 == 0 ? 2 : 1;
-constexpr int FROM = WIDTH == 16 ? 4 : 2;  // x TO vectors
+constexpr int FROM = WIDTH == 16 ? (H % 5 == 0 ? 5 : 4) : 2;  // x TO vectors
 static_assert(H % 4 == 0 && H % BACK == 0, "blocks are whole");
 
 constexpr float LOG2E = 1.44269504f;
@@ -230,11 +234,12 @@ inline __attribute__((always_inline)) void units(
     }
 }
 
-template <bool KEEP>
+template <bool KEEP, class Meanwhile>
 void layer(
     const Packed& p, int vectors, const float* x, const float* h, const float* c, float* new_h, float* new_c,
-    float* kept) {
+    float* kept, Meanwhile meanwhile) {
   for (int u = 0; u < H; u += UNITS) {
+    meanwhile();
     const float *w = p.gates + u * 4 * (p.inputs + H), *bias = p.bias + 4 * u;
     const int64_t row = u * TILE;
     int j = 0;
@@ -312,14 +317,47 @@ void outer(const float* x, int rows, const float* turned, int count, float* sums
   for (; k < rows; k += 2) outer_block<2>(x + k * TILE, turned, count, sums + k * GATES);
 }
 
-void turn(const float* from, float* to, int vectors) {  // (GATES, TILE) to (TILE, GATES)
-  for (int r = 0; r < GATES; r += WIDTH)
-    for (int j = 0; j < vectors * WIDTH; j += WIDTH) {
-      float block[WIDTH][WIDTH];
-      for (int a = 0; a < WIDTH; a++)
-        for (int b = 0; b < WIDTH; b++) block[b][a] = from[(r + a) * TILE + j + b];
-      for (int b = 0; b < WIDTH; b++) std::memcpy(to + (j + b) * GATES + r, block[b], sizeof block[b]);
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLES
+#endif
+#endif
+
+#if defined(SHUFFLES)
+// Exchanges the off-diagonal blocks of size S in every two rows of a matrix that lie S apart.
+template <int S, int... J>
+inline __attribute__((always_inline)) void exchange(V (&x)[WIDTH], std::integer_sequence<int, J...>) {
+#pragma GCC unroll 16
+  for (int i = 0; i < WIDTH; i++)
+    if (!(i & S)) {
+      const V a = x[i], b = x[i + S];
+      x[i] = __builtin_shufflevector(a, b, ((J & S) ? WIDTH + J - S : J)...);
+      x[i + S] = __builtin_shufflevector(a, b, ((J & S) ? WIDTH + J : J + S)...);
     }
+}
+
+inline __attribute__((always_inline)) void transpose(const float* from, int64_t rows, float* to, int64_t columns) {
+  V x[WIDTH];
+#pragma GCC unroll 16
+  for (int i = 0; i < WIDTH; i++) x[i] = load(from + i * rows);
+  constexpr auto all = std::make_integer_sequence<int, WIDTH>();
+  exchange<1>(x, all), exchange<2>(x, all), exchange<4>(x, all);
+#if defined(__AVX512F__)
+  exchange<8>(x, all);
+#endif
+#pragma GCC unroll 16
+  for (int i = 0; i < WIDTH; i++) store(to + i * columns, x[i]);
+}
+#else
+inline void transpose(const float* from, int64_t rows, float* to, int64_t columns) {
+  for (int i = 0; i < WIDTH; i++)
+    for (int j = 0; j < WIDTH; j++) to[j * columns + i] = from[i * rows + j];
+}
+#endif
+
+void turn(const float* from, float* to, int vectors) {  // (GATES, TILE) to (TILE, GATES)
+  for (int j = 0; j < vectors * WIDTH; j += WIDTH)
+    for (int r = 0; r < GATES; r += WIDTH) transpose(from + r * TILE + j, TILE, to + j * GATES + r, GATES);
 }
 
 // All coordinates of a lane, as one row.
@@ -377,15 +415,19 @@ class Tile {
     std::fill(d_now, d_now + 2 * states, 0.0f);
   }
 
-  void run(const Packed* packed, const float* output, int64_t lane, int64_t begin, int64_t end, float* sums) {
+  // `next`: where the tile after this one ends.
+  void run(
+      const Packed* packed, const float* output, int64_t lane, int64_t begin, int64_t end, int64_t next, float* sums) {
     count = end - begin, vectors = (count + WIDTH - 1) / WIDTH;
     gather(lane, begin, end);
+    look_ahead(lane, begin, end, next);
     inputs();
     for (int l = 0; l < layers; l++) {
       const float* from = l ? state(now, 2 * l - 2) : x;
       float *h0 = state(old, 2 * l), *c0 = state(old, 2 * l + 1), *h1 = state(now, 2 * l), *c1 = state(now, 2 * l + 1);
-      if (plan.back) layer<true>(packed[l], vectors, from, h0, c0, h1, c1, kept + l * 5 * H * TILE);
-      else layer<false>(packed[l], vectors, from, h0, c0, h1, c1, kept);
+      const auto ahead = [&] { fetch(rows_at_once); };
+      if (plan.back) layer<true>(packed[l], vectors, from, h0, c0, h1, c1, kept + l * 5 * H * TILE, ahead);
+      else layer<false>(packed[l], vectors, from, h0, c0, h1, c1, kept, ahead);
     }
     respond(output);
     if (plan.back) back(packed, output, sums);
@@ -433,6 +475,32 @@ class Tile {
     });
     clear(grad, 1), clear(x, 2), clear(old, 2 * layers * H);
     if (plan.back) clear(d_step, 1), clear(d_now, 2 * layers * H);
+  }
+
+  // Notes the rows of memory that will be written at the end of this tile and read for the next one.
+  void look_ahead(int64_t lane, int64_t begin, int64_t end, int64_t next) {
+    lines.clear();
+    const auto note = [&](const float* states, const Tensor& t, int64_t from) {
+      if (states) lines.push_back({states + lane * 2 * layers * h * t.size + from, t.size, 0});
+    };
+    row.parts(begin, end, [&](const Tensor& t, int64_t from, int64_t, int64_t n) {
+      if (n == TILE) note(plan.back ? t.d_hidden : t.new_hidden, t, from);
+    });
+    row.parts(end, next, [&](const Tensor& t, int64_t from, int64_t, int64_t n) {
+      if (n == TILE) note(t.hidden, t, from), note(plan.back ? t.d_new_hidden : nullptr, t, from);
+    });
+    const int calls = layers * H / UNITS;
+    rows_at_once = ((int)lines.size() * 2 * layers * h + calls - 1) / calls;
+  }
+
+  // Asks for the next few of these rows, while the processor is busy with products.
+  void fetch(int rows) {
+    for (; rows && !lines.empty(); rows--) {
+      Lines& last = lines.back();
+      const float* at = last.at + last.row * last.stride;
+      for (int j = 0; j < TILE; j += 16) __builtin_prefetch(at + j, 0, 2);
+      if (++last.row == 2 * layers * h) lines.pop_back();
+    }
   }
 
   void inputs() {
@@ -544,12 +612,28 @@ class Tile {
   const Plan& plan;
   const Row& row;
   const int layers, h;
-  int count = 0, vectors = 0;
+  struct Lines {
+    const float* at;
+    int64_t stride;
+    int row;
+  };
+
+  int count = 0, vectors = 0, rows_at_once = 0;
+  std::vector<Lines> lines;
   Buffer memory;
   float *old, *now, *kept, *x, *grad, *step;
   float *d_now = nullptr, *d_old = nullptr, *gates = nullptr, *turned = nullptr, *d_x = nullptr, *d_step = nullptr;
   float* d_output = nullptr;
 };
+
+// Memory about to be written for the first time comes in large pages, if the system has them: hundreds of times fewer.
+void in_large_pages(float* x, int64_t size) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = 1 << 21;
+  const uintptr_t begin = ((uintptr_t)x + page - 1) / page * page, end = (uintptr_t)(x + size) / page * page;
+  if (x && end > begin + page) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
+#endif
+}
 
 // The sums of all chunks of a lane, in order, to where they belong.
 void reduce(const Plan& plan, const Layer* layers, float* sums, int64_t chunks, int64_t lane) {
@@ -588,6 +672,8 @@ void all(const Plan& plan, const Tensor* tensors, const Layer* layers) {
     std::copy_n(plan.output + lane * plan.output_lane, h, at);
     for (int l = 0; l < num; l++) pack(at + starts[l], layers[l], lane, l ? h : 2, l ? H : 2, h, plan.back);
   }
+  for (int64_t i = 0; i < plan.num_tensors; i++)
+    in_large_pages(plan.back ? tensors[i].d_hidden : tensors[i].new_hidden, plan.num_lanes * 2 * num * h * tensors[i].size);
   const int64_t items = plan.num_lanes * row.num_chunks, sums_num = sums_size(num);
   const Buffer sums = buffer(plan.back ? std::max<int64_t>(items, plan.num_lanes) * sums_num : 1);
   if (plan.back && !items) std::fill_n(sums.get(), plan.num_lanes * sums_num, 0.0f);
@@ -605,7 +691,7 @@ void all(const Plan& plan, const Tensor* tensors, const Layer* layers) {
       if (plan.back) std::fill_n(sums_of, sums_num, 0.0f);
       tile.begin();
       for (int64_t at = begin; at < end; at += TILE)
-        tile.run(cells.data(), theta, lane, at, std::min(at + TILE, end), sums_of);
+        tile.run(cells.data(), theta, lane, at, std::min(at + TILE, end), std::min(at + 2 * TILE, end), sums_of);
       tile.finish(sums_of);
     }
   }

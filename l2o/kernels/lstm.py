@@ -53,29 +53,29 @@ class Given(NamedTuple):
 
 
 class _Tensor(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("size", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in "grad features hidden step new_hidden".split()),
-        *((name, ctypes.c_void_p) for name in "d_step d_new_hidden d_input d_hidden".split()),
+        *((name, ctypes.c_void_p) for name in ["grad", "features", "hidden", "step", "new_hidden"]),
+        *((name, ctypes.c_void_p) for name in ["d_step", "d_new_hidden", "d_input", "d_hidden"]),
     ]
 
 
 class _Layer(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
-        *((name, ctypes.c_void_p) for name in "weight bias".split()),
-        *((name, ctypes.c_int64) for name in "weight_lane bias_lane".split()),
-        *((name, ctypes.c_void_p) for name in "d_weight d_bias".split()),
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ["weight", "bias"]),
+        *((name, ctypes.c_int64) for name in ["weight_lane", "bias_lane"]),
+        *((name, ctypes.c_void_p) for name in ["d_weight", "d_bias"]),
     ]
 
 
 class _Plan(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
-        *((name, ctypes.c_int64) for name in "num_lanes num_tensors num_layers hidden".split()),
-        *((name, ctypes.c_int64) for name in "back wants_input features squash".split()),
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ["num_lanes", "num_tensors", "num_layers", "hidden"]),
+        *((name, ctypes.c_int64) for name in ["back", "wants_input", "features", "squash"]),
         ("output", ctypes.c_void_p),
         ("output_lane", ctypes.c_int64),
         ("d_output", ctypes.c_void_p),
-        *((name, ctypes.c_float) for name in "scale p smallest inverse".split()),
+        *((name, ctypes.c_float) for name in ["scale", "p", "smallest", "inverse"]),
     ]
 
 

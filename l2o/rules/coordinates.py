@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from l2o.kernels import build, coordinate_mlp
-from l2o.kernels.coordinate_mlp import Averages, Network, available
+from l2o.kernels import build
+from l2o.kernels.coordinate_mlp import Averages, Network
+from l2o.kernels.devices import available, kernels_for
+from l2o.kernels.transforms import inside_grad
 from l2o.rules import fused, reference
 from l2o.rules.base import working
 from l2o.rules.features import has_moved
@@ -70,7 +72,7 @@ class Deferred:
     def advance(self, seed: int = 0) -> None:
         """Bring the averages up to date; where they are bfloat16 they are rounded at random, from this seed."""
         for work in self._work:
-            coordinate_mlp.advance(*work, seed)
+            kernels_for(work[2].device).advance(*work, seed)
 
 
 _deferred: Deferred | None = None
@@ -142,13 +144,13 @@ def respond(
             for name, flat, size in zip(names, each, factors, strict=True)
         ]
     else:
-        tensors = _lists(params, grads, slots, names)
+        ps, gs, before = _lists(params, grads, slots, names)
         numbers = (seen.moments, layers.to(torch.float32), None if sizes is None else sizes.to(torch.float32), network)
         if seen.rates is None:
-            steps = fused.respond(*tensors, *numbers)
+            steps = fused.respond(ps, gs, before, *numbers)
         else:
             assert _deferred is not None
-            steps, norms = fused.respond_now(*tensors, *numbers, seen.rates)
+            steps, norms = fused.respond_now(ps, gs, before, *numbers, seen.rates)
             _deferred.note(norms)
     made = dict(zip(names, steps, strict=True))
     return {name: made[name].to(p.dtype) if name in made else torch.zeros_like(p) for name, p in params.items()}
@@ -163,14 +165,18 @@ def share_moved(slots: Slots, seen: Seen | None, names: list[str]) -> Float[Tens
 
 
 def _fast(params: Params, names: list[str], slots: Slots, network: Network) -> bool:
-    """Whether the fast form is to be taken: float32 numbers on the CPU, and a kernel that is built."""
-    if not names or not build.wanted():
+    """Whether the fast form is to be taken: float32 numbers on one device that has kernels.
+
+    Not inside `torch.func.grad`, which refuses operations of a library.
+    """
+    if not names or not build.wanted() or inside_grad():
         return False
     dtypes = {slots[name]["momenta"].dtype for name in names}
     if dtypes not in ({torch.float32}, {torch.bfloat16}):
         return False
-    fits = all(params[x].device.type == "cpu" and working(params[x]).dtype == torch.float32 for x in names)
-    return fits and available(network.hidden, network.num_layers, torch.bfloat16 in dtypes)
+    device = params[names[0]].device
+    fits = all(params[x].device == device and working(params[x]).dtype == torch.float32 for x in names)
+    return fits and available(device, network.hidden, network.num_layers, torch.bfloat16 in dtypes)
 
 
 def _widened(slots: Slots, names: list[str]) -> Slots:

@@ -1,4 +1,4 @@
-"""The fast form of `l2o.rules.reference`: two torch operations on all tensors of a network, run by a C++ kernel.
+"""The fast form of `l2o.rules.reference`: two torch operations on all tensors of a network, each run by a kernel.
 
 Each takes the tensors as they are or, with `lanes`, under one leading axis, which is how `vmap` calls it. Their
 derivatives are those of the readable form, made again in the backward pass.
@@ -7,7 +7,6 @@ derivatives are those of the readable form, made again in the backward pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -16,8 +15,9 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils import _pytree
 
-from l2o.kernels import coordinate_mlp
+from l2o.kernels.build import SOURCES
 from l2o.kernels.coordinate_mlp import NUM_MOMENTS, Averages, Network
+from l2o.kernels.devices import kernels_for
 from l2o.rules import reference
 
 _LISTS = "Tensor[] params, Tensor[] grads, Tensor[] momenta, Tensor[] second, Tensor[] rows, Tensor[] columns"
@@ -29,8 +29,8 @@ _library.define(f"respond({_LISTS}, Tensor moments, Tensor layers, Tensor? sizes
 NUM_FORM = 6
 """The first fields of a Network are whole numbers, the others are not."""
 
-VERSION = crc32(Path(coordinate_mlp.__file__).with_suffix(".cpp").read_bytes())
-"""An argument of both operations: compiled programs that were kept for another kernel must not be taken for this one."""
+VERSION = crc32(b"".join((SOURCES / file).read_bytes() for file in ("coordinates.h", "coordinate_mlp.cpp")))
+"""An argument of both operations: compiled programs kept for another kernel must not be taken for this one."""
 
 
 def remember(
@@ -60,7 +60,8 @@ def remember_later(
 ) -> tuple[list[dict[str, Tensor]], Tensor]:
     """`remember`, with momenta and second moments still the old ones; no derivatives, no vmap."""
     averages = [averages_of(slot) for slot in slots]
-    made, moments = coordinate_mlp.measure(params, grads, averages, rates.contiguous(), network, later=True)
+    kernels = kernels_for(rates.device)
+    made, moments = kernels.measure(params, grads, averages, rates.contiguous(), network, later=True)
     return [slot | _slot(new) for slot, new in zip(slots, made, strict=True)], moments
 
 
@@ -79,7 +80,8 @@ def respond_now(
     averages = [averages_of(slot) for slot in slots]
     layers, sizes = layers.contiguous(), None if sizes is None else sizes.contiguous()
     rest = {"rates": rates.contiguous(), "norms": norms}
-    return coordinate_mlp.move(params, grads, averages, moments, layers, sizes, network, **rest), norms
+    kernels = kernels_for(moments.device)
+    return kernels.move(params, grads, averages, moments, layers, sizes, network, **rest), norms
 
 
 def averages_of(slot: dict[str, Tensor]) -> Averages:
@@ -124,22 +126,23 @@ def _network(form: Sequence[int], numbers: Sequence[float]) -> Network:
     return Network(hidden, num_layers, num_outputs, *map(bool, flags), *numbers)
 
 
-def _remember_cpu(*args: Any) -> list[Tensor]:
+def _remember_fast(*args: Any) -> list[Tensor]:
     params, grads, *lists, rates, lanes, form, numbers = args
     params, grads, *lists = ([x.contiguous() for x in tensors] for tensors in (params, grads, *lists))
     flat = [x for tensors in lists for x in tensors]
     averages = _averages(flat, len(params), [_is_factored(p, lanes) for p in params])
-    made, moments = coordinate_mlp.measure(params, grads, averages, rates.contiguous(), _network(form, numbers), lanes)
+    kernels = kernels_for(rates.device)
+    made, moments = kernels.measure(params, grads, averages, rates.contiguous(), _network(form, numbers), lanes)
     return [*(a[i] for i in range(3) for a in made), *(a.column for a in made if a.column is not None), moments]
 
 
-def _respond_cpu(*args: Any) -> list[Tensor]:
+def _respond_fast(*args: Any) -> list[Tensor]:
     params, grads, *lists, moments, layers, sizes, lanes, form, numbers = args
     params, grads, *lists = ([x.contiguous() for x in tensors] for tensors in (params, grads, *lists))
     flat = [x for tensors in lists for x in tensors]
     averages = _averages(flat, len(params), [_is_factored(p, lanes) for p in params])
     sizes = None if sizes is None else sizes.contiguous()
-    return coordinate_mlp.move(
+    return kernels_for(moments.device).move(
         params, grads, averages, moments.contiguous(), layers.contiguous(), sizes, _network(form, numbers), lanes
     )
 
@@ -234,11 +237,12 @@ def _derivative(compute: Callable[[Sequence[Any]], list[Tensor]]) -> Callable[..
     return backward
 
 
-for _op, _cpu, _shapes, _compute in (
-    ("remember", _remember_cpu, _remember_shapes, _remember_reference),
-    ("respond", _respond_cpu, _respond_shapes, _respond_reference),
+for _op, _fast, _shapes, _compute in (
+    ("remember", _remember_fast, _remember_shapes, _remember_reference),
+    ("respond", _respond_fast, _respond_shapes, _respond_reference),
 ):
-    _library.impl(_op, _cpu, "CPU")
+    for _key in ("CPU", "CUDA"):
+        _library.impl(_op, _fast, _key)
     torch.library.register_fake(f"l2o::{_op}", _shapes)
     torch.library.register_autograd(f"l2o::{_op}", _derivative(_compute), setup_context=_save)
     torch.library.register_vmap(f"l2o::{_op}", _vmapped(getattr(torch.ops.l2o, _op)))

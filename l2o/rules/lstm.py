@@ -9,9 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from l2o.kernels import build
+from l2o.kernels.lstm import Form, Given, Theta, available
+from l2o.kernels.transforms import inside_grad
+from l2o.rules import fused_lstm, lstm_reference
 from l2o.rules.base import OptState, UpdateRule, check, working, zero_count, zero_step
 from l2o.rules.features import bound
+from l2o.rules.lstm_reference import log_gradient, lstm_cell
 from l2o.types import Params
+
+__all__ = ["LSTMRule", "log_gradient", "lstm_cell"]
 
 
 class LSTMRule(UpdateRule):
@@ -28,6 +35,8 @@ class LSTMRule(UpdateRule):
         p: exponent range of the log-gradient preprocessing, 10 in the paper.
         output_scale: size of a step; small, so an untrained rule is harmless.
     """
+
+    large_slots = ("hidden", "m", "v")
 
     def __init__(
         self,
@@ -65,63 +74,31 @@ class LSTMRule(UpdateRule):
     def forward(
         self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
     ) -> tuple[Params, OptState]:
-        names = list(params)
-        sizes = [params[name].numel() for name in names]
-        grad = torch.cat([working(grads[name]).reshape(size) for name, size in zip(names, sizes, strict=True)])
-        slots = [state.slots[name] for name in names]
-        if self.inputs == "log_gradient":
-            z = log_gradient(grad, self.p)
-        else:
-            read = [_rnnprop(working(grads[name]), slot) for name, slot in zip(names, slots, strict=True)]
-            z = torch.cat([features.reshape(2, -1) for features, _ in read], dim=1)
-            slots = [slot for _, slot in read]
-        layers = (2 * self.num_layers, self.hidden_size)
-        hidden = [slot["hidden"].reshape(*layers, size) for slot, size in zip(slots, sizes, strict=True)]
-        step, new_hidden = self._lstm(z, torch.cat(hidden, dim=2))
-        step = torch.where(grad != 0, step, 0.0)
-        updates, new_slots = {}, {}
-        for name, slot, u, h in zip(names, slots, step.split(sizes), new_hidden.split(sizes, dim=2), strict=True):
-            p = params[name]
-            updates[name] = u.view(p.shape).to(p.dtype)
-            new_slots[name] = slot | {"hidden": h.reshape(*layers, *p.shape).to(slot["hidden"].dtype)}
+        slots = [state.slots[name] for name in params]
+        gradients, features = [working(grads[name]) for name in params], []
+        if self.inputs == "rnnprop":
+            read = [_rnnprop(grad, slot) for grad, slot in zip(gradients, slots, strict=True)]
+            features, slots = [x for x, _ in read], [slot for _, slot in read]
+        given = Given(gradients, features, [slot["hidden"] for slot in slots])
+        theta = Theta(list(self.weights), list(self.biases), self.output)
+        form = Form(self.inputs == "rnnprop", self.output_scale, self.p)
+        step = fused_lstm.step if _fast(given, theta, form) else lstm_reference.step
+        steps, hidden = step(given, theta, form)
+        updates = {name: u.to(params[name].dtype) for name, u in zip(params, steps, strict=True)}
+        made = zip(params, slots, hidden, strict=True)
+        new_slots = {name: slot | {"hidden": h.to(slot["hidden"].dtype)} for name, slot, h in made}
         return updates, OptState(state.step + 1, new_slots, state.shared)
 
-    def _lstm(
-        self, z: Float[Tensor, "i n"], hidden: Float[Tensor, "l2 h n"]
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "l2 h n"]]:
-        """All layers for one step; hidden holds (h, c) of each layer."""
-        states = []
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            z, c = lstm_cell(z, hidden[2 * layer], hidden[2 * layer + 1], weight, bias)
-            states += [z, c]
-        step = self.output.to(z.dtype) @ z
-        step = torch.tanh(step) if self.inputs == "rnnprop" else step
-        return self.output_scale * step, torch.stack(states)
 
+def _fast(given: Given, theta: Theta, form: Form) -> bool:
+    """Whether the fast form is to be taken: float32 numbers on the CPU, and a kernel that is built.
 
-def lstm_cell(
-    x: Float[Tensor, "i n"],
-    h: Float[Tensor, "h n"],
-    c: Float[Tensor, "h n"],
-    weight: Float[Tensor, "4*h i+h"],
-    bias: Float[Tensor, " 4*h"],
-) -> tuple[Float[Tensor, "h n"], Float[Tensor, "h n"]]:
-    """The next (h, c) of an LSTM layer for n inputs side by side, twice as fast as with features last.
-
-    Plain operations: nn.LSTMCell cannot be vmapped.
+    Not inside `torch.func.grad`, which refuses operations of a library.
     """
-    gates = torch.addmm(bias.to(x.dtype).unsqueeze(1), weight.to(x.dtype), torch.cat([x, h]))
-    i, f, g, o = gates.chunk(4)
-    # forget bias 1, so that the memory lives from the start (Jozefowicz et al., 2015)
-    c = torch.sigmoid(f + 1.0) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
-
-
-def log_gradient(grad: Float[Tensor, "*p"], p: float = 10.0) -> Float[Tensor, " 2 *p"]:
-    """(log |g| / p, sign g) where |g| >= e^-p, else (-1, e^p g): appendix A of the paper."""
-    # clamped inside the logarithm: its derivative at 0 would be infinite
-    log = torch.log(grad.abs().clamp(min=math.exp(-p))) / p
-    return torch.stack([log, (grad * math.exp(p)).clamp(-1.0, 1.0)])
+    if not build.wanted() or inside_grad():
+        return False
+    fits = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in (*given.grads, *given.hidden))
+    return fits and available(theta.output.shape[-1], len(theta.weights), form.p)
 
 
 def _rnnprop(grad: Float[Tensor, "*p"], slot: dict[str, Tensor]) -> tuple[Float[Tensor, " 2 *p"], dict[str, Tensor]]:

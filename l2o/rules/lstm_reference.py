@@ -18,10 +18,8 @@ def step(given: Given, theta: Theta, form: Form) -> tuple[list[Tensor], list[Ten
     """The step of every tensor, zero where its gradient is, and the next states."""
     sizes = [grad.numel() for grad in given.grads]
     grad = torch.cat([grad.reshape(size) for grad, size in zip(given.grads, sizes, strict=True)])
-    if given.features:
-        z = torch.cat([x.reshape(2, -1) for x in given.features], dim=1)
-    else:
-        z = log_gradient(grad, form.p)
+    read = [x.reshape(2, -1) for x in given.features]
+    z = torch.cat(read, dim=1) if read else log_gradient(grad, form.p)
     layers = (2 * len(theta.weights), theta.output.shape[0])
     hidden = [h.reshape(*layers, size) for h, size in zip(given.hidden, sizes, strict=True)]
     move, after = network(z, torch.cat(hidden, dim=2), theta)

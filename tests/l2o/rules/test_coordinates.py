@@ -149,6 +149,32 @@ def test_derivatives_equal_those_of_the_readable_form(name: str, lanes: bool) ->
 
 
 @every_rule
+@pytest.mark.parametrize("transform", ["grad", "vmap of grad", "grad of vmap", "jvp"])
+def test_the_function_transforms_differentiate_a_rule(name: str, transform: str) -> None:
+    rule = make(name)
+    theta = {key: p.detach() for key, p in rule.named_parameters()}
+    params, grads = draw(0, [(4, 3), (2,)]), draw(1, [(4, 3), (2,)])
+
+    def size(theta: Params, grads: Params) -> torch.Tensor:
+        updates, _ = functional_call(rule, theta, (grads, rule.init(params, 10), params, torch.tensor(1.0)))
+        return sum(u.square().sum() for u in updates.values()) * 1e6
+
+    def found() -> list[torch.Tensor]:
+        both = tree_stack([grads, {key: 2 * g for key, g in grads.items()}])
+        if transform == "grad":
+            return tree_leaves(torch.func.grad(size)(theta, grads))
+        if transform == "vmap of grad":
+            return tree_leaves(vmap(torch.func.grad(size), in_dims=(None, 0))(theta, both))
+        if transform == "grad of vmap":
+            return tree_leaves(torch.func.grad(lambda t: vmap(size, in_dims=(None, 0))(t, both).sum())(theta))
+        return list(torch.func.jvp(lambda t: size(t, grads), (theta,), (theta,)))
+
+    fast = found()
+    with without_kernels():
+        assert_close(fast, found(), 1e-4)
+
+
+@every_rule
 def test_a_step_whose_state_follows_later_is_the_same(name: str) -> None:
     rule = make(name)
     params, first, second = draw(0, SHAPES), draw(1, SHAPES), draw(2, SHAPES)
