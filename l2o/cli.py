@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+
+from l2o.kernels.build import cache_folder
 
 COMMANDS = {
     "meta-train": "meta-train an update rule on a distribution of tasks",
@@ -45,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"l2o: the command must be one of {', '.join(COMMANDS)}; got {command!r}.", file=sys.stderr)
         return 2
+    # compiled inner steps are found again by later runs and by workers; torch's own place for them is /tmp
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     from l2o.training import commands  # imports torch: only once a command is to run
 
     try:

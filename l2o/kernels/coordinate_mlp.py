@@ -52,7 +52,10 @@ class Network(NamedTuple):
 
 class _Tensor(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ["p", "g", "m", "v", "row", "column", "u", "new_m", "new_v", "new_row", "new_column"]),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ["p", "g", "m", "v", "row", "column", "u", "new_m", "new_v", "new_row", "new_column"]
+        ),
         *((name, ctypes.c_int64) for name in ["a", "s1", "b", "s2", "c", "row_is_outer"]),
     ]
 

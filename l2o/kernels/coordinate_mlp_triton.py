@@ -11,8 +11,8 @@ every program takes one. In the order of launches, with the bytes read and writt
               scale_tiles         4 + 4     only if steps are normalised
     advance   advance_tiles       20 + 16
 
-Sums are made in an order that depends on shapes and alignment alone, so a step is the same every time. Nothing waits for
-the device.
+Sums are made in an order that depends on shapes and alignment alone, so a step is the same every time. Nothing waits
+for the device.
 With TRITON_INTERPRET=1, set before Triton is imported, the same kernels run on the CPU.
 """
 
