@@ -110,7 +110,8 @@ def measure(
     """The averages after one more gradient, and the moments of all tensors: (tensors, NUM_MOMENTS).
 
     Arguments:
-        later: leave momenta and second moments as they are, for `move` to reckon with and `advance` to bring up to date.
+        later: leave momenta and second moments as they are, for `move` to reckon with and `advance` to bring up to
+            date.
     """
     make = _made_later if later else _made
     new = [make(old) for old in averages]

@@ -71,8 +71,8 @@ def as_computed(state: OptState, like: Tensor) -> OptState:
 def narrowed(state: OptState, keys: Sequence[str]) -> OptState:
     """State with the slots of these names in bfloat16.
 
-    They are rounded up with the probability of what is cut off, so that an average of small changes is right on average;
-    to the nearest, one with decay 0.999 would stand still. The random numbers follow from the step.
+    They are rounded up with the probability of what is cut off, so that an average of small changes is right on
+    average; to the nearest, one with decay 0.999 would stand still. The random numbers follow from the step.
     """
     generators: dict[torch.device, torch.Generator] = {}
 

@@ -183,9 +183,9 @@ class MetaTrainConfig:
     def _warn_of_few_structures(self, suite: Suite) -> None:
         if len({repr(suite.family.fix(seeded(i))) for i in range(8)}) > self.workers * self.num_groups:
             warnings.warn(
-                "staggered tasks never end together, so each group of each worker keeps the structure (width, data set, "
-                f"...) that it drew first: {self.tasks} has several, and no more than {self.workers * self.num_groups} "
-                "will be seen.",
+                "staggered tasks never end together, so each group of each worker keeps the structure (width, data "
+                f"set, ...) that it drew first: {self.tasks} has several, and no more than "
+                f"{self.workers * self.num_groups} will be seen.",
                 stacklevel=4,
             )
 
