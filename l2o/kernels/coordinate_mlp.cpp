@@ -270,7 +270,6 @@ class Move : Walk {
     }
     double square = 0.0;
     for (auto& sums : found) square += sums.total[0];
-    if (norm) *norm = square;
     if (plan.normalize) {
       const float by =
           step_size / std::sqrt((float)(square / std::max(std::round((double)moments[MOVED] * size), 1.0)) + 1e-9f);

@@ -68,7 +68,7 @@ class _Plan(ctypes.Structure):
         ("layers", ctypes.c_void_p),
         ("layers_lane", ctypes.c_int64),
         ("layers_tensor", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ["sizes", "moments", "norms"]),
+        *((name, ctypes.c_void_p) for name in ["sizes", "moments"]),
         *((name, ctypes.c_float) for name in ["eps_second", "eps_rms", "max_gradient", "magnitude_scale", "size"]),
         ("seed", ctypes.c_int64),
     ]
@@ -134,7 +134,6 @@ def move(
     network: Network,
     lanes: int = 0,
     rates: Tensor | None = None,
-    norms: Tensor | None = None,
 ) -> list[Tensor]:
     """The step of every tensor.
 
@@ -143,7 +142,6 @@ def move(
         layers: weight and bias of each layer in a row: (w), or (tensors, w) for networks of their own.
         sizes: (tensors), a factor of each tensor's step.
         rates: given where `measure` left work for later.
-        norms: (tensors), to be filled with numbers that are finite where the steps are.
     """
     updates = [torch.empty_like(p) for p in params]
     plan = _plan(params, network, moments, lanes)
@@ -151,7 +149,7 @@ def move(
     lead = int(lanes > 0)
     plan.layers_lane = layers.stride(0) if lead else 0
     plan.layers_tensor = layers.stride(lead) if layers.ndim == 2 + lead else 0
-    plan.sizes, plan.rates, plan.norms = (None if x is None else x.data_ptr() for x in (sizes, rates, norms))
+    plan.sizes, plan.rates = (None if x is None else x.data_ptr() for x in (sizes, rates))
     run = zip(params, grads, averages, updates, strict=True)
     tensors = [_tensor(p, g, old, lanes, u) for p, g, old, u in run]
     _kernel(network.hidden, averages).coordinate_mlp(ctypes.byref(plan), _table(tensors))

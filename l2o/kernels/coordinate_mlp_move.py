@@ -107,7 +107,6 @@ def move_tiles(
     extended: tl.constexpr,
     residual: tl.constexpr,
     normalize: tl.constexpr,
-    counts: tl.constexpr,
     aligned: tl.constexpr,
     index: tl.constexpr,
     rows: tl.constexpr,
@@ -203,10 +202,10 @@ def move_tiles(
         step = tl.where(m[2] != 0.0, step, 0.0)
         if not normalize:
             step *= tl.load(own + 1)
-        if counts:
+        if normalize:
             total += step * step
         tl.store(u_out + at, step, mask=mask)
-    if counts:
+    if normalize:
         tl.store(parts + lane * lane_parts + tl.load(block + PART), tl.sum(total))
 
 

@@ -115,17 +115,15 @@ def move(
     network: Network,
     lanes: int = 0,
     rates: Tensor | None = None,
-    norms: Tensor | None = None,
 ) -> list[Tensor]:
     """The step of every tensor; see `coordinate_mlp.move`."""
     updates = [torch.empty_like(p) for p in params]
     num_lanes, plan = max(lanes, 1), _plan(params, lanes)
-    counts = network.normalize or norms is not None
     with _on(moments.device):
         table, aligned = _table(params, grads, averages, updates, None, plan)
         net = _net(moments, layers, sizes, network)
         means = moments.new_empty(num_lanes, plan.num_means)
-        parts = moments.new_zeros(num_lanes, plan.num_parts if counts else 0)
+        parts = moments.new_zeros(num_lanes, plan.num_parts if network.normalize else 0)
         _mean_rows(plan, table, means, lanes, new=False)
         rows, num_warps = _tile(network.hidden)
         for kind in plan.kinds:
@@ -153,16 +151,14 @@ def move(
                 extended=network.extended,
                 residual=network.residual,
                 normalize=network.normalize,
-                counts=counts,
                 aligned=aligned and kind.in_fours,
                 index=plan.index,
                 rows=rows,
                 num_warps=num_warps,
             )
-        if counts:
-            norms = moments.new_empty(num_lanes, len(params)) if norms is None else norms
-            _sum_parts(plan, parts, norms, 1, lanes)
         if network.normalize:
+            norms = moments.new_empty(num_lanes, len(params))
+            _sum_parts(plan, parts, norms, 1, lanes)
             for flat in plan.flat:
                 _launch(moving.scale_tiles, flat.blocks, lanes)(
                     table,

@@ -51,7 +51,6 @@ struct Plan {
   const float* sizes;  // (lanes, tensors), a further factor of every step, or null
   float* moments;      // (lanes, tensors, NUM_MOMENTS): mean squares of the features, means of momenta and
                        // second moment, share of the coordinates that have ever had a gradient
-  float* norms;        // (lanes, tensors): sum of squares of the step before it is scaled, or null
   float eps_second, eps_rms, max_gradient, magnitude_scale, size;
   int64_t seed;  // of the rounding to bfloat16
 };
@@ -117,7 +116,6 @@ class Walk {
     if (plan.rates) std::memcpy(&rates, plan.rates + 7 * lane, sizeof rates);
     const int64_t item = lane * plan.num_tensors + index;
     moments = plan.moments + item * NUM_MOMENTS;
-    norm = plan.norms ? plan.norms + item : nullptr;
     step_size = plan.size * (plan.sizes ? plan.sizes[item] : 1.0f);
     weights = plan.layers + plan.layers_lane * lane + plan.layers_tensor * index;
     p = t.p + offset, g = t.g + offset, v = t.v + offset, u = t.u ? t.u + offset : nullptr;
@@ -303,7 +301,7 @@ class Walk {
   const bool parallel, factored;
   int64_t size, num_outer, num_inner, offset, split, num_chunks;
   Rates rates;
-  float *moments, *norm, step_size;
+  float *moments, step_size;
   const float *weights, *p, *g, *d[3], *outer_in, *inner_in;
   const S *m[3], *v;
   S *new_m[3], *new_v;

@@ -25,16 +25,24 @@ def available(device: torch.device, hidden: int, num_layers: int, half: bool = F
     """Whether there is a kernel for such a network on a device; see `coordinate_mlp.available`."""
     if device.type == "cpu":
         return coordinate_mlp.available(hidden, num_layers, half)
-    return device.type == "cuda" and hidden <= MAX_HIDDEN and num_layers <= MAX_LAYERS and _triton_works(device)
+    fits = device.type == "cuda" and hidden <= MAX_HIDDEN and num_layers <= MAX_LAYERS
+    return fits and _triton_works(device, hidden, num_layers)
 
 
 @cache
-def _triton_works(device: torch.device) -> bool:
-    """Whether the smallest kernel runs; one warning if not, for Triton needs a C compiler and a GPU that it knows."""
-    network = Network(1, 1, 1, False, False, False, 0.0, 0.0, 1.0, 0.0, 1.0)
+def _triton_works(device: torch.device, hidden: int, num_layers: int) -> bool:
+    """Whether the kernels run on the smallest tensors; one warning if not. Triton needs a compiler and a GPU it knows."""
+    network = Network(hidden, num_layers, 1, True, True, True, 1e-9, 1e-8, 1.0, 0.0, 1.0)
     try:
-        x = torch.zeros(4, device=device)
-        kernels_for(device).advance([x[0]], [Averages(x[:3], x[3:], x[:3], None)], x.new_zeros(7), network)
+        kernels, rates = kernels_for(device), torch.zeros(7, device=device)
+        params = [torch.ones(4, 4, device=device), torch.ones(4, device=device)]
+        zeros = [p.new_zeros(3, *p.shape) for p in params]
+        row, column = params[0].new_zeros(3, 4, 1), params[0].new_zeros(3, 1, 4)
+        averages = [Averages(zeros[0], zeros[0][:1], row, column), Averages(zeros[1], zeros[1][:1], zeros[1], None)]
+        layers = params[0].new_zeros(31 * hidden + (num_layers - 1) * (hidden + 1) * hidden + hidden + 1)
+        new, moments = kernels.measure(params, params, averages, rates, network)
+        kernels.move(params, params, new, moments, layers, None, network)
+        kernels.advance(params, averages, rates, network)
     except Exception as error:  # whatever a missing or broken Triton raises
         warnings.warn(
             f"l2o goes on without its fast kernels on {device}, several times slower, because Triton failed: {error!r} "

@@ -17,7 +17,7 @@ from l2o.optim.proposal import Member, Proposal, as_real, fault_of, scalar
 from l2o.optim.runner import Runner
 from l2o.optim.state import Packed, check_matches, gather, hide, narrowed, owned, pack, unhide, widened
 from l2o.rules.base import UpdateRule
-from l2o.rules.coordinates import Deferred, deferring
+from l2o.rules.coordinates import deferring
 
 DEFAULT = "default"
 """The name of the optimizer that is taken where no rule is given."""
@@ -193,9 +193,6 @@ class LearnedOptimizer(Optimizer):
         state = (narrowed if half else widened)(state, self.rule.large_slots)
         foreign = [*params.values(), *grads.values()]
         with deferring(not self.compile and not torch.compiler.is_compiling()) as deferred:
-            updates, new = self._runner(grads, state, params, value)
-        if deferred.names and self.nonfinite != "ignore" and not deferred.is_finite():
-            deferred = Deferred()  # nothing for later: all is to be looked at
             updates, new = self._runner(grads, state, params, value)
         new = owned(new if self.state_dtype is None else narrowed(new, self.rule.large_slots), foreign)
         return Proposal(members, params, grads, value, updates, new, deferred)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from l2o.rules.base import OptState
-from l2o.rules.coordinates import Deferred
+from l2o.rules.coordinates import LARGE_SLOTS, Deferred
 from l2o.types import Params
 
 
@@ -58,22 +59,25 @@ def scalar(loss: Any, device: torch.device, dtype: torch.dtype) -> Tensor | None
 
 def fault_of(proposal: Proposal) -> str | None:
     """What is not finite, causes before consequences, in words; None if all is well."""
-    loss = [] if proposal.loss is None else [proposal.loss]
-    seen = set(proposal.deferred.names)  # those were looked at on the way
-    members = [m for m in proposal.members if m.key not in seen]
-    kept = {m.key: [x for x in proposal.state.slots[m.key].values() if x.is_floating_point()] for m in members}
-    moving = [x for m in members for x in (proposal.grads[m.key], proposal.updates[m.key], *kept[m.key])]
-    if _all_finite([*loss, *moving]):
+    loss, members = [] if proposal.loss is None else [proposal.loss], proposal.members
+    kept = {m.key: _looked_at(proposal, m.key) for m in members}
+    if _all_finite([*loss, *proposal.grads.values(), *proposal.updates.values(), *chain(*kept.values())]):
         return None
     parts = {
-        "gradient": {m.key: [proposal.grads[m.key]] for m in members},
-        "update": {m.key: [proposal.updates[m.key]] for m in members},
+        "gradient": {key: [x] for key, x in proposal.grads.items()},
+        "update": {key: [x] for key, x in proposal.updates.items()},
         "state": kept,
     }
     faults = ["the loss is not"] if not _all_finite(loss) else []
     for what, tensors in parts.items():
         faults += [f"the {what} of {m} is not" for m in members if not _all_finite(tensors[m.key])]
     return faults[0]
+
+
+def _looked_at(proposal: Proposal, key: str) -> list[Tensor]:
+    """The new state of a parameter, but for averages that are not new yet."""
+    later = LARGE_SLOTS if key in proposal.deferred.names else ()
+    return [x for slot, x in proposal.state.slots[key].items() if x.is_floating_point() and slot not in later]
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:

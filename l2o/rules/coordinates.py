@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -43,39 +44,30 @@ class Seen(NamedTuple):
 class Deferred:
     """Averages that a step has left to be brought up to date, if the step is made.
 
+    They are then finite if the gradients are: no need to look at them.
+
     Attributes:
         names: of the tensors concerned.
     """
 
     def __init__(self) -> None:
-        self.names: list[str] = []
+        self.names: set[str] = set()
         self._work: list[tuple[list[Tensor], list[Averages], Tensor, Network]] = []
-        self._numbers: list[Tensor] = []
 
     def add(
-        self, names: list[str], grads: list[Tensor], averages: list[Averages], seen: Seen, network: Network
+        self, names: list[str], grads: list[Tensor], averages: list[Averages], rates: Tensor, network: Network
     ) -> None:
         """Note what is to be done."""
-        assert seen.rates is not None
-        self.names += names
-        self._work.append((grads, averages, seen.rates, network))
-        self._numbers.append(seen.moments)
-
-    def note(self, norms: Tensor) -> None:
-        """Note numbers that are finite where steps are."""
-        self._numbers.append(norms)
-
-    def is_finite(self) -> bool:
-        """Whether gradients, parameters, new averages and steps are; finite ones whose squares are not count as not."""
-        return all(bool(x.isfinite().all()) for x in self._numbers)
+        self.names.update(names)
+        self._work.append((grads, averages, rates, network))
 
     def advance(self, seed: int = 0) -> None:
         """Bring the averages up to date; where they are bfloat16 they are rounded at random, from this seed."""
-        for work in self._work:
-            kernels_for(work[2].device).advance(*work, seed)
+        for grads, averages, rates, network in self._work:
+            kernels_for(rates.device).advance(grads, averages, rates, network, seed)
 
 
-_deferred: Deferred | None = None
+_deferred: ContextVar[Deferred | None] = ContextVar("_deferred", default=None)
 
 
 @contextmanager
@@ -84,13 +76,16 @@ def deferring(wanted: bool = True) -> Iterator[Deferred]:
 
     Nothing large is then allocated or copied, and nothing is lost if the step is not made.
     """
-    global _deferred
-    before, deferred = _deferred, Deferred()
-    _deferred = deferred if wanted else None
+    deferred = Deferred()
+    token = _deferred.set(deferred if wanted else None)
     try:
         yield deferred
     finally:
-        _deferred = before
+        _deferred.reset(token)
+
+
+def _now_deferring() -> Deferred | None:
+    return None if torch.compiler.is_compiling() else _deferred.get()
 
 
 def remember(
@@ -102,20 +97,24 @@ def remember(
         the slots, and what the fast form has seen, if it was taken.
     """
     names = [name for name, p in params.items() if p.numel()]
-    if _deferred is None:
+    deferred = _now_deferring()
+    if deferred is not None and not all(x.is_contiguous() for name in names for x in slots[name].values()):
+        deferred = None  # as loaded from elsewhere; the kernels write to what is contiguous only
+    if deferred is None:
         slots = _widened(slots, names)
     if not _fast(params, names, slots, network):
         slots = _widened(slots, names)
         made = [reference.remember(_as(grads, params, x), slots[x], rates, network.max_gradient) for x in names]
         return {**slots, **dict(zip(names, made, strict=True))}, None
-    tensors, rates = _lists(params, grads, slots, names), rates.to(torch.float32)
-    if _deferred is None:
-        made, moments = fused.remember(*tensors, rates, network)
+    ps, gs, before = _lists(params, grads, slots, names)
+    rates = rates.to(torch.float32)
+    if deferred is None:
+        made, moments = fused.remember(ps, gs, before, rates, network)
         seen = Seen(moments)
     else:
-        made, moments = fused.remember_later(*tensors, rates, network)
+        made, moments = fused.remember_later(ps, gs, before, rates, network)
         seen = Seen(moments, rates)
-        _deferred.add(names, tensors[1], [fused.averages_of(slot) for slot in tensors[2]], seen, network)
+        deferred.add(names, gs, [fused.averages_of(slot) for slot in before], rates, network)
     return {**slots, **dict(zip(names, made, strict=True))}, seen
 
 
@@ -149,9 +148,7 @@ def respond(
         if seen.rates is None:
             steps = fused.respond(ps, gs, before, *numbers)
         else:
-            assert _deferred is not None
-            steps, norms = fused.respond_now(ps, gs, before, *numbers, seen.rates)
-            _deferred.note(norms)
+            steps = fused.respond_now(ps, gs, before, *numbers, seen.rates)
     made = dict(zip(names, steps, strict=True))
     return {name: made[name].to(p.dtype) if name in made else torch.zeros_like(p) for name, p in params.items()}
 

@@ -74,14 +74,12 @@ def respond_now(
     sizes: Tensor | None,
     network: Network,
     rates: Tensor,
-) -> tuple[list[Tensor], Tensor]:
-    """`respond` after `remember_later`, and for each tensor a number that is finite where its step is."""
-    norms = moments.new_empty(len(params))
+) -> list[Tensor]:
+    """`respond` after `remember_later`."""
     averages = [averages_of(slot) for slot in slots]
     layers, sizes = layers.contiguous(), None if sizes is None else sizes.contiguous()
-    rest = {"rates": rates.contiguous(), "norms": norms}
     kernels = kernels_for(moments.device)
-    return kernels.move(params, grads, averages, moments, layers, sizes, network, **rest), norms
+    return kernels.move(params, grads, averages, moments, layers, sizes, network, rates=rates.contiguous())
 
 
 def averages_of(slot: dict[str, Tensor]) -> Averages:
