@@ -198,7 +198,7 @@ def programs() -> Iterator[tuple[str, dict]]:
         for aligned, half in ((True, False), (False, True)):
             shared = {"kind": kind, "aligned": aligned, "half": half, **index}
             yield "measure_tiles", {**shared, "writes": not half, "rows": 8 if aligned else 2}
-            yield "move_tiles", {**shared, **move, "normalize": half, "counts": True, "rows": 8}
+            yield "move_tiles", {**shared, **move, "normalize": half, "rows": 8}
     for aligned in (True, False):
         yield "sum_squares", {"kind": 1 + aligned, "aligned": aligned, "rows": 8}
         yield "scale_tiles", {"aligned": aligned, "rows": 8}
