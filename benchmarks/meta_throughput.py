@@ -2,7 +2,8 @@
 
 Two settings on 64-32-10 perceptrons, batch 64: PES with the per-parameter MLP rule (against google's
 learned_optimization), and truncated backpropagation through the LSTM rule (against `higher` and TorchOpt). Repeats of
-all systems alternate; wall and CPU time of an estimate are medians; the first call, compilation included, stands apart.
+all systems alternate, half a second each; wall and CPU time of an estimate are medians; the first call, compilation
+included, stands apart.
 
     python -m benchmarks.meta_throughput --peers /path/to/peers --record
     python -m benchmarks.meta_throughput --num-tasks 4 --modes eager --settings pes --repeats 2
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -39,7 +40,9 @@ class Config:
         num_tasks: tasks of an estimate.
         modes: of ours: eager, compiled.
         window: inner steps of an estimate.
-        repeats: estimates timed of each system.
+        repeats: of the timing of each system.
+        seconds: how long a repeat goes on at least, estimate after estimate, as meta-training does: the first one finds
+            the caches full of the other systems' numbers.
         threads: CPU threads.
         peers: folder of the other systems, see `benchmarks/peers/client.py`; left out without.
         fresh: also time our first call in fresh processes, with empty caches and with those of the process before.
@@ -52,6 +55,7 @@ class Config:
     modes: tuple[Mode, ...] = ("eager", "compiled")
     window: int = 20
     repeats: int = 7
+    seconds: float = 0.5
     threads: int = 2
     peers: Path | None = field(default_factory=default_peers)
     fresh: bool = False
@@ -68,11 +72,13 @@ class System:
         self.wall: list[float] = []
         self.cpu: list[float] = []
 
-    def repeat(self) -> None:
-        """One timed estimate."""
-        wall, cpu = self.work.run()
-        self.wall.append(wall)
-        self.cpu.append(cpu)
+    def repeat(self, seconds: float) -> None:
+        """The mean time of an estimate over at least so long."""
+        times = []
+        while not times or sum(wall for wall, _ in times) < seconds:
+            times.append(self.work.run())
+        self.wall.append(mean(wall for wall, _ in times))
+        self.cpu.append(mean(cpu for _, cpu in times))
 
     def row(self, window: int) -> dict[str, Any]:
         """Medians an inner step, and the floor on one core."""
@@ -139,7 +145,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         groups = [list(start(config, setting, num, stack)) for setting in config.settings for num in config.num_tasks]
         for _ in range(config.repeats):
             for system in (system for group in groups for system in group):
-                system.repeat()
+                system.repeat(config.seconds)
     for group in groups:
         for row in with_ratios([system.row(config.window) for system in group]):
             mode = row["system"].removeprefix("l2o ")

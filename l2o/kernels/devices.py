@@ -31,7 +31,7 @@ def available(device: torch.device, hidden: int, num_layers: int, half: bool = F
 
 @cache
 def _triton_works(device: torch.device, hidden: int, num_layers: int) -> bool:
-    """Whether the kernels run on the smallest tensors; one warning if not. Triton needs a compiler and a GPU it knows."""
+    """Whether the kernels run on the smallest tensors; one warning if not: Triton needs a compiler, and a known GPU."""
     network = Network(hidden, num_layers, 1, True, True, True, 1e-9, 1e-8, 1.0, 0.0, 1.0)
     try:
         kernels, rates = kernels_for(device), torch.zeros(7, device=device)
