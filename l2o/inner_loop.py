@@ -193,7 +193,7 @@ def _lane_step(
     def lanes(theta: Theta, tensors: dict[str, Tensor], state: InnerState, batch: Batch) -> tuple[InnerState, Tensor]:
         return vmap(step, in_dims=(theta_axis, _axes(tensors), 0, _axes(batch)))(theta, tensors, state, batch)
 
-    return compiled(lanes, fullgraph=True) if compile else lanes
+    return compiled(lanes, fullgraph=True, bounded=True) if compile else lanes
 
 
 def _axes(tree: object) -> Any:

@@ -48,10 +48,16 @@ def without_kernels() -> Iterator[None]:
 def library(name: str, **defines: int) -> ctypes.CDLL | None:
     """The kernel `name`.cpp, built with macros `defines`; None, with one warning, where it cannot be built.
 
-    Built libraries are kept in `cache_folder()` under a name made of all that they depend on.
+    Built libraries are kept in `cache_folder()` under a name made of all that they depend on; a kept file that is no
+    library is built again.
     """
     try:
-        return ctypes.CDLL(str(_built(name, defines)))
+        path = _built(name, defines)
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # torn, say by a full disk
+            path.unlink()
+            return ctypes.CDLL(str(_built(name, defines)))
     except (OSError, subprocess.SubprocessError) as error:
         warnings.warn(
             f"l2o goes on without its fast kernels, several times slower, because {name}.cpp could not be built: "
@@ -64,8 +70,16 @@ def library(name: str, **defines: int) -> ctypes.CDLL | None:
 
 def cache_folder() -> Path:
     """Where built kernels are kept: L2O_CACHE, or l2o in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("L2O_CACHE") or Path(base) / "l2o")
+    if os.environ.get("L2O_CACHE"):
+        return Path(os.environ["L2O_CACHE"])
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2o"
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir()) / f"l2o-{_user()}"
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0
 
 
 def _built(name: str, defines: dict[str, int]) -> Path:
@@ -74,8 +88,10 @@ def _built(name: str, defines: dict[str, int]) -> Path:
         raise OSError("no C++ compiler (c++, g++, clang++ or $CXX) was found")
     macros = [f"-D{key}={value}" for key, value in sorted(defines.items())]
     path = cache_folder() / f"{name}-{_key(name, compiler, macros)}.so"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.parent.stat().st_uid != _user():
+        raise OSError(f"{path.parent} belongs to another user, whose code would be run (L2O_CACHE names another folder)")
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
             _compile(compiler, macros, SOURCES / f"{name}.cpp", made)

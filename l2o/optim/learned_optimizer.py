@@ -189,10 +189,12 @@ class LearnedOptimizer(Optimizer):
             value = -value if all(m.group["maximize"] for m in members) else None  # no one objective if they disagree
         packed = {m.key: self.state.get(m.param, {}) for m in members}
         state = gather(self.rule, params, packed, self._any_state(device), self.total_steps)
-        half = self.state_dtype is not None and self.rule.takes_half
-        state = (narrowed if half else widened)(state, self.rule.large_slots)
+        if self.state_dtype is not None and self.rule.defers:
+            state = narrowed(state, self.rule.large_slots)
+        else:
+            state = widened(state, self.rule.large_slots, dtype)
         foreign = [*params.values(), *grads.values()]
-        with deferring(not self.compile and not torch.compiler.is_compiling()) as deferred:
+        with deferring(self.rule.defers and not self.compile and not torch.compiler.is_compiling()) as deferred:
             updates, new = self._runner(grads, state, params, value)
         new = owned(new if self.state_dtype is None else narrowed(new, self.rule.large_slots), foreign)
         return Proposal(members, params, grads, value, updates, new, deferred)

@@ -46,7 +46,7 @@ class Proposal(NamedTuple):
 def as_real(x: Tensor, dtype: torch.dtype) -> Tensor:
     """A parameter or gradient as rules see it: dense, real (complex numbers as pairs), contiguous, of `dtype`."""
     x = x if x.layout == torch.strided else x.to_dense()
-    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x.resolve_neg()
     return (x if x.dtype == dtype else x.to(dtype)).contiguous()
 
 

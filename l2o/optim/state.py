@@ -89,9 +89,9 @@ def narrowed(state: OptState, keys: Sequence[str]) -> OptState:
     return _with_slots(state, keys, narrow)
 
 
-def widened(state: OptState, keys: Sequence[str]) -> OptState:
-    """State with the slots of these names in float32 where they were bfloat16."""
-    return _with_slots(state, keys, lambda x: x.float() if x.dtype == torch.bfloat16 else x)
+def widened(state: OptState, keys: Sequence[str], dtype: torch.dtype) -> OptState:
+    """State with the slots of these names in `dtype` where they were bfloat16."""
+    return _with_slots(state, keys, lambda x: x.to(dtype) if x.dtype == torch.bfloat16 else x)
 
 
 def _with_slots(state: OptState, keys: Sequence[str], change: Callable[[Tensor], Tensor]) -> OptState:
@@ -182,4 +182,5 @@ def unhide(state: Any) -> Any:
 
 def _tensor(key: str, x: Any, p: Tensor) -> Tensor:
     x = x if isinstance(x, Tensor) else torch.tensor(x)  # some tools keep the step as a number
-    return x.to(p.device, torch.int64 if key == "step" else x.dtype)
+    # a copy: steps write to averages in place, and what was loaded may be another optimizer's
+    return x.to(p.device, torch.int64 if key == "step" else x.dtype, copy=True)

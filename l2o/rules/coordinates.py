@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import Parameter
 
 from l2o.kernels import build
 from l2o.kernels.coordinate_mlp import Averages, Network
@@ -28,6 +29,12 @@ Slots = dict[str, dict[str, Tensor]]
 
 LARGE_SLOTS = ("momenta", "second")
 """What is remembered of each coordinate; may be bfloat16."""
+
+AVERAGES = {*LARGE_SLOTS, "row", "column", "diagonal"}
+"""The slots that kernels read."""
+
+WORKED_IN_FLOAT32 = (torch.float32, torch.bfloat16, torch.float16)
+"""Parameters that `working` makes float32 of."""
 
 
 class Seen(NamedTuple):
@@ -101,9 +108,9 @@ def remember(
     if deferred is not None and not all(x.is_contiguous() for name in names for x in slots[name].values()):
         deferred = None  # as loaded from elsewhere; the kernels write to what is contiguous only
     if deferred is None:
-        slots = _widened(slots, names)
-    if not _fast(params, names, slots, network):
-        slots = _widened(slots, names)
+        slots = _widened(params, slots, names)
+    if not _fast(params, grads, slots, names, rates, network):
+        slots = _widened(params, slots, names)
         made = [reference.remember(_as(grads, params, x), slots[x], rates, network.max_gradient) for x in names]
         return {**slots, **dict(zip(names, made, strict=True))}, None
     ps, gs, before = _lists(params, grads, slots, names)
@@ -161,25 +168,40 @@ def share_moved(slots: Slots, seen: Seen | None, names: list[str]) -> Float[Tens
     return torch.stack([x.to(slots[name]["momenta"].dtype).mean() for name, x in zip(names, moved, strict=True)])
 
 
-def _fast(params: Params, names: list[str], slots: Slots, network: Network) -> bool:
-    """Whether the fast form is to be taken: float32 numbers on one device that has kernels.
+def _fast(params: Params, grads: Params, slots: Slots, names: list[str], rates: Tensor, network: Network) -> bool:
+    """Whether the fast form is to be taken: plain tensors on one device that has kernels, averages in float32.
 
     Not inside `torch.func.grad`, which refuses operations of a library.
     """
     if not names or not build.wanted() or inside_grad():
         return False
-    dtypes = {slots[name]["momenta"].dtype for name in names}
-    if dtypes not in ({torch.float32}, {torch.bfloat16}):
-        return False
-    device = params[names[0]].device
-    fits = all(params[x].device == device and working(params[x]).dtype == torch.float32 for x in names)
-    return fits and available(device, network.hidden, network.num_layers, torch.bfloat16 in dtypes)
+    device, half = rates.device, slots[names[0]]["momenta"].dtype == torch.bfloat16
+    large = torch.bfloat16 if half else torch.float32
+    for name in names:
+        p, grad, slot = params[name], grads[name], slots[name]
+        if not (p.device == grad.device == device and p.dtype in WORKED_IN_FLOAT32 and _is_plain(p) and _is_plain(grad)):
+            return False
+        for key in AVERAGES & slot.keys():
+            x = slot[key]
+            if x.device != device or x.dtype != (large if key in LARGE_SLOTS else torch.float32) or not _is_plain(x):
+                return False
+    return available(device, network.hidden, network.num_layers, half)
 
 
-def _widened(slots: Slots, names: list[str]) -> Slots:
-    """Slots with averages in float32 that were bfloat16."""
+def _is_plain(x: Tensor) -> bool:
+    """Whether the numbers of a tensor are where it says: not in a subclass, which may keep them elsewhere."""
+    return type(x) in (Tensor, Parameter)
+
+
+def _widened(params: Params, slots: Slots, names: list[str]) -> Slots:
+    """Slots with averages as precise as their parameters are worked with, where they were bfloat16."""
     half = [name for name in names if slots[name]["momenta"].dtype == torch.bfloat16]
-    return {**slots, **{name: slots[name] | {key: slots[name][key].float() for key in LARGE_SLOTS} for name in half}}
+
+    def wide(name: str) -> dict[str, Tensor]:
+        dtype = working(params[name]).dtype
+        return slots[name] | {key: slots[name][key].to(dtype) for key in LARGE_SLOTS}
+
+    return {**slots, **{name: wide(name) for name in half}} if half else slots
 
 
 def _lists(

@@ -29,7 +29,7 @@ _library.define(f"respond({_LISTS}, Tensor moments, Tensor layers, Tensor? sizes
 NUM_FORM = 6
 """The first fields of a Network are whole numbers, the others are not."""
 
-VERSION = crc32(b"".join((SOURCES / file).read_bytes() for file in ("coordinates.h", "coordinate_mlp.cpp")))
+VERSION = crc32(b"".join((SOURCES / file).read_bytes() for file in ("vector.h", "coordinates.h", "coordinate_mlp.cpp")))
 """An argument of both operations: compiled programs kept for another kernel must not be taken for this one."""
 
 
@@ -148,11 +148,15 @@ def _respond_fast(*args: Any) -> list[Tensor]:
 def _remember_shapes(*args: Any) -> list[Tensor]:
     params, _, *lists, rates, _, _, _ = args
     moments = rates.new_empty(*rates.shape[:-1], len(params), NUM_MOMENTS)
-    return [*(torch.empty_like(x) for tensors in lists for x in tensors), moments]
+    return [*(_dense(x) for tensors in lists for x in tensors), moments]
 
 
 def _respond_shapes(*args: Any) -> list[Tensor]:
-    return [torch.empty_like(p) for p in args[0]]
+    return [_dense(p) for p in args[0]]
+
+
+def _dense(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _remember_reference(args: Sequence[Any]) -> list[Tensor]:
@@ -216,7 +220,8 @@ def _derivative(compute: Callable[[Sequence[Any]], list[Tensor]]) -> Callable[..
         again = torch.is_grad_enabled()  # a derivative of this derivative may be wanted
         leaves = list(ctx.leaves)
         for i, x in zip(ctx.places, ctx.saved_tensors, strict=True):
-            leaves[i] = x if again or not x.requires_grad else x.detach().requires_grad_()
+            # nodes of their own: what one was made of another, earlier, is not for this derivative
+            leaves[i] = x.view_as(x) if again else x.detach().requires_grad_(x.requires_grad)
         args = _pytree.tree_unflatten(leaves, ctx.spec)
         wanted = [i for i in ctx.places if leaves[i].requires_grad]
         with torch.enable_grad():

@@ -97,7 +97,7 @@ class MatrixRule(UpdateRule):
         self.register_buffer("adam", torch.tensor(adam), persistent=False)
 
     large_slots = LARGE_SLOTS
-    takes_half = True
+    defers = True
     rates: Tensor
     adam: Tensor
 

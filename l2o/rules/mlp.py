@@ -70,7 +70,7 @@ class MLPRule(UpdateRule):
         self.register_buffer("timescales", torch.tensor(TIMESCALES), persistent=False)
 
     large_slots = LARGE_SLOTS
-    takes_half = True
+    defers = True
     rates: Tensor
     timescales: Tensor
 

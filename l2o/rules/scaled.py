@@ -26,7 +26,7 @@ class Scaled(UpdateRule):
             raise ValueError(f"lr must be positive, because its logarithm is what is learned; got {lr}.")
         self.rule = rule
         self.log_lr = nn.Parameter(torch.tensor(math.log(lr)))
-        self.needs_loss, self.large_slots, self.takes_half = rule.needs_loss, rule.large_slots, rule.takes_half
+        self.needs_loss, self.large_slots, self.defers = rule.needs_loss, rule.large_slots, rule.defers
 
     @property
     def nominal_lr(self) -> float:  # type: ignore[override]

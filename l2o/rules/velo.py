@@ -102,7 +102,7 @@ class VeLO(UpdateRule):
         self.register_buffer("thresholds", torch.tensor(THRESHOLDS), persistent=False)
 
     large_slots = LARGE_SLOTS
-    takes_half = True
+    defers = True
     rates: Tensor
     thresholds: Tensor
 

@@ -133,6 +133,18 @@ def test_float32_state_is_taken_over_and_back() -> None:
     assert full.state[params[0]]["momenta"].dtype == torch.float32
 
 
+@every_rule
+def test_float64_and_complex_parameters_may_be_among_them(name: str) -> None:
+    params = [torch.nn.Parameter(torch.ones(4, 3, dtype=dtype)) for dtype in (torch.float64, torch.complex64)]
+    optimizer = LearnedOptimizer(params, make(name), state_dtype=torch.bfloat16)
+    for _ in range(2):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step(loss=torch.tensor(1.0))
+    assert optimizer.state[params[0]][RULES[name][1][0]].dtype == torch.bfloat16
+    assert all(p.isfinite().all() and (p != 1).any() for p in params)
+
+
 def test_copies_keep_the_setting_and_other_dtypes_are_refused() -> None:
     optimizer, _ = start("mlp", torch.bfloat16)
     assert copy.deepcopy(optimizer).state_dtype == torch.bfloat16

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from l2o.kernels import build
+
 STEP = """
 import torch
 from l2o.rules import MLPRule
@@ -44,13 +46,30 @@ def test_without_a_compiler_that_works_one_warning_and_the_readable_form(tmp_pat
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix == ".so"], "nothing half-made is kept"
 
 
-def test_a_kept_file_that_is_no_library_is_told(tmp_path: Path) -> None:
-    run(STEP, L2O_CACHE=str(tmp_path))
+def test_a_kept_file_that_is_no_library_is_built_again(tmp_path: Path) -> None:
+    first = run(STEP, L2O_CACHE=str(tmp_path))
     (built,) = tmp_path.iterdir()
     built.write_bytes(b"torn")
-    torn = run(STEP, L2O_CACHE=str(tmp_path))
-    assert torn.stdout == run(STEP, L2O_KERNELS="0").stdout
-    assert torn.stderr.count("RuntimeWarning") == 1
+    again = run(STEP, L2O_CACHE=str(tmp_path))
+    assert again.stdout == first.stdout and not again.stderr
+    assert built.stat().st_size > 1000
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("L2O_CACHE", str(tmp_path))
+    monkeypatch.setattr(build, "_user", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(OSError, match="belongs to another user"):
+        build._built("coordinate_mlp", {"HIDDEN": 8, "HALF": 0})
+
+
+def test_a_user_without_a_home_has_a_cache_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("could not determine home directory")
+
+    for name in ("L2O_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert build.cache_folder().name.startswith("l2o-")
 
 
 @pytest.mark.parametrize("name", ["vector.h", "coordinate_mlp.cpp"])

@@ -149,6 +149,36 @@ def test_derivatives_equal_those_of_the_readable_form(name: str, lanes: bool) ->
 
 
 @every_rule
+@pytest.mark.parametrize("lanes", [False, True])
+def test_second_derivatives_equal_those_of_the_readable_form(name: str, lanes: bool) -> None:
+    shapes, rule = [(3,), (4, 6)], make(name)
+
+    def derivatives() -> list[torch.Tensor]:
+        lead = (2,) if lanes else ()
+        theta = {key: p.detach().expand(*lead, *p.shape).clone().requires_grad_() for key, p in rule.named_parameters()}
+        params = {key: p.requires_grad_() for key, p in draw(1, [(*lead, *s) for s in shapes]).items()}
+
+        def three_steps(theta: Params, params: Params) -> torch.Tensor:
+            state, start = rule.init(params, 10), params
+            for _ in range(3):  # gradients that depend on all that came before
+                grads = {key: p + 0.1 * p.square() for key, p in params.items()}
+                updates, state = functional_call(rule, theta, (grads, state, params, torch.tensor(1.0)))
+                params = {key: p + 100.0 * updates[key] for key, p in params.items()}
+            return sum((p - start[key]).square().sum() for key, p in params.items())
+
+        value = (vmap(three_steps) if lanes else three_steps)(theta, params).sum()
+        inputs = [*theta.values(), *params.values()]
+        first = torch.autograd.grad(value, inputs, create_graph=True, allow_unused=True, materialize_grads=True)
+        size = sum(x.square().sum() for x in first)
+        second = torch.autograd.grad(size, inputs, allow_unused=True, materialize_grads=True)
+        return [*(x.detach() for x in first), *second]
+
+    found = derivatives()
+    with without_kernels():
+        assert_close(found, derivatives(), 5e-3)
+
+
+@every_rule
 @pytest.mark.parametrize("transform", ["grad", "vmap of grad", "grad of vmap", "jvp"])
 def test_the_function_transforms_differentiate_a_rule(name: str, transform: str) -> None:
     rule = make(name)
@@ -216,3 +246,78 @@ def test_finite_numbers_with_squares_that_are_not_still_make_a_step() -> None:
     w.grad = torch.full((4, 4), -1.0)
     optimizer.step()
     assert optimizer.state[w]["step"] == 1 and w.isfinite().all()
+
+
+class Twice(UpdateRule):
+    """A rule of a user's own, around another that it asks twice a step."""
+
+    def __init__(self, inner: UpdateRule, keeps_old: bool = False) -> None:
+        super().__init__()
+        self.inner, self.keeps_old = inner, keeps_old
+
+    def init(self, params, total_steps=None):
+        return self.inner.init(params, total_steps)
+
+    def forward(self, grads, state, params, loss=None):
+        first, between = self.inner(grads, state, params, loss)
+        second, after = self.inner(grads, between, params, loss)
+        return {key: first[key] + second[key] for key in params}, state if self.keeps_old else after
+
+
+@pytest.mark.parametrize("keeps_old", [False, True])
+def test_a_rule_around_another_is_run_as_it_is_written(keeps_old: bool) -> None:
+    rule = Twice(make("matrix"), keeps_old)
+    w = torch.nn.Parameter(torch.randn(6, 5, generator=seeded(0)))
+    params = {"w": w.detach().clone()}
+    optimizer, state = l2o.LearnedOptimizer([w], rule), rule.init(params)
+    for i in range(3):
+        w.grad = torch.randn(6, 5, generator=seeded(i))
+        optimizer.step()
+        with torch.no_grad():
+            updates, state = rule({"w": w.grad}, state, params)
+        params = {"w": params["w"] + updates["w"]}
+    torch.testing.assert_close(w.detach(), params["w"])
+
+
+def test_gradients_and_state_of_other_kinds_are_read_right() -> None:
+    def run(grad: torch.Tensor, loaded: bool = False) -> torch.Tensor:
+        w = torch.nn.Parameter(torch.ones(4, 3))
+        optimizer = l2o.LearnedOptimizer([w], make("mlp"))
+        for _ in range(2):
+            w.grad = grad
+            optimizer.step()
+            if loaded:  # as a tool might have saved it
+                state = optimizer.state_dict()
+                state["state"][0] = {
+                    key: x.bfloat16() if x.is_floating_point() else x for key, x in state["state"][0].items()
+                }
+                optimizer.load_state_dict(state)
+        return w.detach()
+
+    down = run(torch.full((4, 3), -1.0))
+    torch.testing.assert_close(run(torch._neg_view(torch.ones(4, 3))), down)
+    torch.testing.assert_close(run(torch.full((3, 4), -1.0).t()), down)
+    torch.testing.assert_close(run(torch.full((4, 3), -1.0), loaded=True), down, rtol=1e-4, atol=1e-5)
+
+
+def test_a_loaded_state_is_not_shared() -> None:
+    w, v = (torch.nn.Parameter(torch.ones(4, 3)) for _ in range(2))
+    w.grad = torch.ones(4, 3)
+    one, other = (l2o.LearnedOptimizer([p], make("mlp")) for p in (w, v))
+    one.step()
+    other.load_state_dict(one.state_dict())
+    kept = other.state[v]["momenta"].clone()
+    one.step()
+    assert torch.equal(other.state[v]["momenta"], kept)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", ["mlp", "matrix"])
+def test_a_compiled_rule_takes_transposed_parameters(name: str) -> None:
+    rule = make(name)
+    params = {"w": torch.randn(6, 5, generator=seeded(0)).t()}
+    grads = {"w": torch.randn(6, 5, generator=seeded(1)).t()}
+    with torch.no_grad():
+        expected, _ = rule(grads, rule.init(params), params)
+        found, _ = torch.compile(rule)(grads, rule.init(params), params)
+    torch.testing.assert_close(found, expected)
