@@ -90,7 +90,9 @@ def _built(name: str, defines: dict[str, int]) -> Path:
     path = cache_folder() / f"{name}-{_key(name, compiler, macros)}.so"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.parent.stat().st_uid != _user():
-        raise OSError(f"{path.parent} belongs to another user, whose code would be run (L2O_CACHE names another folder)")
+        raise OSError(
+            f"{path.parent} belongs to another user, whose code would be run (L2O_CACHE names another folder)"
+        )
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name

@@ -189,10 +189,8 @@ class LearnedOptimizer(Optimizer):
             value = -value if all(m.group["maximize"] for m in members) else None  # no one objective if they disagree
         packed = {m.key: self.state.get(m.param, {}) for m in members}
         state = gather(self.rule, params, packed, self._any_state(device), self.total_steps)
-        if self.state_dtype is not None and self.rule.defers:
-            state = narrowed(state, self.rule.large_slots)
-        else:
-            state = widened(state, self.rule.large_slots, dtype)
+        half = self.rule.large_slots if self.state_dtype is not None and self.rule.defers else ()
+        state = narrowed(widened(state, half, dtype), half)
         foreign = [*params.values(), *grads.values()]
         with deferring(self.rule.defers and not self.compile and not torch.compiler.is_compiling()) as deferred:
             updates, new = self._runner(grads, state, params, value)

@@ -76,8 +76,8 @@ def narrowed(state: OptState, keys: Sequence[str]) -> OptState:
     """
     generators: dict[torch.device, torch.Generator] = {}
 
-    def narrow(x: Tensor) -> Tensor:
-        if x.dtype == torch.bfloat16:
+    def narrow(key: str, x: Tensor) -> Tensor:
+        if key not in keys or x.dtype == torch.bfloat16:
             return x
         if x.device not in generators:
             generators[x.device] = torch.Generator(x.device).manual_seed(int(state.step))
@@ -86,18 +86,20 @@ def narrowed(state: OptState, keys: Sequence[str]) -> OptState:
         rounded = ((x.view(torch.int32) + noise) & -(2**16)).view(torch.float32)
         return torch.where(x.isfinite(), rounded, x).to(torch.bfloat16)
 
-    return _with_slots(state, keys, narrow)
+    return _with_slots(state, narrow) if keys else state
 
 
-def widened(state: OptState, keys: Sequence[str], dtype: torch.dtype) -> OptState:
-    """State with the slots of these names in `dtype` where they were bfloat16."""
-    return _with_slots(state, keys, lambda x: x.to(dtype) if x.dtype == torch.bfloat16 else x)
+def widened(state: OptState, keep: Sequence[str], dtype: torch.dtype) -> OptState:
+    """State with the half-precision slots in `dtype`, but for those of the names to keep."""
+
+    def widen(key: str, x: Tensor) -> Tensor:
+        return x.to(dtype) if x.dtype in (torch.bfloat16, torch.float16) and key not in keep else x
+
+    return _with_slots(state, widen)
 
 
-def _with_slots(state: OptState, keys: Sequence[str], change: Callable[[Tensor], Tensor]) -> OptState:
-    slots = {
-        name: {key: change(x) if key in keys else x for key, x in slot.items()} for name, slot in state.slots.items()
-    }
+def _with_slots(state: OptState, change: Callable[[str, Tensor], Tensor]) -> OptState:
+    slots = {name: {key: change(key, x) for key, x in slot.items()} for name, slot in state.slots.items()}
     return state._replace(slots=slots)
 
 

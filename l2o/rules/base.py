@@ -40,9 +40,9 @@ class UpdateRule(nn.Module, ABC):
         nominal_lr: the step size that the drop-in's `lr=1.0` stands for. Weight decay `w` of the drop-in shrinks a
             parameter by `lr * nominal_lr * w` a step, as AdamW does at `nominal_lr`.
         large_slots: names of the slots that hold numbers for each coordinate, which the drop-in may keep in bfloat16.
-        defers: whether `forward` takes those slots in bfloat16 too, and may return them as they were, to be brought up to
-            date in place by whoever asked for that (see `l2o.rules.coordinates.deferring`). A rule around another must
-            hand on the other's state as it is, if it sets this.
+        defers: whether `forward` takes those slots in bfloat16 too, and may return them as they were, to be brought up
+            to date in place by whoever asked for that (see `l2o.rules.coordinates.deferring`). A rule around another
+            must hand on the other's state as it is, if it sets this.
         config: the constructor's arguments, defaults filled in: `type(rule)(**rule.config)` is a fresh such rule.
     """
 

@@ -179,7 +179,9 @@ def _fast(params: Params, grads: Params, slots: Slots, names: list[str], rates: 
     large = torch.bfloat16 if half else torch.float32
     for name in names:
         p, grad, slot = params[name], grads[name], slots[name]
-        if not (p.device == grad.device == device and p.dtype in WORKED_IN_FLOAT32 and _is_plain(p) and _is_plain(grad)):
+        if not (
+            p.device == grad.device == device and p.dtype in WORKED_IN_FLOAT32 and _is_plain(p) and _is_plain(grad)
+        ):
             return False
         for key in AVERAGES & slot.keys():
             x = slot[key]
