@@ -29,6 +29,7 @@ from benchmarks.floors import FLOAT, RULES, inner_step, parameters
 from benchmarks.machine import rates
 from benchmarks.peers.client import Peer, Peers, default_peers
 from benchmarks.record import RESULTS, readable, write
+from l2o.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
 
 def main(config: Config) -> None:
     """Measure, write, show."""
+    keep_freed_memory()  # as the command l2o does
     torch.set_num_threads(config.threads)
     rows = list(run(config))
     for folder in [config.out, RESULTS] if config.record else [config.out]:

@@ -67,7 +67,7 @@ class Config:
         compile: also time ours with `compile=True`.
         slow_limit: largest size for the LSTM, Muon and orthogonalisation.
         peer_limit: largest size for the other systems.
-        peer_rules: of theirs: adamw, adafac, celo2, velo.
+        peer_rules: of theirs: adamw, adafac, celo2, velo (whose LSTM is 512 wide, ours 64).
         repeats: steps timed of each optimizer.
         threads: CPU threads.
         peers: folder of the other systems, see `benchmarks/peers/client.py`; left out without.
@@ -80,9 +80,9 @@ class Config:
     rules: tuple[str, ...] = ("adam", "mlp", "mlp32", "matrix", "matrix-orthogonal", "velo", "lstm")
     compile: bool = False
     slow_limit: int = 1_000_000
-    peer_limit: int = 1_000_000
-    peer_rules: tuple[str, ...] = ("adamw", "adafac", "celo2", "velo")
-    repeats: int = 7
+    peer_limit: int = 10_000_000
+    peer_rules: tuple[str, ...] = ("adamw", "adafac", "celo2")
+    repeats: int = 5
     threads: int = 1
     peers: Path | None = field(default_factory=default_peers)
     out: Path = Path("runs/step_time")

@@ -106,7 +106,6 @@ def _row(system: str, estimator: str, rule: RuleName, num_tasks: int, taken: int
         "rule": rule,
         "num_tasks": num_tasks,
         "mebibytes": taken / MEBIBYTE,
-        "mebibytes_per_task": taken / MEBIBYTE / num_tasks,
     }
 
 
@@ -119,10 +118,9 @@ def main(config: Config) -> None:
     rows = list(run(config))
     for folder in [config.out, RESULTS] if config.record else [config.out]:
         write("unroll_memory", config, rows, folder)
-    shown = Table("tasks", "rule", "estimator", "system", "MiB", "MiB / task", title="memory of a meta-gradient")
+    shown = Table("tasks", "rule", "estimator", "system", "MiB", title="memory of a meta-gradient")
     for row in rows:
-        numbers = (readable(row["mebibytes"]), readable(row["mebibytes_per_task"]))
-        shown.add_row(str(row["num_tasks"]), row["rule"], row["estimator"], row["system"], *numbers)
+        shown.add_row(str(row["num_tasks"]), row["rule"], row["estimator"], row["system"], readable(row["mebibytes"]))
     Console(width=140).print(shown)
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from l2o.kernels.build import cache_folder
+from l2o.memory import keep_freed_memory
 
 COMMANDS = {
     "meta-train": "meta-train an update rule on a distribution of tasks",
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     # compiled inner steps are found again by later runs and by workers; torch's own place for them is /tmp
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    keep_freed_memory()
     from l2o.training import commands  # imports torch: only once a command is to run
 
     try:
