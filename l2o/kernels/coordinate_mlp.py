@@ -113,7 +113,7 @@ def measure(
         later: leave momenta and second moments as they are, for `move` to reckon with and `advance` to bring up to
             date.
     """
-    make = _made_later if later else _made
+    make = unwritten_statistics if later else unwritten
     new = [make(old) for old in averages]
     moments = rates.new_empty(*rates.shape[:-1], len(params), NUM_MOMENTS)
     plan = _plan(params, network, moments, lanes)
@@ -169,17 +169,21 @@ def advance(
     _kernel(network.hidden, averages).coordinate_mlp_advance(ctypes.byref(plan), _table(tensors))
 
 
-def _made(old: Averages) -> Averages:
-    return _made_later(old)._replace(momenta=torch.empty_like(old.momenta), second=torch.empty_like(old.second))
+def unwritten(old: Averages) -> Averages:
+    """Memory for new averages."""
+    return unwritten_statistics(old)._replace(
+        momenta=torch.empty_like(old.momenta), second=torch.empty_like(old.second)
+    )
 
 
-def _made_later(old: Averages) -> Averages:
+def unwritten_statistics(old: Averages) -> Averages:
+    """Memory for new factored averages, beside the old momenta and second moments."""
     column = None if old.column is None else torch.empty_like(old.column)
     return old._replace(row=torch.empty_like(old.row), column=column)
 
 
 @lru_cache(maxsize=4096)
-def _geometry(shape: tuple[int, ...]) -> tuple[int, int, int, int, int, int]:
+def geometry(shape: tuple[int, ...]) -> tuple[int, int, int, int, int, int]:
     """(a, s1, b, s2, c, row_is_outer): a shape with its two factored dimensions s1 and s2 in memory order.
 
     The second largest dimension and the largest one are factored, the later of equals counting as larger; the row
@@ -223,7 +227,7 @@ def _tensor(
         made[:2] = None, None
     before = (None if x is None else x.data_ptr() for x in old)
     step = None if u is None else u.data_ptr()
-    return (p.data_ptr(), grad.data_ptr(), *before, step, *made, *_geometry(tuple(p.shape[1:] if lanes else p.shape)))
+    return (p.data_ptr(), grad.data_ptr(), *before, step, *made, *geometry(tuple(p.shape[1:] if lanes else p.shape)))
 
 
 def _table(tensors: Sequence[Any]) -> ctypes.Array[_Tensor]:

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from l2o.kernels import coordinate_mlp_tiles as tiles
-from l2o.kernels.coordinate_mlp import _geometry
+from l2o.kernels.coordinate_mlp import geometry
 
 VECTOR, FLAT, MATRIX = (int(kind.value) for kind in (tiles.VECTOR, tiles.FLAT, tiles.MATRIX))
 COLUMNS = int(tiles.COLUMNS.value)
@@ -87,7 +87,7 @@ class _Draft:
 
     def add(self, shape: tuple[int, ...], block_rows: int) -> None:
         """Divide one more tensor."""
-        i, (a, s1, b, s2, c, row_is_outer) = len(self.shapes), _geometry(shape)
+        i, (a, s1, b, s2, c, row_is_outer) = len(self.shapes), geometry(shape)
         slab, bc, start = b * s2 * c, b * c, self.num_parts
         size, num_outer, num_inner = a * s1 * slab, a * s1 * bc, a * slab
         kind = VECTOR if len(shape) < 2 else MATRIX if bc == 1 and _fits(s1, slab) else FLAT

@@ -29,7 +29,7 @@ from torch import Tensor
 from l2o.kernels import coordinate_mlp_measure as measuring
 from l2o.kernels import coordinate_mlp_move as moving
 from l2o.kernels import coordinate_mlp_tiles as tiles
-from l2o.kernels.coordinate_mlp import NUM_MOMENTS, Averages, Network, _made, _made_later
+from l2o.kernels.coordinate_mlp import NUM_MOMENTS, Averages, Network, unwritten, unwritten_statistics
 from l2o.kernels.coordinate_mlp_plan import MATRIX, OUTER_ROWS, ROWS, Plan, plan_for
 
 RESIDUAL = 6
@@ -46,7 +46,7 @@ def measure(
     later: bool = False,
 ) -> tuple[list[Averages], Tensor]:
     """The averages after one more gradient, and the moments of all tensors; see `coordinate_mlp.measure`."""
-    make = _made_later if later else _made
+    make = unwritten_statistics if later else unwritten
     new = [make(old) for old in averages]
     moments = rates.new_empty(*rates.shape[:-1], len(params), NUM_MOMENTS)
     num_lanes, plan = max(lanes, 1), _plan(params, lanes)

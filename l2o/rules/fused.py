@@ -18,6 +18,7 @@ from torch.utils import _pytree
 from l2o.kernels.build import SOURCES
 from l2o.kernels.coordinate_mlp import NUM_MOMENTS, Averages, Network
 from l2o.kernels.devices import kernels_for
+from l2o.kernels.transforms import batched
 from l2o.rules import reference
 
 _LISTS = "Tensor[] params, Tensor[] grads, Tensor[] momenta, Tensor[] second, Tensor[] rows, Tensor[] columns"
@@ -29,7 +30,7 @@ _library.define(f"respond({_LISTS}, Tensor moments, Tensor layers, Tensor? sizes
 NUM_FORM = 6
 """The first fields of a Network are whole numbers, the others are not."""
 
-VERSION = crc32(b"".join((SOURCES / file).read_bytes() for file in ("vector.h", "coordinates.h", "coordinate_mlp.cpp")))
+VERSION = crc32(b"".join(path.read_bytes() for path in sorted(SOURCES.glob("*.[hc]*"))))
 """An argument of both operations: compiled programs kept for another kernel must not be taken for this one."""
 
 
@@ -183,28 +184,6 @@ def _slots(params: Sequence[Tensor], lists: Sequence[Sequence[Tensor]]) -> list[
     return [_slot(a) for a in averages]
 
 
-def _vmapped(op: Any) -> Callable[..., Any]:
-    """The operation under `vmap`: the same one with (more) lanes."""
-
-    def rule(info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[list[Tensor], list[int]]:
-        *given, lanes, form, numbers = args
-        num = info.batch_size
-
-        def lead(x: Any, dim: Any) -> Any:
-            if isinstance(x, list):
-                return [lead(*each) for each in zip(x, dim or [None] * len(x), strict=True)]
-            if not isinstance(x, Tensor):
-                return x
-            x = x.expand(num, *x.shape) if dim is None else x.movedim(dim, 0)
-            return x.flatten(0, 1) if lanes else x
-
-        batched = [lead(x, dim) for x, dim in zip(given, in_dims, strict=False)]
-        found = op(*batched, num * max(lanes, 1), form, numbers)
-        return [x.unflatten(0, (num, lanes)) if lanes else x for x in found], [0] * len(found)
-
-    return rule
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.leaves, ctx.spec = _pytree.tree_flatten(inputs)
     ctx.places = [i for i, leaf in enumerate(ctx.leaves) if isinstance(leaf, Tensor)]
@@ -248,4 +227,4 @@ for _op, _fast, _shapes, _compute in (
         _library.impl(_op, _fast, _key)
     torch.library.register_fake(f"l2o::{_op}", _shapes)
     torch.library.register_autograd(f"l2o::{_op}", _derivative(_compute), setup_context=_save)
-    torch.library.register_vmap(f"l2o::{_op}", _vmapped(getattr(torch.ops.l2o, _op)))
+    torch.library.register_vmap(f"l2o::{_op}", batched(getattr(torch.ops.l2o, _op)))

@@ -15,6 +15,7 @@ from torch.func import vjp, vmap
 
 from l2o.kernels import lstm as kernel
 from l2o.kernels.lstm import Form, Given, Theta
+from l2o.kernels.transforms import batched
 from l2o.rules import lstm_reference
 
 # one list, not six: torch looks at every list many times on its way to the kernel
@@ -94,28 +95,6 @@ def _dense(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _vmapped(op: Any) -> Callable[..., Any]:
-    """An operation under `vmap`: the same one with (more) lanes."""
-
-    def rule(info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[list[Tensor], list[int]]:
-        *lists, lanes, shape, numbers = args
-        size = info.batch_size
-        lead = [
-            [_lead(x, dim, size, lanes) for x, dim in zip(part, dims or [None] * len(part), strict=True)]
-            for part, dims in zip(lists, in_dims, strict=False)
-        ]
-        found = op(*lead, size * max(lanes, 1), shape, numbers)
-        return [x.unflatten(0, (size, lanes)) for x in found] if lanes else found, [0] * len(found)
-
-    return rule
-
-
-def _lead(x: Tensor, dim: int | None, size: int, lanes: int) -> Tensor:
-    if dim != 0:
-        x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-    return x.flatten(0, 1) if lanes else x
-
-
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     tensors, *ctx.rest = inputs
     ctx.set_materialize_grads(False)
@@ -182,4 +161,4 @@ for _op, _cpu, _shapes, _formula, _context in _ops:
     _library.impl(_op, _cpu, "CPU")
     torch.library.register_fake(f"l2o::{_op}", _shapes)
     torch.library.register_autograd(f"l2o::{_op}", _formula, setup_context=_context)
-    torch.library.register_vmap(f"l2o::{_op}", _vmapped(getattr(torch.ops.l2o, _op)))
+    torch.library.register_vmap(f"l2o::{_op}", batched(getattr(torch.ops.l2o, _op)))
