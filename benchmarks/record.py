@@ -39,12 +39,15 @@ def readable(number: float) -> str:
 
 
 def commit() -> str:
-    """The commit the code is at, marked when files were changed since."""
+    """The commit the code is at, marked when files other than rows and pictures were changed since."""
     where = Path(__file__).parent
     try:
         head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=where, capture_output=True, text=True)
         dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=where, capture_output=True, text=True
+            ["git", "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)benchmarks/results"],
+            cwd=where,
+            capture_output=True,
+            text=True,
         )
     except FileNotFoundError:
         return "unknown"

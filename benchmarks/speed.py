@@ -121,13 +121,15 @@ def _bars(panel: Axes, rows: Sequence[Row], name: Callable[[Row], str], key: str
     for place, row in enumerate(rows):
         ours = "l2o" in name(row)
         panel.barh(place, row[key], color="tab:blue" if ours else "lightgrey")
-        panel.plot([row[floor]] * 2, [place - 0.4, place + 0.4], color="black", label=None if place else "floor")
+        panel.plot(
+            [row[floor]] * 2, [place - 0.4, place + 0.4], color="black", label=None if place else "floor, on one core"
+        )
         panel.annotate(readable(row[key]), (row[key], place), xytext=(3, 0), textcoords="offset points", va="center")
     panel.set_yticks(range(len(rows)), [name(row) for row in rows])
     panel.set_xscale("log")
     panel.invert_yaxis()
     panel.margins(x=0.15)
-    panel.legend(loc="lower right", title="one core's")
+    panel.legend(loc="upper right")
 
 
 if __name__ == "__main__":

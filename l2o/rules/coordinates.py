@@ -171,9 +171,10 @@ def share_moved(slots: Slots, seen: Seen | None, names: list[str]) -> Float[Tens
 def _fast(params: Params, grads: Params, slots: Slots, names: list[str], rates: Tensor, network: Network) -> bool:
     """Whether the fast form is to be taken: plain tensors on one device that has kernels, averages in float32.
 
-    Not inside `torch.func.grad`, which refuses operations of a library.
+    Not where derivatives may be recorded: making the readable form again in a backward pass would take longer than
+    recording it, and `torch.func.grad` refuses operations of a library.
     """
-    if not names or not build.wanted() or inside_grad():
+    if not names or not build.wanted() or torch.is_grad_enabled() or inside_grad():
         return False
     device, half = rates.device, slots[names[0]]["momenta"].dtype == torch.bfloat16
     large = torch.bfloat16 if half else torch.float32

@@ -1,25 +1,22 @@
 """The fast form of `l2o.rules.reference`: two torch operations on all tensors of a network, each run by a kernel.
 
-Each takes the tensors as they are or, with `lanes`, under one leading axis, which is how `vmap` calls it. Their
-derivatives are those of the readable form, made again in the backward pass.
+Each takes the tensors as they are or, with `lanes`, under one leading axis, which is how `vmap` calls it. They have no
+derivatives: where those are recorded, the readable form is taken, whose backward pass then has all it needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from zlib import crc32
 
 import torch
 from torch import Tensor
-from torch.func import vmap
-from torch.utils import _pytree
 
 from l2o.kernels.build import SOURCES
 from l2o.kernels.coordinate_mlp import NUM_MOMENTS, Averages, Network
 from l2o.kernels.devices import kernels_for
 from l2o.kernels.transforms import batched
-from l2o.rules import reference
 
 _LISTS = "Tensor[] params, Tensor[] grads, Tensor[] momenta, Tensor[] second, Tensor[] rows, Tensor[] columns"
 _NETWORK = "int lanes, int[] form, float[] numbers"
@@ -160,71 +157,11 @@ def _dense(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _remember_reference(args: Sequence[Any]) -> list[Tensor]:
-    params, grads, *lists, rates, _, form, numbers = args
-    network = _network(form, numbers)
-    slots = _slots(params, lists)
-    made = [reference.remember(g, slot, rates, network.max_gradient) for g, slot in zip(grads, slots, strict=True)]
-    moments = [reference.moments(p, g, slot, network) for p, g, slot in zip(params, grads, made, strict=True)]
-    return [*(x for tensors in _lists(made) for x in tensors), torch.stack(moments)]
-
-
-def _respond_reference(args: Sequence[Any]) -> list[Tensor]:
-    params, grads, *lists, _, layers, sizes, _, form, numbers = args
-    network, num = _network(form, numbers), len(params)
-    each_layers = layers if layers.ndim == 2 else [layers] * num
-    each_size = [None] * num if sizes is None else sizes
-    parts = zip(params, grads, _slots(params, lists), each_layers, each_size, strict=True)
-    return [reference.respond(*part, network) for part in parts]
-
-
-def _slots(params: Sequence[Tensor], lists: Sequence[Sequence[Tensor]]) -> list[dict[str, Tensor]]:
-    flat = [x for tensors in lists for x in tensors]
-    averages = _averages(flat, len(params), [_is_factored(p, 0) for p in params])
-    return [_slot(a) for a in averages]
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.leaves, ctx.spec = _pytree.tree_flatten(inputs)
-    ctx.places = [i for i, leaf in enumerate(ctx.leaves) if isinstance(leaf, Tensor)]
-    ctx.save_for_backward(*(ctx.leaves[i] for i in ctx.places))
-    for i in ctx.places:
-        ctx.leaves[i] = None
-
-
-def _derivative(compute: Callable[[Sequence[Any]], list[Tensor]]) -> Callable[..., Any]:
-    """The backward pass through the readable form of an operation."""
-
-    def backward(ctx: Any, upstream: Sequence[Tensor | None]) -> Any:
-        again = torch.is_grad_enabled()  # a derivative of this derivative may be wanted
-        leaves = list(ctx.leaves)
-        for i, x in zip(ctx.places, ctx.saved_tensors, strict=True):
-            # nodes of their own: what one was made of another, earlier, is not for this derivative
-            leaves[i] = x.view_as(x) if again else x.detach().requires_grad_(x.requires_grad)
-        args = _pytree.tree_unflatten(leaves, ctx.spec)
-        wanted = [i for i in ctx.places if leaves[i].requires_grad]
-        with torch.enable_grad():
-            axes = _pytree.tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, args)
-            out = vmap(compute, in_dims=(axes,))(args) if args[-3] else compute(args)
-        reached = [(o, g) for o, g in zip(out, upstream, strict=True) if g is not None and o.requires_grad]
-        found: list[Tensor | None] = [None] * len(leaves)
-        if reached and wanted:
-            outputs, grads = zip(*reached, strict=True)
-            inputs = [leaves[i] for i in wanted]
-            by_input = torch.autograd.grad(outputs, inputs, grads, allow_unused=True, create_graph=again)
-            for i, grad in zip(wanted, by_input, strict=True):
-                found[i] = grad
-        return (*_pytree.tree_unflatten(found, ctx.spec)[:-3], None, None, None)
-
-    return backward
-
-
-for _op, _fast, _shapes, _compute in (
-    ("remember", _remember_fast, _remember_shapes, _remember_reference),
-    ("respond", _respond_fast, _respond_shapes, _respond_reference),
+for _op, _fast, _shapes in (
+    ("remember", _remember_fast, _remember_shapes),
+    ("respond", _respond_fast, _respond_shapes),
 ):
     for _key in ("CPU", "CUDA"):
         _library.impl(_op, _fast, _key)
     torch.library.register_fake(f"l2o::{_op}", _shapes)
-    torch.library.register_autograd(f"l2o::{_op}", _derivative(_compute), setup_context=_save)
     torch.library.register_vmap(f"l2o::{_op}", batched(getattr(torch.ops.l2o, _op)))
