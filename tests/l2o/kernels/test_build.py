@@ -13,6 +13,7 @@ STEP = """
 import torch
 from l2o.rules import MLPRule
 torch.manual_seed(0)
+torch.set_grad_enabled(False)
 rule, params = MLPRule(), {"w": torch.ones(3, 2)}
 for _ in range(2):
     print(float(rule(params, rule.init(params), params)[0]["w"].detach().sum()))
