@@ -46,6 +46,7 @@ class Config:
             the caches full of the other systems' numbers.
         threads: CPU threads.
         peers: folder of the other systems, see `benchmarks/peers/client.py`; left out without.
+        keep_freed: whether this process keeps its freed memory, as that of the command `l2o` does.
         fresh: also time our first call in fresh processes, with empty caches and with those of the process before.
         out: folder of the rows.
         record: keep the rows in benchmarks/results.
@@ -59,6 +60,7 @@ class Config:
     seconds: float = 0.5
     threads: int = 2
     peers: Path | None = field(default_factory=default_peers)
+    keep_freed: bool = True
     fresh: bool = False
     out: Path = Path("runs/meta_throughput")
     record: bool = False
@@ -157,7 +159,8 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
 
 def main(config: Config) -> None:
     """Measure, write, show."""
-    keep_freed_memory()  # as the command l2o does
+    if config.keep_freed:
+        keep_freed_memory()
     torch.set_num_threads(config.threads)
     rows = list(run(config))
     for folder in [config.out, RESULTS] if config.record else [config.out]:
