@@ -13,9 +13,9 @@ def keep_freed_memory() -> bool:
     """Have the C library keep what is freed for the next step, in place of handing it back to the system.
 
     Meta-training on a CPU allocates and frees the same megabytes in every inner step. Handed back and asked for again,
-    they are mapped, filled with zeros and unmapped each time, which `benchmarks.meta_throughput --no-keep-freed` shows
-    the cost of. Afterwards the process stays as large as it once was. It holds for the whole process, so a library does not do it unasked; the
-    command `l2o` does.
+    they are mapped, filled with zeros and unmapped each time; `benchmarks.meta_throughput --no-keep-freed` shows what
+    that costs. Afterwards the process stays as large as it once was. It holds for the whole process, so a library does
+    not do it unasked; the command `l2o` does.
 
     Returns:
         whether it could be done: on Linux, with glibc.
