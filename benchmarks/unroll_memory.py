@@ -1,7 +1,9 @@
 """How much memory does a meta-gradient take, by estimator, and with steps made again in place of stored ones?
 
 Unrolls of 64-32-10 perceptrons, each in a process of its own: by how much its resident set grows during one estimate,
-at most, after a first one. The networks in training and their states are there before and not counted.
+at most, after a first one. The networks in training and their states are there before and not counted. The floor is
+what cannot be done without: for backpropagation parameters and state after every step of the window, for PES those after
+one step.
 
     python -m benchmarks.unroll_memory --peers /path/to/peers --record
     python -m benchmarks.unroll_memory --num-tasks 1 --window 5
@@ -23,11 +25,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.estimates import Estimates, Mode, RuleName, Setting
+from benchmarks.floors import FLOAT, parameters
 from benchmarks.peers.client import Peers, default_peers
 from benchmarks.peers.protocol import memory
 from benchmarks.record import RESULTS, readable, write
 
 MEBIBYTE = 2**20
+
+STATE_FLOATS: dict[RuleName, int] = {"lstm": 80, "mlp": 4}
+"""Numbers that a rule remembers of each parameter."""
 
 
 @dataclass(frozen=True)
@@ -90,22 +96,31 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
             for estimator in SETTING:
                 for mode in config.modes:
                     taken = in_process(config, estimator, rule, mode, num)
-                    yield _row(f"l2o {mode}", estimator, rule, num, taken)
+                    yield _row(f"l2o {mode}", estimator, rule, num, taken, floor(config, estimator, rule, num))
         for library in ("higher", "torchopt") if "lstm" in config.rules else ():
             sizes = ("--num-tasks", num, "--window", config.window)
             peer = peers.start("unroll_torch", "--library", library, *sizes, venv="venv_torch")
             if peer is not None:
-                yield _row(f"{library}, a task at a time", "backprop", "lstm", num, peer.memory())
+                least = floor(config, "backprop", "lstm", 1)
+                yield _row(f"{library}, a task at a time", "backprop", "lstm", num, peer.memory(), least)
                 peer.close()
 
 
-def _row(system: str, estimator: str, rule: RuleName, num_tasks: int, taken: int) -> dict[str, Any]:
+def floor(config: Config, estimator: str, rule: RuleName, num_tasks: int) -> float:
+    """Bytes that have to be held at once, for tasks side by side."""
+    network = parameters() * (STATE_FLOATS[rule] + 1) * FLOAT
+    return network * num_tasks * (2 if estimator == "PES" else config.window)
+
+
+def _row(system: str, estimator: str, rule: RuleName, num_tasks: int, taken: int, least: float) -> dict[str, Any]:
     return {
         "system": system,
         "estimator": estimator,
         "rule": rule,
         "num_tasks": num_tasks,
         "mebibytes": taken / MEBIBYTE,
+        "floor_mebibytes": least / MEBIBYTE,
+        "over_floor": taken / least,
     }
 
 
@@ -118,9 +133,12 @@ def main(config: Config) -> None:
     rows = list(run(config))
     for folder in [config.out, RESULTS] if config.record else [config.out]:
         write("unroll_memory", config, rows, folder)
-    shown = Table("tasks", "rule", "estimator", "system", "MiB", title="memory of a meta-gradient")
+    shown = Table(
+        "tasks", "rule", "estimator", "system", "MiB", "floor", "over floor", title="memory of a meta-gradient"
+    )
     for row in rows:
-        shown.add_row(str(row["num_tasks"]), row["rule"], row["estimator"], row["system"], readable(row["mebibytes"]))
+        numbers = [readable(row[key]) for key in ("mebibytes", "floor_mebibytes", "over_floor")]
+        shown.add_row(str(row["num_tasks"]), row["rule"], row["estimator"], row["system"], *numbers)
     Console(width=140).print(shown)
 
 
