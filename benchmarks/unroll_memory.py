@@ -2,8 +2,8 @@
 
 Unrolls of 64-32-10 perceptrons, each in a process of its own: by how much its resident set grows during one estimate,
 at most, after a first one. The networks in training and their states are there before and not counted. The floor is
-what cannot be done without: for backpropagation parameters and state after every step of the window, for PES those after
-one step.
+what cannot be done without: for backpropagation parameters and state after every step of the window, for PES those
+after one step.
 
     python -m benchmarks.unroll_memory --peers /path/to/peers --record
     python -m benchmarks.unroll_memory --num-tasks 1 --window 5
