@@ -80,4 +80,9 @@ def _cpu() -> str:
 def _plain(config: Any) -> Any:
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         config = dataclasses.asdict(config)
-    return json.loads(json.dumps(config, default=str))
+    return json.loads(json.dumps(config, default=_name))
+
+
+def _name(value: Any) -> str:
+    """A path as rows tell it: where a folder lies on one machine says nothing on another."""
+    return value.name if isinstance(value, Path) and value.is_absolute() else str(value)
