@@ -23,8 +23,8 @@ from l2o.saved import Card, classes, from_bytes, read_card, register, to_bytes, 
 __all__ = ["Card", "card", "is_untrained", "load", "names", "register", "save"]
 
 SUFFIX = ".safetensors"
-RUN_FILE = "rule" + SUFFIX
-"""What `load` takes from the folder of a meta-training run."""
+RUN_FILE, LEARNER_FILE = "rule" + SUFFIX, "learner" + SUFFIX
+"""What `load` takes from the folder of a run that trained a rule, or a learner."""
 
 
 def load(name_or_path: str | os.PathLike[str], **config: Any) -> Any:
@@ -104,11 +104,14 @@ def _file_of(path: Path) -> Path:
     path = path.expanduser()
     if not path.exists():
         raise FileNotFoundError(f"a path must lead to a saved module or a run folder; there is nothing at {path}.")
-    if path.is_dir() and not (path / RUN_FILE).is_file():
-        raise FileNotFoundError(
-            f"a run folder must hold {RUN_FILE}, written when meta-training saves; {path} does not."
-        )
-    return path / RUN_FILE if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    for name in (RUN_FILE, LEARNER_FILE):
+        if (path / name).is_file():
+            return path / name
+    raise FileNotFoundError(
+        f"a run folder must hold {RUN_FILE} or {LEARNER_FILE}, written when training saves; {path} does not."
+    )
 
 
 def _weights() -> Any:

@@ -2,6 +2,7 @@
 
 from l2o.estimators.backprop import Backprop
 from l2o.estimators.base import GradientEstimator, MetaGradient
+from l2o.estimators.episodic import Episodic, MultiStepLoss, Reptile
 from l2o.estimators.es import ES, NRES, PES
 from l2o.estimators.grouped import Grouped
 from l2o.estimators.meta_loss import MetaLoss
@@ -13,10 +14,13 @@ __all__ = [
     "NRES",
     "PES",
     "Backprop",
+    "Episodic",
     "GradientEstimator",
     "Grouped",
     "MetaGradient",
     "MetaLoss",
+    "MultiStepLoss",
     "Problems",
+    "Reptile",
     "Truncation",
 ]

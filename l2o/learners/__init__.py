@@ -1,0 +1,11 @@
+"""How a model adapts to a few examples: learners of all families, driven by any rule."""
+
+from l2o.learners.adapt import adapt
+from l2o.learners.adaptation import Adaptation
+from l2o.learners.backbones import MLP, Conv4
+from l2o.learners.base import Learner
+from l2o.learners.gradient.maml import MAML
+from l2o.learners.meta_grad import meta_grad
+from l2o.learners.metric.prototypical import PrototypicalNetwork
+
+__all__ = ["MAML", "MLP", "Adaptation", "Conv4", "Learner", "PrototypicalNetwork", "adapt", "meta_grad"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
+from l2o.configured import Configured
 from l2o.types import Params
 
 
@@ -26,7 +26,7 @@ class OptState(NamedTuple):
     shared: dict[str, Tensor]
 
 
-class UpdateRule(nn.Module, ABC):
+class UpdateRule(Configured, ABC):
     """A pure map (gradients, state, parameters, loss) -> (updates, state); its own parameters are theta.
 
     Updates are added: `params[name] + updates[name]`. Parameters may have any shape; a rule treats every tensor
@@ -43,23 +43,12 @@ class UpdateRule(nn.Module, ABC):
         defers: whether `forward` takes those slots in bfloat16 too, and may return them as they were, to be brought up
             to date in place by whoever asked for that (see `l2o.rules.coordinates.deferring`). A rule around another
             must hand on the other's state as it is, if it sets this.
-        config: the constructor's arguments, defaults filled in: `type(rule)(**rule.config)` is a fresh such rule.
     """
 
     needs_loss: bool = False
     nominal_lr: float = 1e-3
     large_slots: tuple[str, ...] = ()
     defers: bool = False
-    config: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> UpdateRule:
-        """Note the arguments, so that no subclass has to; copies and pickles restore the note with the other fields."""
-        rule = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind_partial(rule, *args, **kwargs)
-        bound.apply_defaults()
-        _, *arguments = bound.arguments.items()  # without self
-        object.__setattr__(rule, "config", dict(arguments))
-        return rule
 
     @abstractmethod
     def init(self, params: Params, total_steps: int | Tensor | None = None) -> OptState:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as write_tensors
 from torch import Tensor
 
+from l2o.estimators.episodic import EpisodicState
 from l2o.estimators.es import ESState
 from l2o.estimators.problems import ProblemState
 from l2o.inner_loop import InnerState
@@ -29,7 +30,7 @@ def register_state(cls: type) -> type:
     return cls
 
 
-for _cls in (OptState, InnerState, ProblemState, ESState):
+for _cls in (OptState, InnerState, ProblemState, ESState, EpisodicState):
     register_state(_cls)
 
 

@@ -15,8 +15,8 @@ from l2o.types import Theta
 
 
 def theta_of(module: nn.Module) -> Theta:
-    """Theta of a module: its parameters by name, detached (they share memory with the module)."""
-    return {name: parameter.detach() for name, parameter in module.named_parameters()}
+    """Theta of a module: its trained parameters (`requires_grad`) by name, detached, in the module's memory."""
+    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
 
 
 class MetaTrainer:
@@ -49,7 +49,8 @@ class MetaTrainer:
         """One outer step. A meta-gradient that is not finite is skipped and counted; theta then stays as it is."""
         gradient = mean_gradient(self.pool.estimate(theta_of(self.module)))
         for name, parameter in self.module.named_parameters():
-            parameter.grad = gradient.grads[name].to(parameter.device, parameter.dtype)
+            if parameter.requires_grad:
+                parameter.grad = gradient.grads[name].to(parameter.device, parameter.dtype)
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
         rate = float(self.optimizer.param_groups[0]["lr"])

@@ -28,18 +28,19 @@ class RunDirectory:
     """The folder of one meta-training run.
 
     config.yaml          the resolved configuration
-    rule.safetensors     what was trained, newest (and `best.safetensors`: lowest held-out score), for `l2o.load`
+    rule.safetensors     what was trained, newest (learner.safetensors where that is a learner), for `l2o.load`
+    best.safetensors     the same with the lowest held-out score
     checkpoints/         the last ones, for exact resume
     tensorboard/         the dashboard
     """
 
-    def __init__(self, path: str | Path, keep: int = 2) -> None:
-        self.path, self.keep = Path(path), keep
+    def __init__(self, path: str | Path, keep: int = 2, file: str = RUN_FILE) -> None:
+        self.path, self.keep, self.file = Path(path), keep, file
 
     @property
     def weights(self) -> Path:
         """The newest trained module."""
-        return self.path / RUN_FILE
+        return self.path / self.file
 
     @property
     def best(self) -> Path:

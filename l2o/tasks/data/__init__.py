@@ -3,12 +3,14 @@
 from l2o.tasks.data.bundled import breast_cancer, digits, iris, wine
 from l2o.tasks.data.dataset import Dataset, Part, loader
 from l2o.tasks.data.images import fashion_mnist, mnist
-from l2o.tasks.data.omniglot import Characters, omniglot, omniglot_characters
+from l2o.tasks.data.labelled import LabelledDataset, labelled
+from l2o.tasks.data.omniglot import Characters, omniglot, omniglot_characters, omniglot_classes
 from l2o.tasks.data.text import Text, encode, shakespeare, text_file, tiny_shakespeare
 
 __all__ = [
     "Characters",
     "Dataset",
+    "LabelledDataset",
     "Part",
     "Text",
     "breast_cancer",
@@ -16,10 +18,12 @@ __all__ = [
     "encode",
     "fashion_mnist",
     "iris",
+    "labelled",
     "loader",
     "mnist",
     "omniglot",
     "omniglot_characters",
+    "omniglot_classes",
     "shakespeare",
     "text_file",
     "tiny_shakespeare",

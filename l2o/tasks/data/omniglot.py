@@ -18,6 +18,7 @@ from torch import Tensor
 from l2o.tasks.data.dataset import Dataset, Loaded, Part, loader
 from l2o.tasks.data.fetch import Remote, locate
 from l2o.tasks.data.images import average_pool
+from l2o.tasks.data.labelled import LabelledDataset
 
 Split: TypeAlias = Literal["background", "evaluation"]
 
@@ -72,6 +73,31 @@ def omniglot_characters(split: Split = "background", size: int = 28, root: str |
     n, people = characters.images.shape[:2]
     images = average_pool(characters.images.flatten(0, 1), size).view(n, people, size, size)
     return Characters(f"omniglot_{split}_{size}x{size}", images, characters.alphabet, characters.alphabet_names)
+
+
+@loader
+def omniglot_classes(
+    part: Literal["train", "validation", "test"] = "train", size: int = 28, seed: int = 0, root: str | None = None
+) -> LabelledDataset:
+    """Characters as classes, for few-shot episodes: 1100 to train (and their turns by 90 degrees), 100 to choose, 423.
+
+    The split of few-shot learning (Vinyals et al., 2016; Finn et al., 2017): all 1623 characters, whatever their
+    alphabet, in random order. Training classes have their three rotations as classes of their own, 4400 in all.
+
+    Arguments:
+        seed: of the order.
+        size, root: see `omniglot_characters`.
+    """
+    if part not in ("train", "validation", "test"):
+        raise ValueError(f"part must be train, validation or test; got {part!r}.")
+    both = [omniglot_characters(split, size, root) for split in ("background", "evaluation")]
+    images = torch.cat([characters.images for characters in both])
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    chosen = {"train": order[:1100], "validation": order[1100:1200], "test": order[1200:]}[part]
+    labels = torch.arange(len(chosen)).unsqueeze(1).expand(-1, images.shape[1])
+    x = images[chosen].flatten(0, 1).unsqueeze(1)
+    classes = LabelledDataset(f"omniglot_{part}_{size}x{size}", x, labels.flatten())
+    return classes.with_rotations() if part == "train" else classes
 
 
 @loader

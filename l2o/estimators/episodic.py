@@ -1,0 +1,167 @@
+"""Meta-gradients of learners: the query loss after adaptation, and Reptile's difference of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+from torch.func import functional_call, vmap
+
+from l2o.estimators.base import GradientEstimator, MetaGradient
+from l2o.learners.adaptation import Adaptation
+from l2o.learners.meta_grad import MetaGrad, lanes_of, meta_grad
+from l2o.tasks.episodes import Episode, EpisodeFamily
+from l2o.types import Theta, tree_map
+
+
+class EpisodicState(NamedTuple):
+    """How many estimates have been made; episodes are drawn afresh for each."""
+
+    num_estimates: Int[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class MultiStepLoss:
+    """Weights of the query losses after each inner step, moved to the last one (Antoniou et al., 2019, section 4).
+
+    Arguments:
+        anneal: estimates until the last step alone counts; they begin equal.
+    """
+
+    anneal: int = 1000
+
+    def __call__(self, count: int, steps: int) -> Float[Tensor, " steps"]:
+        """The weights at an estimate."""
+        left = max(0.0, 1.0 - count / self.anneal) / steps
+        weights = torch.full((steps,), left)
+        weights[-1] += 1.0 - left * steps
+        return weights
+
+
+@dataclass(frozen=True)
+class Episodic(GradientEstimator):
+    """The gradient of the mean query loss over fresh episodes; episodes without a finite one are left out and counted.
+
+    Arguments:
+        adaptation: what is trained; only its structure matters, theta comes with each call.
+        family: where episodes come from.
+        num_episodes: episodes of an estimate.
+        batching, compile: see `meta_grad`.
+        multi_step: sum the query losses after every inner step; None for the last one alone.
+    """
+
+    adaptation: Adaptation
+    family: EpisodeFamily
+    num_episodes: int = 4
+    batching: str = "auto"
+    compile: bool = False
+    multi_step: MultiStepLoss | None = None
+
+    def __post_init__(self) -> None:
+        _check_number(self.num_episodes)
+
+    def init(self, theta: Theta, generator: Generator) -> EpisodicState:
+        return EpisodicState(torch.zeros((), dtype=torch.int64))
+
+    def estimate(self, theta: Theta, state: EpisodicState, generator: Generator) -> tuple[MetaGradient, EpisodicState]:
+        episodes = self.family.sample_many(generator, self.num_episodes)
+        weights = None
+        if self.multi_step is not None and self.adaptation.steps:
+            weights = self.multi_step(int(state.num_estimates), self.adaptation.steps)
+        self.adaptation.train()
+        found = meta_grad(self.adaptation, episodes, theta, self.batching, weights, self.compile)
+        return _told(found), EpisodicState(state.num_estimates + 1)
+
+
+@dataclass(frozen=True)
+class Reptile(GradientEstimator):
+    """Towards the adapted weights: slow minus fast, averaged over episodes (Nichol et al., 2018, algorithm 2).
+
+    Works without query sets: the support set is what the inner steps learn. Meant for `SGD` as the outer optimizer,
+    whose learning rate is then the part of the way that the slow weights go.
+
+    Arguments:
+        adaptation: its learner's fast variables must be its own slow weights, as of `MAML`.
+        family, num_episodes, batching: see `Episodic`.
+
+    Reference: https://arxiv.org/abs/1803.02999
+    """
+
+    adaptation: Adaptation
+    family: EpisodeFamily
+    num_episodes: int = 5
+    batching: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_number(self.num_episodes)
+
+    def init(self, theta: Theta, generator: Generator) -> EpisodicState:
+        return EpisodicState(torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def estimate(self, theta: Theta, state: EpisodicState, generator: Generator) -> tuple[MetaGradient, EpisodicState]:
+        episodes = self.family.sample_many(generator, self.num_episodes)
+        self.adaptation.train()
+        mover = _Move(self.adaptation)
+        inner = {f"adaptation.{name}": value for name, value in theta.items()}
+
+        def move(episode: Episode) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+            return functional_call(mover, inner, (episode,))
+
+        if lanes_of(self.batching, self.adaptation, episodes, self.num_episodes):
+            moved, losses, scores = vmap(move)(episodes)
+        else:
+            each = [move(tree_map(lambda x, i=i: x[i], episodes)) for i in range(self.num_episodes)]
+            moved, losses, scores = (_stack(parts) for parts in zip(*each, strict=True))
+        finite = losses.isfinite() & torch.stack([d.reshape(len(d), -1).sum(1).isfinite() for d in moved.values()]).all(
+            0
+        )
+        count = finite.sum().clamp(min=1)
+        grads = {name: torch.zeros_like(value) for name, value in theta.items()}
+        for name, difference in moved.items():
+            lanes = finite.view(-1, *[1] * (difference.ndim - 1))
+            grads[name] = torch.where(lanes, difference, 0.0).sum(0) / count
+        return _told(MetaGrad(grads, losses, scores, finite)), EpisodicState(state.num_estimates + 1)
+
+
+class _Move(torch.nn.Module):
+    """Slow minus fast, by the slow weights' names, with the query loss and score after adaptation."""
+
+    def __init__(self, adaptation: Adaptation) -> None:
+        super().__init__()
+        self.adaptation = adaptation
+
+    def forward(self, episode: Episode) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        start = self.adaptation.learner.start(episode.support)
+        own = {id(value): name for name, value in self.adaptation.named_parameters()}
+        if not all(id(value) in own for value in start.values()):
+            raise ValueError(
+                "Reptile needs a learner whose fast variables start as its own slow weights (MAML), because it moves "
+                f"these towards them; {type(self.adaptation.learner).__name__} makes its own."
+            )
+        fast = self.adaptation.adapt(episode.support)
+        outcome = self.adaptation.judge(fast, episode.query, self.adaptation.steps)
+        moved = {own[id(value)]: value - fast[name] for name, value in start.items()}
+        return moved, outcome.loss, outcome.score
+
+
+def _stack(parts: Any) -> Any:
+    if isinstance(parts[0], dict):
+        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+    return torch.stack(list(parts))
+
+
+def _told(found: MetaGrad) -> MetaGradient:
+    """The estimate with its log."""
+    usable = found.losses.isfinite()
+    loss = torch.where(usable.any(), found.losses[usable].mean(), float("nan"))
+    metrics = {"nonfinite": 1 - found.finite.double().mean(), "train_score": found.scores.nanmean()}
+    return MetaGradient(found.grads, loss, metrics)
+
+
+def _check_number(num_episodes: int) -> None:
+    if num_episodes < 1:
+        raise ValueError(f"num_episodes must be at least 1, because a gradient needs one; got {num_episodes}.")

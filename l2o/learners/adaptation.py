@@ -1,0 +1,95 @@
+"""A learner and how it adapts, as one module: what is meta-trained, judged, saved and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from l2o.configured import Configured
+from l2o.learners.adapt import adapt, parse_order, trajectory
+from l2o.learners.base import Fast, Learner, score_of
+from l2o.rules.base import UpdateRule
+from l2o.tasks.episodes import Episode, Examples
+
+
+class Outcome(NamedTuple):
+    """What an episode gave: the query loss, and what is reported (see `score_of`)."""
+
+    loss: Float[Tensor, ""]
+    score: Float[Tensor, ""]
+
+
+class Adaptation(Configured):
+    """A learner that takes `steps` steps of `rule`; its parameters are the slow weights and the rule's theta.
+
+    What is not to be trained, such as a fixed inner learning rate, is frozen in torch's way:
+    `adaptation.rule.requires_grad_(False)`.
+
+    Arguments:
+        learner: how a model adapts.
+        rule: what refines the fast variables; None will do for zero steps.
+        steps: of the rule, on the support set.
+        order, batch_size, recompute: see `adapt`.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        rule: UpdateRule | None = None,
+        steps: int = 0,
+        order: str = "full",
+        batch_size: int | None = None,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        parse_order(order)
+        if steps < 0 or (steps > 0 and rule is None):
+            raise ValueError(
+                f"steps must be 0, or positive with a rule that takes them; got steps={steps}, rule={rule!r}."
+            )
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be positive, or None for the whole support set; got {batch_size}.")
+        self.learner, self.rule, self.steps = learner, rule, steps
+        self.order, self.batch_size, self.recompute = order, batch_size, recompute
+
+    def adapt(self, support: Examples, steps: int | None = None) -> Fast:
+        """The fast variables of a support set.
+
+        Arguments:
+            steps: in place of the number that the adaptation was made with.
+        """
+        num = self.steps if steps is None else steps
+        return adapt(self.learner, self.rule, support, num, self.order, self.batch_size, self.recompute)
+
+    def forward(self, episode: Episode, weights: Float[Tensor, " steps"] | None = None) -> Outcome:
+        """The query loss after adaptation.
+
+        Arguments:
+            weights: of the query losses after the first step, the second, ..., to be summed (MAML++, Antoniou et al.,
+                2019, section 4); None for the last one alone.
+        """
+        if weights is None:
+            return self.judge(self.adapt(episode.support), episode.query, self.steps)
+        path = self._path(episode.support, self.steps)
+        outcomes = [self.judge(fast, episode.query, step) for step, fast in enumerate(path) if step > 0]
+        losses = torch.stack([outcome.loss for outcome in outcomes])
+        return Outcome((weights.to(losses.dtype) * losses).sum(), outcomes[-1].score)
+
+    def outcomes(self, episode: Episode, steps: Sequence[int]) -> Outcome:
+        """Loss and score after each of the given numbers of steps, as two vectors; for reports."""
+        path = list(self._path(episode.support, max(steps)))
+        found = [self.judge(path[step], episode.query, step) for step in steps]
+        return Outcome(torch.stack([o.loss for o in found]), torch.stack([o.score for o in found]))
+
+    def judge(self, fast: Fast, query: Examples, step: int) -> Outcome:
+        """Loss and score of fast variables that `step` steps have made."""
+        prediction = self.learner.predict_at(fast, query.x, step)
+        return Outcome(self.learner.query_loss(fast, query, prediction), score_of(prediction.detach(), query.y))
+
+    def _path(self, support: Examples, steps: int) -> Iterator[Fast]:
+        order = "first" if self.order.startswith("implicit") else self.order
+        return trajectory(self.learner, self.rule, support, steps, order, self.batch_size, self.recompute)

@@ -1,0 +1,155 @@
+"""The gradient of the query loss with respect to slow weights and theta, over many episodes at once or one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from l2o.compiled import compiled
+from l2o.learners.adaptation import Adaptation
+from l2o.tasks.episodes import Episode
+from l2o.types import Theta, tree_leaves, tree_map
+
+
+class MetaGrad(NamedTuple):
+    """The mean gradient over the episodes that gave a finite one, and what each episode gave.
+
+    grads: with the names and shapes of theta; zero where no episode was usable.
+    losses, scores: of each episode, see `Outcome`.
+    finite: which episodes count in the mean.
+    """
+
+    grads: Theta
+    losses: Float[Tensor, " episodes"]
+    scores: Float[Tensor, " episodes"]
+    finite: Bool[Tensor, " episodes"]
+
+
+def meta_grad(
+    adaptation: Adaptation,
+    episodes: Episode,
+    theta: Theta | None = None,
+    batching: str = "auto",
+    weights: Float[Tensor, " steps"] | None = None,
+    compile: bool = False,
+) -> MetaGrad:
+    """The gradient of the mean query loss.
+
+    Arguments:
+        episodes: stacked along a leading axis.
+        theta: values of parameters, by name, to take the gradient at and with respect to; None for those of the
+            adaptation that are trained (`requires_grad`).
+        batching: `loop` takes one episode after the other; `vmap` all at once; `chunk:n` n at once; `auto` loops over
+            networks with convolutions on a CPU, where grouped convolutions are slower and take ten times the memory,
+            and where steps are recomputed.
+        weights: see `Adaptation`.
+        compile: fuse the whole with `torch.compile`, not with `loop`; the first call takes from 10 seconds to minutes.
+
+    Raises:
+        ValueError: an unknown batching.
+    """
+    if theta is None:
+        theta = {name: p.detach() for name, p in adaptation.named_parameters() if p.requires_grad}
+    num = len(tree_leaves(episodes)[0])
+    size = lanes_of(batching, adaptation, episodes, num)
+    if size == 0:
+        return _loop(adaptation, theta, episodes, num, weights)
+    function = _batched(adaptation, compile, adaptation.training)
+    parts = [function(theta, part, weights) for part in _chunks(episodes, num, size)]
+    if len(parts) == 1:
+        return parts[0]
+    count = torch.stack([part.finite.sum() for part in parts])
+    share = count.double() / count.sum().clamp(min=1)
+    grads = {
+        name: torch.stack(
+            [part.grads[name] * s.to(theta[name].dtype) for part, s in zip(parts, share, strict=True)]
+        ).sum(0)
+        for name in theta
+    }
+    return MetaGrad(grads, *(torch.cat(of_all) for of_all in zip(*(part[1:] for part in parts), strict=True)))
+
+
+def _loop(adaptation: Adaptation, theta: Theta, episodes: Episode, num: int, weights: Tensor | None) -> MetaGrad:
+    leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
+    total: list[Tensor] | None = None
+    outcomes, usable = [], []
+    for i in range(num):
+        with torch.enable_grad():
+            outcome = functional_call(adaptation, leaves, (tree_map(lambda x, i=i: x[i], episodes), weights))
+            found = torch.autograd.grad(outcome.loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        finite = bool(outcome.loss.isfinite()) and bool(torch.stack(torch._foreach_norm(found)).isfinite().all())
+        outcomes.append((outcome.loss.detach(), outcome.score))
+        usable.append(finite)
+        if finite and total is None:
+            total = [grad.clone() for grad in found]
+        elif finite:
+            assert total is not None
+            torch._foreach_add_(total, found)
+    if total is None:
+        total = [torch.zeros_like(value) for value in leaves.values()]
+    torch._foreach_div_(total, max(1, sum(usable)))
+    losses, scores = (torch.stack(values) for values in zip(*outcomes, strict=True))
+    return MetaGrad(dict(zip(theta, total, strict=True)), losses, scores, torch.tensor(usable, device=losses.device))
+
+
+@lru_cache(maxsize=32)
+def _batched(adaptation: Adaptation, compile: bool, training: bool) -> Callable[..., MetaGrad]:
+    def loss(theta: Theta, episode: Episode, weights: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        outcome = functional_call(adaptation, theta, (episode, weights))
+        return outcome.loss, (outcome.loss, outcome.score)
+
+    # each episode's own gradient, inside the vmap: from outside, second derivatives through batch norm would be wrong
+    each = vmap(grad(loss, has_aux=True), in_dims=(None, 0, None))
+
+    def all_at_once(theta: Theta, episodes: Episode, weights: Tensor | None) -> MetaGrad:
+        grads, (losses, scores) = each(theta, episodes, weights)
+        finite = losses.isfinite() & torch.stack([g.reshape(len(g), -1).sum(1).isfinite() for g in grads.values()]).all(
+            0
+        )
+        means = {name: _mean(g, finite) for name, g in grads.items()}
+        return MetaGrad(means, losses, scores, finite)
+
+    return compiled(all_at_once) if compile else all_at_once
+
+
+def _mean(grads: Float[Tensor, episodes * p], finite: Bool[Tensor, " episodes"]) -> Float[Tensor, "*p"]:
+    lanes = finite.view(-1, *[1] * (grads.ndim - 1))
+    return torch.where(lanes, grads, 0.0).sum(0) / finite.sum().clamp(min=1)
+
+
+def lanes_of(batching: str, adaptation: Adaptation, episodes: Episode, num: int) -> int:
+    """How many episodes at once; 0 to take them one by one."""
+    kind, _, number = batching.partition(":")
+    if kind == "chunk" and number.isdecimal() and int(number) > 0:
+        return int(number)
+    if batching == "auto":
+        slower = _convolves(adaptation) and not _on_accelerator(episodes)
+        return 0 if adaptation.recompute or slower or not adaptation.learner.vmaps else num
+    if batching not in ("loop", "vmap"):
+        raise ValueError(
+            "batching must be auto, loop, vmap, or chunk:n with a positive n, the known ways through many episodes; "
+            f"got {batching!r}."
+        )
+    return num if batching == "vmap" else 0
+
+
+def _convolves(module: nn.Module) -> bool:
+    return any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules())
+
+
+def _on_accelerator(episodes: Episode) -> bool:
+    return tree_leaves(episodes)[0].device.type != "cpu"
+
+
+def _chunks(episodes: Any, num: int, size: int) -> Iterator[Any]:
+    if size >= num:
+        yield episodes
+        return
+    for start in range(0, num, size):
+        yield tree_map(lambda x, start=start: x[start : start + size], episodes)

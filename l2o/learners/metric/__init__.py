@@ -1,0 +1,1 @@
+"""Metric-based learners: the fast variables are what examples are compared with."""
