@@ -1,4 +1,4 @@
-"""The command `l2o`: meta-train | evaluate | info."""
+"""The command `l2o`: meta-train | learn | evaluate | info."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from l2o.memory import keep_freed_memory
 
 COMMANDS = {
     "meta-train": "meta-train an update rule on a distribution of tasks",
+    "learn": "train a learner (MAML, prototypical networks, ...) on episodes of few examples",
     "evaluate": "train held-out tasks with a rule and with tuned baselines: table, rows, figure",
     "info": "what a saved rule is, or which rules and task suites there are",
 }
@@ -27,6 +28,7 @@ examples:
   l2o meta-train --rule mlp --estimator pes --num-tasks 32 --lr 0.01 --run runs/mlp
   l2o meta-train --config my.yaml --run runs/mine
   l2o meta-train --resume runs/lstm
+  l2o learn --learner maml --data omniglot --way 5 --shot 1 --run runs/maml
   l2o evaluate --rule runs/lstm --tasks digits-mlp --steps 100
   l2o info runs/lstm
   tensorboard --logdir runs

@@ -25,13 +25,14 @@ class MLP(Configured):
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(sizes))
+        *hidden, last = (nn.Linear(n_in, n_out) for n_in, n_out in pairwise(sizes))
+        self.hidden, self.head = nn.ModuleList(hidden), last
+        self.num_features = sizes[-1]
 
     def forward(self, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
-        *hidden, last = self.layers
-        for layer in hidden:
+        for layer in self.hidden:
             x = torch.relu(layer(x))
-        return last(x)
+        return self.head(x)
 
 
 class Conv4(Configured):

@@ -18,9 +18,10 @@ from torch import nn
 
 from l2o.load import SUFFIX, is_untrained, load, names, save
 from l2o.rules.base import UpdateRule
-from l2o.training import report
+from l2o.training import learn_command, report
 from l2o.training.config import MetaTrainConfig, read_config, to_plain
 from l2o.training.evaluate import Contestant, Result, compare
+from l2o.training.learn import LearnConfig
 from l2o.training.run import RunDirectory, meta_train
 from l2o.training.suites import SUITES, Suite, load_suite
 
@@ -42,6 +43,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
         sys.path.insert(0, os.getcwd())
     if command == "meta-train":
         return _meta_train(list(arguments))
+    if command == "learn":
+        return _learn(list(arguments))
     if command == "evaluate":
         return _evaluate(tyro.cli(EvaluateConfig, prog="l2o evaluate", args=arguments))
     return _info(tyro.cli(InfoConfig, prog="l2o info", args=arguments))
@@ -59,6 +62,7 @@ class RunOptions:
 
 
 def _meta_train(arguments: list[str]) -> int:
+    config: MetaTrainConfig
     resume = _take(arguments, "--resume")
     if resume is not None:
         folder = Path(resume)
@@ -78,11 +82,7 @@ def _meta_train(arguments: list[str]) -> int:
             default=(default, RunOptions(Path("runs/meta-train"))),
             args=arguments,
         )
-        if RunDirectory(options.run).checkpoints():
-            raise ValueError(
-                f"a new run needs a folder without checkpoints, so that nothing is overwritten; {options.run} has some "
-                f"(go on with --resume {options.run}, or choose another --run)."
-            )
+        _check_new(options.run)
     if config.threads:
         torch.set_num_threads(config.threads)
     train(config, options.run)
@@ -90,6 +90,39 @@ def _meta_train(arguments: list[str]) -> int:
         f"saved {RunDirectory(options.run).weights}; use it: l2o.LearnedOptimizer(params, rule='{options.run}')"
     )
     return 0
+
+
+def _learn(arguments: list[str]) -> int:
+    resume = _take(arguments, "--resume")
+    config: LearnConfig
+    if resume is not None:
+        folder = Path(resume)
+        config, options = read_config(folder / "config.yaml", LearnConfig), RunOptions(folder)
+        if arguments:
+            raise ValueError(f"a run resumes with its own settings; besides --resume got {' '.join(arguments)}.")
+    else:
+        given = _take(arguments, "--config")
+        default = read_config(given, LearnConfig) if given is not None else LearnConfig()
+        config, options = tyro.cli(
+            tuple[Annotated[LearnConfig, tyro.conf.arg(name="")], Annotated[RunOptions, tyro.conf.arg(name="")]],
+            prog="l2o learn",
+            description="Train a learner on episodes. Also: --config FILE.yaml for defaults, --resume RUN to go on.",
+            default=(default, RunOptions(Path("runs/learn"))),
+            args=arguments,
+        )
+        _check_new(options.run)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    learn_command.show(learn_command.learn(config, options.run))
+    return 0
+
+
+def _check_new(folder: Path) -> None:
+    if RunDirectory(folder).checkpoints():
+        raise ValueError(
+            f"a new run needs a folder without checkpoints, so that nothing is overwritten; {folder} has some "
+            f"(go on with --resume {folder}, or choose another --run)."
+        )
 
 
 def train(config: MetaTrainConfig, folder: Path, show_progress: bool = True) -> dict[str, float]:

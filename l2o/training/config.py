@@ -10,11 +10,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 import tyro
 import yaml
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -26,6 +27,8 @@ from l2o.rules.base import UpdateRule
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.suites import Suite, load_suite
 from l2o.types import seeded
+
+C = TypeVar("C")
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
@@ -55,7 +58,7 @@ def read_yaml(text: str, origin: str) -> dict[str, Any]:
     return dict(values)
 
 
-_MAPPING = tyro.constructors.PrimitiveConstructorSpec(
+MAPPING = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="YAML",
     instance_from_str=lambda texts: read_yaml(texts[0], "rule_args"),
@@ -103,7 +106,7 @@ class MetaTrainConfig:
     """
 
     rule: str = "lstm"
-    rule_args: Annotated[dict[str, Any], _MAPPING] = field(default_factory=dict)
+    rule_args: Annotated[dict[str, Any], MAPPING] = field(default_factory=dict)
     tasks: str = "digits-mlp"
     estimator: Literal["backprop", "es", "pes", "nres"] = "backprop"
     num_tasks: int = 4
@@ -155,8 +158,9 @@ class MetaTrainConfig:
             rule = load(self.rule, **self.rule_args)
         estimator = self.make_estimator(rule, suite)
         pool = LocalPool(estimator, theta_of(rule), self.workers, self.seed)
-        optimizer = self._optimizer(rule)
-        return MetaTrainer(rule, pool, optimizer, self._schedule(optimizer), self.max_grad_norm)
+        optimizer = outer_optimizer(rule, self.optimizer, self.lr)
+        schedule = LambdaLR(optimizer, Factor(self.schedule, self.warmup, self.steps))
+        return MetaTrainer(rule, pool, optimizer, schedule, self.max_grad_norm)
 
     def make_estimator(self, rule: UpdateRule, suite: Suite) -> GradientEstimator:
         """The estimator of the meta-gradient."""
@@ -189,34 +193,47 @@ class MetaTrainConfig:
                 stacklevel=4,
             )
 
-    def _optimizer(self, rule: UpdateRule) -> Optimizer:
-        kind = getattr(torch.optim, self.optimizer, None)
-        if isinstance(kind, type) and issubclass(kind, Optimizer):
-            return kind(rule.parameters(), lr=self.lr)  # type: ignore[call-arg]
-        path = Path(self.optimizer).expanduser()
-        if not path.exists():
-            raise ValueError(f"optimizer must be a class of torch.optim or a path; got {self.optimizer!r}.")
-        return LearnedOptimizer(rule.parameters(), path, lr=self.lr)
 
-    def _schedule(self, optimizer: Optimizer) -> LambdaLR:
-        return LambdaLR(optimizer, _Factor(self.schedule, self.warmup, self.steps))
+def outer_optimizer(module: nn.Module, name: str, lr: float, total_steps: int | None = None) -> Optimizer:
+    """The optimizer of a module's trained parameters: a class of torch.optim, or a saved update rule by its path.
+
+    Raises:
+        ValueError: neither.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    kind = getattr(torch.optim, name, None)
+    if isinstance(kind, type) and issubclass(kind, Optimizer):
+        return kind(trained, lr=lr)  # type: ignore[call-arg]
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise ValueError(f"optimizer must be a class of torch.optim or a path; got {name!r}.")
+    return LearnedOptimizer(trained, path, lr=lr, total_steps=total_steps)
 
 
 @dataclass
-class _Factor:
-    """The outer learning rate's factor by step: linear warm-up, then constant or cosine down to a tenth."""
+class Factor:
+    """The outer learning rate's factor by step: linear warm-up, then constant, cosine, or linear.
+
+    Arguments:
+        kind: constant, cosine or linear.
+        warmup: steps of warm-up.
+        total: steps in all.
+        last: what cosine and linear end at.
+    """
 
     kind: str
     warmup: int
     total: int
+    last: float = 0.1
 
     def __call__(self, step: int) -> float:
         if step < self.warmup:
             return (step + 1) / self.warmup
         if self.kind == "constant":
             return 1.0
-        progress = (step - self.warmup) / max(1, self.total - self.warmup)
-        return 0.1 + 0.9 * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        progress = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
+        left = 1 - progress if self.kind == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return self.last + (1 - self.last) * left
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -225,8 +242,11 @@ def to_plain(config: Any) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
 
 
-def read_config(path: str | Path) -> MetaTrainConfig:
-    """A config from YAML; keys are the fields of `MetaTrainConfig`.
+def read_config(path: str | Path, kind: type[C] = MetaTrainConfig) -> C:  # type: ignore[assignment]
+    """A config from YAML; keys are the fields of its class.
+
+    Arguments:
+        kind: the class.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -236,18 +256,20 @@ def read_config(path: str | Path) -> MetaTrainConfig:
     if not path.is_file():
         raise FileNotFoundError(f"a config must be an existing YAML file; there is none at {path}.")
     settings = read_yaml(path.read_text(errors="replace"), str(path))
-    kinds = get_type_hints(MetaTrainConfig)
+    kinds = get_type_hints(kind)
     unknown = sorted(set(map(str, settings)) - kinds.keys())
     if unknown:
         raise ValueError(f"unknown settings in {path}: {', '.join(unknown)}; known are {', '.join(sorted(kinds))}.")
-    return MetaTrainConfig(
-        **{name: _checked(value, kinds[name], f"{name} in {path}") for name, value in settings.items()}
-    )
+    return kind(**{name: _checked(value, kinds[name], f"{name} in {path}") for name, value in settings.items()})
 
 
 def _checked(value: Any, kind: Any, name: str) -> Any:
     """A value from YAML as the field of type `kind` holds it: whole numbers count as floats, lists as tuples."""
     options = get_args(kind)
+    if type(None) in options and value is None:
+        return None
+    if type(None) in options and len(options) == 2:
+        return _checked(value, next(option for option in options if option is not type(None)), name)
     if get_origin(kind) is Literal:
         fits = value in options
     elif get_origin(kind) is tuple:
@@ -255,7 +277,7 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
         fits = all(type(item) is options[0] for item in value)
     elif float in (kind, *options):
         value = float(value) if type(value) is int else value
-        fits = isinstance(value, float) or (value is None and type(None) in options)
+        fits = isinstance(value, float)
     else:
         fits = type(value) is (get_origin(kind) or kind)
     if not fits:

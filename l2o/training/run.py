@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,15 +99,17 @@ def meta_train(
         hyperparameters: for the dashboard and the checkpoints, which refuse to go on with others.
 
     Returns:
-        the last evaluation's scores, with `best` for the lowest held-out score of the run.
+        the last evaluation's scores, with `best` for the lowest held-out score of the run and `cpu_seconds` for what
+        the run has taken, resumed parts added up.
     """
     state = directory.newest()
     scores: dict[str, float] = {}
-    best = float("inf")
+    best, cpu_seconds, began = float("inf"), 0.0, time.process_time()
     if state is not None:
         _check_same(state.get("hyperparameters"), hyperparameters, directory)
         trainer.load_state_dict(state["trainer"])
         scores, best = state["scores"], state["best"]
+        cpu_seconds = state.get("cpu_seconds", 0.0)
     dashboard = Dashboard(directory.dashboard, trainer.num_steps)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), disable=not show_progress) as progress:
@@ -129,12 +132,14 @@ def meta_train(
                     save(trainer.module, directory.best)
             if last or step % checkpoint_every == 0:
                 save(trainer.module, directory.weights)
-                tree = {"trainer": trainer.state_dict(), "scores": scores, "best": best}
+                spent = cpu_seconds + time.process_time() - began
+                tree = {"trainer": trainer.state_dict(), "scores": scores, "best": best, "cpu_seconds": spent}
                 tree |= {} if hyperparameters is None else {"hyperparameters": dict(hyperparameters)}
                 directory.save_checkpoint(tree, step)
         if compile_seconds():
             progress.console.print(f"compiling took {compile_seconds():.0f} s of this run")
     result = scores | {"best": best} if evaluator is not None else scores
+    result = result | {"cpu_seconds": cpu_seconds + time.process_time() - began}
     if hyperparameters is not None and result:
         dashboard.hyperparameters(hyperparameters, {f"hparam/{name}": value for name, value in result.items()})
     dashboard.close()

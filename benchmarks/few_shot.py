@@ -1,0 +1,91 @@
+"""What do the learners reach on Omniglot, from `l2o learn` as it stands?
+
+    python -m benchmarks.few_shot --only prototypical maml --record
+
+Needs Omniglot (found or downloaded, see `l2o.tasks.data.omniglot`). Each run goes on from its last checkpoint if it was
+stopped, and is judged on 1,000 episodes of the 423 test characters, which nothing was chosen by.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.record import RESULTS, commit, write
+
+RUNS: dict[str, dict[str, Any]] = {
+    "prototypical": {"steps": 6000, "precision": "bfloat16", "evaluate_every": 500},
+    "maml": {"steps": 8000, "num_episodes": 16, "train_query": 5, "evaluate_every": 1000, "validation_episodes": 100},
+}
+"""Settings of `l2o learn` beside those of each learner's paper."""
+
+TARGETS = {"prototypical": 98.5, "maml": 98.3, "relation": 99.0, "matching": 97.9, "siamese": 97.0, "reptile": 97.0}
+"""Accuracy to reach, percent, 5-way 1-shot."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that can change the result.
+
+    Arguments:
+        only: learners; all if empty.
+        threads: CPU threads of a run.
+        out: folder of the runs and rows.
+        record: keep the rows in benchmarks/results.
+    """
+
+    only: tuple[str, ...] = ()
+    threads: int = 1
+    out: Path = Path("runs/few_shot")
+    record: bool = False
+
+
+def command(config: Config, learner: str) -> list[str]:
+    """The command that trains a learner, or goes on with it."""
+    folder = config.out / learner
+    if list(folder.glob("checkpoints/*")):
+        return ["learn", "--resume", str(folder)]
+    settings = {"learner": learner, "threads": config.threads, "checkpoint_every": 200, "run": folder} | RUNS[learner]
+    return [
+        "learn",
+        *(part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))),
+    ]
+
+
+def run(config: Config) -> Iterator[dict[str, Any]]:
+    """One row a learner."""
+    for learner in config.only or RUNS:
+        words, folder = command(config, learner), config.out / learner
+        folder.mkdir(parents=True, exist_ok=True)
+        began = folder / "commit.txt"
+        if not began.exists():
+            began.write_text(commit())
+        if not (folder / "test.json").exists():
+            subprocess.run([sys.executable, "-m", "l2o.cli", *words], check=True)
+        told = json.loads((folder / "test.json").read_text())
+        yield {**told, "trained_at": began.read_text(), "settings": RUNS[learner], "target": TARGETS.get(learner)}
+
+
+def main(config: Config) -> None:
+    """Train, judge, write, show."""
+    rows = list(run(config))
+    for folder in [config.out, RESULTS] if config.record else [config.out]:
+        write("few_shot", config, rows, folder)
+    shown = Table("learner", "accuracy, 95%", "target", "CPU minutes", title="Omniglot, 5-way 1-shot")
+    for row in rows:
+        score = f"{100 * row['score']:.2f} ± {100 * row['half_interval']:.2f}"
+        shown.add_row(row["learner"], score, str(row["target"]), f"{row['cpu_seconds'] / 60:.0f}")
+    Console().print(shown)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

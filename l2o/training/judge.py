@@ -1,0 +1,104 @@
+"""How well a learner adapts to episodes that it never saw: loss and score after each number of steps."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import vmap
+
+from l2o.learners.adaptation import Adaptation
+from l2o.learners.batch_norm import calibrate
+from l2o.learners.meta_grad import lanes_of
+from l2o.tasks.episodes import Episode, EpisodeFamily
+from l2o.types import seeded, tree_map
+
+CHUNK = 50
+"""Episodes drawn, and batched, at once."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a learner reached on episodes, by number of inner steps.
+
+    losses, scores: see `Outcome`; scores are accuracies, or mean squared errors.
+    steps: the numbers of steps.
+    """
+
+    losses: Float[Tensor, "episodes steps"]
+    scores: Float[Tensor, "episodes steps"]
+    steps: tuple[int, ...]
+
+    def score(self, steps: int) -> tuple[float, float]:
+        """Mean score after `steps` steps, and half its 95% interval; not finite where an episode was not."""
+        values = self.scores[:, self.steps.index(steps)].double()
+        half = 1.96 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+        return float(values.mean()), half
+
+
+def judge(
+    adaptation: Adaptation,
+    family: EpisodeFamily,
+    num_episodes: int = 1000,
+    steps: Sequence[int] | None = None,
+    seed: int = 0,
+    batching: str = "auto",
+    calibration: EpisodeFamily | None = None,
+) -> Judgement:
+    """Adapt to fresh episodes and judge on their queries, in evaluation mode.
+
+    Arguments:
+        steps: numbers of inner steps to report; None for the adaptation's own.
+        seed: of the episodes.
+        batching: see `meta_grad`.
+        calibration: training episodes on which `running` normalisation layers are measured first, in place.
+    """
+    wanted = (adaptation.steps,) if steps is None else tuple(steps)
+    if num_episodes < 1 or not wanted or min(wanted) < 0:
+        raise ValueError(
+            f"a judgement needs an episode and numbers of steps >= 0; got num_episodes={num_episodes}, steps={wanted}."
+        )
+    if calibration is not None:
+        measure(adaptation, calibration)
+    generator = seeded(seed)
+    was_training = adaptation.training
+    adaptation.eval()
+    parts = []
+    try:
+        for start in range(0, num_episodes, CHUNK):
+            episodes = family.sample_many(generator, min(CHUNK, num_episodes - start))
+            parts.append(_outcomes(adaptation, episodes, wanted, batching))
+    finally:
+        adaptation.train(was_training)
+    losses, scores = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
+    return Judgement(losses, scores, wanted)
+
+
+def measure(adaptation: Adaptation, family: EpisodeFamily, num_episodes: int = 20, seed: int = 0) -> int:
+    """Measure `running` normalisation layers on training episodes; returns how many there are."""
+    generator = seeded(seed)
+
+    def run() -> None:
+        for _ in range(num_episodes):
+            adaptation(family.sample(generator))
+
+    return calibrate(adaptation, run)
+
+
+@torch.no_grad()
+def _outcomes(
+    adaptation: Adaptation, episodes: Episode, steps: tuple[int, ...], batching: str
+) -> tuple[Tensor, Tensor]:
+    num = len(episodes.support.x)
+    if lanes_of(batching, adaptation, episodes, num):
+        lanes = copy.copy(adaptation)
+        lanes.recompute = False
+        found = vmap(lambda episode: tuple(lanes.outcomes(episode, steps)))(episodes)
+        return found[0], found[1]
+    each = [adaptation.outcomes(tree_map(lambda x, i=i: x[i], episodes), steps) for i in range(num)]
+    return torch.stack([o.loss for o in each]), torch.stack([o.score for o in each])

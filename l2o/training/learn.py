@@ -1,0 +1,197 @@
+"""One training run of a learner as plain values, and what is built from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from l2o.distributed.pool import LocalPool
+from l2o.estimators import Episodic, GradientEstimator, MultiStepLoss, Reptile
+from l2o.learners.adaptation import Adaptation
+from l2o.load import load
+from l2o.rules.base import UpdateRule
+from l2o.training.config import MAPPING, Factor, outer_optimizer
+from l2o.training.episode_suites import EpisodeSuite, Shape, load_episodes
+from l2o.training.meta_trainer import MetaTrainer, theta_of
+from l2o.training.recipes import RECIPES, Recipe
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """Train a learner on episodes. Settings that are None are those of the learner's paper.
+
+    Arguments:
+        learner: a name (see `l2o info`).
+        data: a named source of episodes (see `l2o info`), or `module:object`: a function of a Shape that returns an
+            EpisodeSuite of your own.
+        way: classes in an episode.
+        shot: support examples of each class (of regression: support points).
+        query: query examples of each class.
+        train_way, train_shot, train_query: the same in training, where it differs.
+        rule: the inner rule: a name (sgd, adam, lstm, ...) or a saved rule; None for the learner's own.
+        rule_args: constructor arguments for a rule given by name, as YAML: '{lr: 0.1}'.
+        learn_rule: whether the inner rule is trained along; None for what the learner does.
+        inner_lr: rate of the learner's own rule.
+        inner_steps: steps of the inner rule in training; 0 is the learner's feed-forward adaptation.
+        test_steps: steps in evaluation.
+        inner_batch: support rows of an inner step; None for all.
+        order: full, first, truncated:n or implicit:n, see `l2o.learners.adapt`.
+        multi_step: sum the query losses after every inner step, moving to the last one over so many outer steps.
+        norm: batch normalisation by the statistics of the batch at hand, always (`batch`, transductive), in evaluation
+            by those of training episodes (`running`), or none.
+        strided: convolutions of stride 2 in place of pooling.
+        width: channels of the network's convolutions; None for its own.
+        precision: float32 or bfloat16 for the network's convolutions.
+        num_episodes: episodes of each worker in an outer step.
+        batching: auto, loop, vmap or chunk:n, see `meta_grad`.
+        optimizer: outer optimizer: a class of torch.optim, or the path of a saved update rule.
+        lr: outer learning rate.
+        schedule: of the outer learning rate: constant, cosine or linear, down to 0.
+        warmup: outer steps of linear warm-up.
+        max_grad_norm: limit on the norm of the meta-gradient; 0 for none.
+        steps: outer steps.
+        workers: independent workers, each with its own episodes; their gradients are averaged.
+        seed: of everything; the same seed gives the same run.
+        threads: CPU threads; 0 leaves torch's choice.
+        evaluate_every: outer steps between evaluations on validation episodes.
+        validation_episodes: episodes of such an evaluation.
+        test_episodes: episodes of the final report.
+        checkpoint_every: outer steps between checkpoints.
+        compile: fuse batched meta-gradients with torch.compile.
+        recompute: make inner steps again in the backward pass in place of storing them.
+    """
+
+    learner: str = "maml"
+    data: str = "omniglot"
+    way: int = 5
+    shot: int = 1
+    query: int = 15
+    train_way: int | None = None
+    train_shot: int | None = None
+    train_query: int | None = None
+    rule: str | None = None
+    rule_args: Annotated[dict[str, Any], MAPPING] = field(default_factory=dict)
+    learn_rule: bool | None = None
+    inner_lr: float | None = None
+    inner_steps: int | None = None
+    test_steps: int | None = None
+    inner_batch: int | None = None
+    order: str | None = None
+    multi_step: int = 0
+    norm: Literal["batch", "running", "none"] | None = None
+    strided: bool | None = None
+    width: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    num_episodes: int | None = None
+    batching: str = "auto"
+    optimizer: str | None = None
+    lr: float | None = None
+    schedule: Literal["constant", "cosine", "linear"] | None = None
+    warmup: int = 0
+    max_grad_norm: float | None = None
+    steps: int = 1000
+    workers: int = 1
+    seed: int = 0
+    threads: int = 0
+    evaluate_every: int = 200
+    validation_episodes: int = 200
+    test_episodes: int = 1000
+    checkpoint_every: int = 100
+    compile: bool = False
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        if self.learner not in RECIPES:
+            raise ValueError(f"learner must be one of {', '.join(RECIPES)}; got {self.learner!r}.")
+        for name in ("steps", "evaluate_every", "checkpoint_every", "validation_episodes", "test_episodes", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        for name in ("warmup", "threads", "multi_step"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The learner's."""
+        return RECIPES[self.learner]
+
+    def resolved(self) -> LearnConfig:
+        """The config with every setting of the recipe filled in."""
+        defaults: dict[str, Any] = {
+            "train_way": self.way,
+            "train_shot": self.shot,
+            "train_query": self.query,
+            "inner_lr": 0.01,
+            "inner_steps": 0,
+            "order": "full",
+            "norm": "batch",
+            "strided": False,
+            "num_episodes": 4,
+            "optimizer": "Adam",
+            "lr": 1e-3,
+            "schedule": "cosine",
+            "max_grad_norm": 10.0,
+            "learn_rule": self.recipe.learns_rule,
+        } | dict(self.recipe.settings)
+        if self.inner_steps is not None and self.test_steps is None:
+            defaults["test_steps"] = self.inner_steps
+        defaults.setdefault("test_steps", defaults["inner_steps"])
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
+
+    def suite(self) -> EpisodeSuite:
+        """The episodes to train and evaluate on."""
+        c = self.resolved()
+        assert c.train_way is not None and c.train_shot is not None and c.train_query is not None
+        shape = Shape(c.way, c.shot, c.query, c.train_way, c.train_shot, c.train_query)
+        return load_episodes(c.data, shape)
+
+    def adaptation(self, suite: EpisodeSuite) -> Adaptation:
+        """The learner and its rule, fresh; initial weights are drawn from `seed`, the global generator is restored."""
+        c = self.resolved()
+        options: dict[str, Any] = {"norm": c.norm, "strided": c.strided, "precision": c.precision}
+        options |= {} if c.width is None else {"width": c.width}
+        make = partial(suite.network, **options)
+        way = c.way if c.way == c.train_way else None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(c.seed)
+            learner = c.recipe.learner(make, suite.outputs, way)
+            rule = self._rule(learner)
+        assert c.inner_steps is not None and c.order is not None
+        made = Adaptation(learner, rule, c.inner_steps, c.order, c.inner_batch, c.recompute)
+        if rule is not None and not c.learn_rule:
+            rule.requires_grad_(False)
+        return made
+
+    def build(self, suite: EpisodeSuite, adaptation: nn.Module) -> MetaTrainer:
+        """A trainer at step 0."""
+        c = self.resolved()
+        assert isinstance(adaptation, Adaptation) and c.optimizer is not None and c.lr is not None
+        pool = LocalPool(self.make_estimator(adaptation, suite), theta_of(adaptation), c.workers, c.seed)
+        optimizer = outer_optimizer(adaptation, c.optimizer, c.lr, c.steps)
+        schedule = LambdaLR(optimizer, Factor(c.schedule or "cosine", c.warmup, c.steps, last=0.0))
+        return MetaTrainer(adaptation, pool, optimizer, schedule, c.max_grad_norm or None)
+
+    def make_estimator(self, adaptation: Adaptation, suite: EpisodeSuite) -> GradientEstimator:
+        """The estimator of the meta-gradient."""
+        c = self.resolved()
+        assert c.num_episodes is not None
+        if c.recipe.estimator == "reptile":
+            return Reptile(adaptation, suite.train, c.num_episodes, c.batching)
+        multi_step = MultiStepLoss(c.multi_step) if c.multi_step else None
+        return Episodic(adaptation, suite.train, c.num_episodes, c.batching, c.compile, multi_step)
+
+    def _rule(self, learner: nn.Module) -> UpdateRule | None:
+        c = self.resolved()
+        if c.rule is not None:
+            return load(c.rule, **c.rule_args)
+        if c.recipe.rule is None:
+            return None
+        assert c.inner_lr is not None
+        return c.recipe.rule(learner, c.inner_lr)  # type: ignore[arg-type]

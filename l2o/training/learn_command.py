@@ -1,0 +1,107 @@
+"""What `l2o learn` does: train a learner, choose by validation episodes, report on test episodes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from l2o.learners.adaptation import Adaptation
+from l2o.load import LEARNER_FILE, load, save
+from l2o.saved import write_atomically
+from l2o.training.config import to_plain
+from l2o.training.episode_suites import EpisodeSuite
+from l2o.training.judge import Judgement, judge
+from l2o.training.learn import LearnConfig
+from l2o.training.run import RunDirectory, meta_train
+
+
+def learn(config: LearnConfig, folder: Path, show_progress: bool = True) -> dict[str, Any]:
+    """Train as configured, from the folder's newest checkpoint if it has one; then report on test episodes.
+
+    Returns:
+        the report, which stands in the folder as `test.json` too.
+    """
+    config = config.resolved()
+    directory, suite = RunDirectory(folder, file=LEARNER_FILE), config.suite()
+    directory.write_config(to_plain(config))
+    adaptation = config.adaptation(suite)
+    evaluator = _Evaluator(config, suite)
+    trained = meta_train(
+        config.build(suite, adaptation),
+        config.steps,
+        directory,
+        save=save,
+        evaluator=evaluator,
+        evaluate_every=config.evaluate_every,
+        checkpoint_every=config.checkpoint_every,
+        hyperparameters=to_plain(config),
+        show_progress=show_progress and sys.stdout.isatty(),
+    )
+    return report(config, suite, directory, {"cpu_seconds": trained["cpu_seconds"], "steps": config.steps})
+
+
+def report(config: LearnConfig, suite: EpisodeSuite, directory: RunDirectory, notes: dict[str, Any]) -> dict[str, Any]:
+    """Judge the run's best learner on test episodes.
+
+    Arguments:
+        notes: to be told with it.
+    """
+    best = load(directory.best)
+    assert isinstance(best, Adaptation) and config.test_steps is not None and config.inner_steps is not None
+    steps = range(max(config.test_steps, 10) + 1) if best.rule is not None and config.test_steps else (0,)
+    found = judge(best, suite.test, config.test_episodes, steps, seed=config.seed + 10**6, calibration=suite.train)
+    told = {
+        "learner": config.learner,
+        "data": config.data,
+        "way": config.way,
+        "shot": config.shot,
+        "episodes": config.test_episodes,
+        "test_steps": config.test_steps,
+        "measure": "accuracy" if suite.classifies else "mean squared error",
+        "score": found.score(config.test_steps)[0],
+        "half_interval": found.score(config.test_steps)[1],
+        **notes,
+        "by_steps": {str(step): list(found.score(step)) for step in found.steps},
+    }
+    write_atomically(directory.path / "test.json", json.dumps(told, indent=1).encode())
+    return told
+
+
+class _Evaluator:
+    """Scores of the learner in training on validation episodes, the same ones each time."""
+
+    def __init__(self, config: LearnConfig, suite: EpisodeSuite) -> None:
+        self.config, self.suite = config, suite
+
+    def __call__(self, module: nn.Module) -> tuple[dict[str, float], object]:
+        assert isinstance(module, Adaptation) and self.config.test_steps is not None
+        c = self.config
+        steps = (0, c.test_steps) if c.test_steps else (0,)
+        found = judge(
+            module, self.suite.validation, c.validation_episodes, steps, c.seed + 10**5, calibration=self.suite.train
+        )
+        return self._scores(found), None
+
+    def _scores(self, found: Judgement) -> dict[str, float]:
+        mean, half = found.score(found.steps[-1])
+        if not self.suite.classifies:
+            return {"score": mean, "half_interval": half}
+        return {"score": 1 - mean, "accuracy": mean, "half_interval": half}
+
+
+def show(told: dict[str, Any]) -> None:
+    """The report in the terminal."""
+    title = f"{told['learner']} on {told['data']}, {told['way']}-way {told['shot']}-shot, {told['episodes']} episodes"
+    shown = Table("steps", f"{told['measure']}, 95% interval", title=title, title_justify="left")
+    for step, (mean, half) in told["by_steps"].items():
+        number = (
+            f"{100 * mean:.2f}% ± {100 * half:.2f}" if told["measure"] == "accuracy" else f"{mean:.4f} ± {half:.4f}"
+        )
+        shown.add_row(step, number, style="bold" if int(step) == told["test_steps"] else "")
+    Console().print(shown)

@@ -1,0 +1,94 @@
+"""Named learners: how each is built from a network, and the settings that its paper trains it with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from l2o.learners.base import Learner
+from l2o.learners.gradient.maml import MAML
+from l2o.learners.metric.prototypical import PrototypicalNetwork
+from l2o.rules.base import UpdateRule
+from l2o.rules.hand_designed import SGD, Adam
+
+Network = Callable[..., nn.Module]
+"""Makes the usual network for a suite's inputs, with so many outputs (0: an embedding)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A learner by name.
+
+    Arguments:
+        learner: from (make network, outputs, classes of an episode or None where they vary).
+        rule: from (the learner, inner rate), the inner rule; None for learners without steps of their own.
+        learns_rule: whether the rule's theta is trained too.
+        estimator: episodic or reptile.
+        settings: what it is trained with where nothing else is said; names are those of `LearnConfig`.
+    """
+
+    learner: Callable[[Network, int, int | None], Learner]
+    rule: Callable[[Learner, float], UpdateRule] | None = None
+    learns_rule: bool = False
+    estimator: str = "episodic"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _sgd(learner: Learner, lr: float) -> UpdateRule:
+    return SGD(lr)
+
+
+def _reptile_adam(learner: Learner, lr: float) -> UpdateRule:
+    return Adam(lr, betas=(0.0, 0.999))  # the authors' code
+
+
+def _maml(make: Network, outputs: int, way: int | None) -> Learner:
+    return MAML(make(outputs))
+
+
+def _anil(make: Network, outputs: int, way: int | None) -> Learner:
+    return MAML(make(outputs), adapted=("head.",))
+
+
+def _boil(make: Network, outputs: int, way: int | None) -> Learner:
+    return MAML(make(outputs), frozen=("head.",))
+
+
+def _prototypical(make: Network, outputs: int, way: int | None) -> Learner:
+    return PrototypicalNetwork(make(0), way)
+
+
+# Finn et al., 2017, appendix A.1: strided convolutions, 1 step in training and 3 in evaluation, meta-batches of 32
+MAML_SETTINGS = {"inner_lr": 0.4, "inner_steps": 1, "test_steps": 3, "num_episodes": 32, "strided": True}
+# Snell et al., 2017, section 3.1: more classes in training than in evaluation
+METRIC = {"norm": "running", "num_episodes": 1, "inner_steps": 0}
+
+RECIPES: dict[str, Recipe] = {
+    "maml": Recipe(_maml, _sgd, settings=MAML_SETTINGS),
+    "fomaml": Recipe(_maml, _sgd, settings=MAML_SETTINGS | {"order": "first"}),
+    # Nichol et al., 2018, table 6
+    "reptile": Recipe(
+        _maml,
+        _reptile_adam,
+        estimator="reptile",
+        settings={
+            "inner_lr": 1e-3,
+            "inner_steps": 5,
+            "test_steps": 50,
+            "inner_batch": 10,
+            "train_shot": 10,
+            "num_episodes": 5,
+            "strided": True,
+            "optimizer": "SGD",
+            "lr": 1.0,
+            "schedule": "linear",
+            "max_grad_norm": None,
+        },
+    ),
+    "anil": Recipe(_anil, _sgd, settings=MAML_SETTINGS),
+    "boil": Recipe(_boil, _sgd, settings=MAML_SETTINGS),
+    "prototypical": Recipe(_prototypical, _sgd, settings=METRIC | {"train_way": 60, "train_query": 5}),
+}
