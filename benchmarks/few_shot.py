@@ -24,6 +24,10 @@ from benchmarks.record import RESULTS, commit, write
 
 RUNS: dict[str, dict[str, Any]] = {
     "prototypical": {"steps": 6000, "precision": "bfloat16", "evaluate_every": 500},
+    "reptile": {"steps": 15000, "train_query": 1, "evaluate_every": 1500, "validation_episodes": 50},
+    "relation": {"steps": 10000, "precision": "bfloat16", "evaluate_every": 500},
+    "matching": {"steps": 8000, "precision": "bfloat16", "evaluate_every": 500},
+    "siamese": {"steps": 8000, "precision": "bfloat16", "evaluate_every": 500},
     "maml": {"steps": 8000, "num_episodes": 16, "train_query": 5, "evaluate_every": 1000, "validation_episodes": 100},
 }
 """Settings of `l2o learn` beside those of each learner's paper."""

@@ -6,6 +6,27 @@ from l2o.learners.backbones import MLP, Conv4
 from l2o.learners.base import Learner
 from l2o.learners.gradient.maml import MAML
 from l2o.learners.meta_grad import meta_grad
+from l2o.learners.metric.matching import MatchingNetwork
 from l2o.learners.metric.prototypical import PrototypicalNetwork
+from l2o.learners.metric.relation import RelationEncoder, RelationNetwork
+from l2o.learners.metric.ridge import RidgeHead, SVMHead
+from l2o.learners.metric.siamese import SiameseNetwork
+from l2o.learners.task import EpisodicTask
 
-__all__ = ["MAML", "MLP", "Adaptation", "Conv4", "Learner", "PrototypicalNetwork", "adapt", "meta_grad"]
+__all__ = [
+    "MAML",
+    "MLP",
+    "Adaptation",
+    "Conv4",
+    "EpisodicTask",
+    "Learner",
+    "MatchingNetwork",
+    "PrototypicalNetwork",
+    "RelationEncoder",
+    "RelationNetwork",
+    "RidgeHead",
+    "SVMHead",
+    "SiameseNetwork",
+    "adapt",
+    "meta_grad",
+]

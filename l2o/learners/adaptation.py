@@ -88,7 +88,8 @@ class Adaptation(Configured):
     def judge(self, fast: Fast, query: Examples, step: int) -> Outcome:
         """Loss and score of fast variables that `step` steps have made."""
         prediction = self.learner.predict_at(fast, query.x, step)
-        return Outcome(self.learner.query_loss(fast, query, prediction), score_of(prediction.detach(), query.y))
+        loss = self.learner.query_loss(fast, query, prediction)
+        return Outcome(loss, score_of(prediction.detach(), query.y))
 
     def _path(self, support: Examples, steps: int) -> Iterator[Fast]:
         order = "first" if self.order.startswith("implicit") else self.order

@@ -13,6 +13,7 @@ from torch.func import functional_call, grad, vmap
 
 from l2o.compiled import compiled
 from l2o.learners.adaptation import Adaptation
+from l2o.learners.transforms import has_ties
 from l2o.tasks.episodes import Episode
 from l2o.types import Theta, tree_leaves, tree_map
 
@@ -77,11 +78,12 @@ def meta_grad(
 
 def _loop(adaptation: Adaptation, theta: Theta, episodes: Episode, num: int, weights: Tensor | None) -> MetaGrad:
     leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
-    total: list[Tensor] | None = None
+    tied, total = has_ties(adaptation), None
     outcomes, usable = [], []
     for i in range(num):
         with torch.enable_grad():
-            outcome = functional_call(adaptation, leaves, (tree_map(lambda x, i=i: x[i], episodes), weights))
+            episode = tree_map(lambda x, i=i: x[i], episodes)
+            outcome = functional_call(adaptation, leaves, (episode, weights), tie_weights=tied)
             found = torch.autograd.grad(outcome.loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
         finite = bool(outcome.loss.isfinite()) and bool(torch.stack(torch._foreach_norm(found)).isfinite().all())
         outcomes.append((outcome.loss.detach(), outcome.score))
@@ -101,19 +103,21 @@ def _loop(adaptation: Adaptation, theta: Theta, episodes: Episode, num: int, wei
 @lru_cache(maxsize=32)
 def _batched(adaptation: Adaptation, compile: bool, training: bool) -> Callable[..., MetaGrad]:
     def loss(theta: Theta, episode: Episode, weights: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        outcome = functional_call(adaptation, theta, (episode, weights))
+        outcome = functional_call(adaptation, theta, (episode, weights), tie_weights=tied)
         return outcome.loss, (outcome.loss, outcome.score)
 
+    tied = has_ties(adaptation)
     # each episode's own gradient, inside the vmap: from outside, second derivatives through batch norm would be wrong
     each = vmap(grad(loss, has_aux=True), in_dims=(None, 0, None))
 
     def all_at_once(theta: Theta, episodes: Episode, weights: Tensor | None) -> MetaGrad:
         grads, (losses, scores) = each(theta, episodes, weights)
-        finite = losses.isfinite() & torch.stack([g.reshape(len(g), -1).sum(1).isfinite() for g in grads.values()]).all(
-            0
-        )
-        means = {name: _mean(g, finite) for name, g in grads.items()}
-        return MetaGrad(means, losses, scores, finite)
+        if not compile:  # most often all are finite, and then so is their mean
+            means = {name: g.mean(0) for name, g in grads.items()}
+            if bool(torch.stack([losses.mean(), *(m.sum() for m in means.values())]).isfinite().all()):
+                return MetaGrad(means, losses, scores, torch.ones_like(losses, dtype=torch.bool))
+        usable = torch.stack([losses, *(g.reshape(len(g), -1).sum(1) for g in grads.values())]).isfinite().all(0)
+        return MetaGrad({name: _mean(g, usable) for name, g in grads.items()}, losses, scores, usable)
 
     return compiled(all_at_once) if compile else all_at_once
 

@@ -97,7 +97,7 @@ class SGD(HandDesigned):
         super().__init__(lr=lr, weight_decay=weight_decay)
 
     def step(self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper) -> tuple[Tensor, Slot]:
-        return -hyper["lr"] * (grad + hyper["weight_decay"] * p), slot
+        return -hyper["lr"] * (grad + hyper["weight_decay"] * p if self._values["weight_decay"] else grad), slot
 
 
 class Momentum(HandDesigned):

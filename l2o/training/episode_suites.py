@@ -109,6 +109,14 @@ EPISODES: dict[str, Callable[[Shape], EpisodeSuite]] = {
 }
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    # Finn et al., 2017, section 5.1
+    "sinusoid": {"shot": 10, "inner_lr": 0.01, "num_episodes": 25, "train_query": 10},
+    "gaussian-classes": {"inner_lr": 0.1, "num_episodes": 16},
+}
+"""What learners are trained with on these data where nothing else is said; before the learner's own settings."""
+
+
 def load_episodes(name: str, shape: Shape) -> EpisodeSuite:
     """A suite by name, or from `module:object`: a function of a `Shape` that returns an EpisodeSuite.
 

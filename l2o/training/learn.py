@@ -17,7 +17,7 @@ from l2o.learners.adaptation import Adaptation
 from l2o.load import load
 from l2o.rules.base import UpdateRule
 from l2o.training.config import MAPPING, Factor, outer_optimizer
-from l2o.training.episode_suites import EpisodeSuite, Shape, load_episodes
+from l2o.training.episode_suites import SETTINGS, EpisodeSuite, Shape, load_episodes
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.recipes import RECIPES, Recipe
 
@@ -31,7 +31,7 @@ class LearnConfig:
         data: a named source of episodes (see `l2o info`), or `module:object`: a function of a Shape that returns an
             EpisodeSuite of your own.
         way: classes in an episode.
-        shot: support examples of each class (of regression: support points).
+        shot: support examples of each class (1), or of regression: support points (10).
         query: query examples of each class.
         train_way, train_shot, train_query: the same in training, where it differs.
         rule: the inner rule: a name (sgd, adam, lstm, ...) or a saved rule; None for the learner's own.
@@ -70,7 +70,7 @@ class LearnConfig:
     learner: str = "maml"
     data: str = "omniglot"
     way: int = 5
-    shot: int = 1
+    shot: int | None = None
     query: int = 15
     train_way: int | None = None
     train_shot: int | None = None
@@ -122,10 +122,12 @@ class LearnConfig:
         return RECIPES[self.learner]
 
     def resolved(self) -> LearnConfig:
-        """The config with every setting of the recipe filled in."""
+        """The config with nothing left open: what is None is taken from the data, the recipe, or general defaults."""
+        shot = self.shot or SETTINGS.get(self.data, {}).get("shot", 1)
         defaults: dict[str, Any] = {
+            "shot": shot,
             "train_way": self.way,
-            "train_shot": self.shot,
+            "train_shot": shot,
             "train_query": self.query,
             "inner_lr": 0.01,
             "inner_steps": 0,
@@ -138,7 +140,8 @@ class LearnConfig:
             "schedule": "cosine",
             "max_grad_norm": 10.0,
             "learn_rule": self.recipe.learns_rule,
-        } | dict(self.recipe.settings)
+        }
+        defaults |= {**self.recipe.settings, **SETTINGS.get(self.data, {})}
         if self.inner_steps is not None and self.test_steps is None:
             defaults["test_steps"] = self.inner_steps
         defaults.setdefault("test_steps", defaults["inner_steps"])
@@ -148,7 +151,8 @@ class LearnConfig:
     def suite(self) -> EpisodeSuite:
         """The episodes to train and evaluate on."""
         c = self.resolved()
-        assert c.train_way is not None and c.train_shot is not None and c.train_query is not None
+        assert c.shot is not None and c.train_way is not None
+        assert c.train_shot is not None and c.train_query is not None
         shape = Shape(c.way, c.shot, c.query, c.train_way, c.train_shot, c.train_query)
         return load_episodes(c.data, shape)
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from l2o.learners.base import Learner
 from l2o.learners.gradient.maml import MAML
+from l2o.learners.metric.matching import MatchingNetwork
 from l2o.learners.metric.prototypical import PrototypicalNetwork
+from l2o.learners.metric.relation import RelationEncoder, RelationNetwork
+from l2o.learners.metric.siamese import SiameseNetwork
 from l2o.rules.base import UpdateRule
 from l2o.rules.hand_designed import SGD, Adam
 
@@ -61,6 +65,21 @@ def _prototypical(make: Network, outputs: int, way: int | None) -> Learner:
     return PrototypicalNetwork(make(0), way)
 
 
+def _matching(make: Network, outputs: int, way: int | None) -> Learner:
+    return MatchingNetwork(make(0), way)
+
+
+def _siamese(make: Network, outputs: int, way: int | None) -> Learner:
+    return SiameseNetwork(make(0), way)
+
+
+def _relation(make: Network, outputs: int, way: int | None) -> Learner:
+    """With the encoder and the relation module of the paper in place of the usual network."""
+    options = make.keywords if isinstance(make, partial) else {}
+    chosen = {name: options[name] for name in ("width", "norm", "precision") if name in options}
+    return RelationNetwork(RelationEncoder(**chosen), way, **chosen)
+
+
 # Finn et al., 2017, appendix A.1: strided convolutions, 1 step in training and 3 in evaluation, meta-batches of 32
 MAML_SETTINGS = {"inner_lr": 0.4, "inner_steps": 1, "test_steps": 3, "num_episodes": 32, "strided": True}
 # Snell et al., 2017, section 3.1: more classes in training than in evaluation
@@ -91,4 +110,7 @@ RECIPES: dict[str, Recipe] = {
     "anil": Recipe(_anil, _sgd, settings=MAML_SETTINGS),
     "boil": Recipe(_boil, _sgd, settings=MAML_SETTINGS),
     "prototypical": Recipe(_prototypical, _sgd, settings=METRIC | {"train_way": 60, "train_query": 5}),
+    "matching": Recipe(_matching, _sgd, settings=METRIC | {"train_way": 20, "train_query": 5, "num_episodes": 2}),
+    "siamese": Recipe(_siamese, _sgd, settings=METRIC | {"train_way": 20, "train_query": 5, "num_episodes": 2}),
+    "relation": Recipe(_relation, _sgd, settings=METRIC | {"train_way": 10, "train_query": 10, "num_episodes": 2}),
 }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from l2o.learners.base import Fast, Learner, loss_of
+from l2o.learners.transforms import has_ties
 from l2o.tasks.episodes import Examples
 
 
@@ -33,6 +34,7 @@ class MAML(Learner):
         for prefix in (*adapted, *frozen):
             if not any(name.startswith(prefix) for name in names):
                 raise ValueError(f"a prefix must fit a parameter of the network, {names}; got {prefix!r}.")
+        self._tied = has_ties(network)
         self.adapted = [
             name for name in names if name.startswith(tuple(adapted) or "") and not name.startswith(tuple(frozen))
         ]
@@ -49,4 +51,4 @@ class MAML(Learner):
         return loss_of(self.predict(fast, support.x), support.y)
 
     def predict(self, fast: Fast, x: Shaped[Tensor, n * features]) -> Float[Tensor, n * outputs]:
-        return functional_call(self.network, fast, (x,))
+        return functional_call(self.network, fast, (x,), tie_weights=self._tied)

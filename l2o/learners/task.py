@@ -1,0 +1,78 @@
+"""Every learner is a task: a learned optimizer can train its slow weights in place of Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.func import functional_call, vmap
+
+from l2o.learners.adaptation import Adaptation
+from l2o.learners.meta_grad import lanes_of
+from l2o.tasks.base import Task
+from l2o.tasks.episodes import Episode, EpisodeFamily
+from l2o.types import Batch, Params, draw_seed, tree_map
+
+
+@dataclass(frozen=True)
+class EpisodicTask(Task):
+    """Train a learner: parameters are its slow weights and its rule's theta, batches are episodes, the loss is theirs.
+
+    Arguments:
+        make: makes a fresh adaptation; a function of the module level, or a `partial` of one, so that the task can be
+            sent. Tasks that share it run side by side.
+        family: where episodes come from.
+        num_episodes: episodes of a batch.
+        batching: loop, vmap or auto, see `meta_grad`.
+    """
+
+    make: Callable[[], Adaptation]
+    family: EpisodeFamily
+    num_episodes: int = 4
+    batching: str = "auto"
+
+    def __post_init__(self) -> None:
+        _template(self.make)  # now: not while a loss is being transformed, where nothing can be drawn
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _template(self.make)
+
+    def init(self, generator: Generator) -> Params:
+        adaptation = _made(self.make, draw_seed(generator))
+        return {name: p.detach() for name, p in adaptation.named_parameters() if p.requires_grad}
+
+    def sample_batch(self, generator: Generator) -> Batch:
+        return self.family.sample_many(generator, self.num_episodes)
+
+    def sample_batches(self, generator: Generator, num: int) -> Batch:
+        episodes = self.family.sample_many(generator, num * self.num_episodes)
+        return tree_map(lambda x: x.unflatten(0, (num, self.num_episodes)), episodes)
+
+    def loss(self, params: Params, batch: Batch) -> Float[Tensor, ""]:
+        adaptation = _template(self.make)
+
+        def query_loss(episode: Episode) -> Float[Tensor, ""]:
+            return functional_call(adaptation, params, (episode,)).loss
+
+        if lanes_of(self.batching, adaptation, batch, self.num_episodes):
+            return vmap(query_loss)(batch).mean()
+        each = [query_loss(tree_map(lambda x, i=i: x[i], batch)) for i in range(self.num_episodes)]
+        return torch.stack(each).mean()
+
+
+@lru_cache(maxsize=128)
+def _template(make: Callable[[], Adaptation]) -> Adaptation:
+    """Its structure, into which parameters are put."""
+    return _made(make, 0)
+
+
+def _made(make: Callable[[], Adaptation], seed: int) -> Adaptation:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()

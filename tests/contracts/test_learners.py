@@ -1,0 +1,258 @@
+"""What every learner promises, with every rule. A new learner joins by one line in LEARNERS."""
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import l2o
+from l2o.learners import MAML, MLP, Adaptation, EpisodicTask, Learner, PrototypicalNetwork, adapt, meta_grad
+from l2o.optim import LearnedOptimizer
+from l2o.rules import SGD, Adam, LSTMRule, MLPRule, Momentum, UpdateRule
+from l2o.tasks.episodes import Episode, Examples
+from l2o.tasks.gaussian_classes import GaussianClasses
+from l2o.types import seeded, tree_map
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # its docstrings (2020) have escapes that newer Pythons warn of
+    higher = pytest.importorskip("higher")
+    import l2o.higher
+
+WAY = 3
+FAMILY = GaussianClasses(dim=4, spread=0.5, way=WAY, shot=2, query=2)
+
+
+def _embedding() -> nn.Module:
+    return MLP([4, 6, 5])
+
+
+LEARNERS: dict[str, Callable[[], Learner]] = {
+    "maml": lambda: MAML(MLP([4, 5, WAY])),
+    "anil": lambda: MAML(MLP([4, 5, WAY]), adapted=("head.",)),
+    "boil": lambda: MAML(MLP([4, 5, WAY]), frozen=("head.",)),
+    "prototypical": lambda: PrototypicalNetwork(_embedding(), WAY),
+}
+RULES: dict[str, Callable[[], UpdateRule]] = {
+    "sgd": lambda: SGD(0.1),
+    "momentum": lambda: Momentum(0.1),
+    "adam": lambda: Adam(0.05),
+    "lstm": lambda: LSTMRule(hidden_size=4, output_scale=1.0),
+    "mlp": lambda: MLPRule(step_scale=0.1),
+}
+
+every_learner = pytest.mark.parametrize("learner", LEARNERS)
+every_rule = pytest.mark.parametrize("rule", RULES)
+
+
+def make(learner: str, rule: str = "sgd", steps: int = 2, order: str = "full") -> Adaptation:
+    """An adaptation in float64 from seed 0, theta moved off its start, where parts are zero."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = Adaptation(LEARNERS[learner](), RULES[rule](), steps, order).double()
+        for p in made.parameters():
+            p.data += 0.1 * torch.randn_like(p)
+    return made
+
+
+def episodes(num: int = 3) -> Episode:
+    drawn = FAMILY.sample_many(seeded(7), num)
+    return tree_map(lambda x: x.double() if x.is_floating_point() else x, drawn)
+
+
+def one(i: int, of: Episode) -> Episode:
+    return tree_map(lambda x: x[i], of)
+
+
+def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-10) -> None:
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=tolerance, atol=tolerance, msg=name)
+
+
+@every_learner
+@every_rule
+def test_episodes_in_a_loop_side_by_side_and_in_chunks_have_one_gradient(learner: str, rule: str) -> None:
+    assert_batching_makes_no_difference(make(learner, rule))
+
+
+@every_learner
+@pytest.mark.parametrize("order", ["first", "truncated:1", "implicit:3"])
+def test_so_it_is_with_every_order(learner: str, order: str) -> None:
+    assert_batching_makes_no_difference(make(learner, "momentum", order=order))
+
+
+def assert_batching_makes_no_difference(adaptation: Adaptation) -> None:
+    given = episodes()
+    loop = meta_grad(adaptation, given, batching="loop")
+    # where all weights adapt, the end of a minimisation does not depend on where it began
+    all_adapt = len(adaptation.learner.start(one(0, given).support)) == len(list(adaptation.learner.parameters()))
+    moves = adaptation.order != "implicit:3" or not all_adapt
+    assert any(grad.abs().max() > 1e-6 for grad in loop.grads.values()) == moves
+    for batching in ("vmap", "chunk:2"):
+        other = meta_grad(adaptation, given, batching=batching)
+        assert_same(other.grads, loop.grads)
+        torch.testing.assert_close(other.losses, loop.losses, rtol=1e-12, atol=1e-12)
+        assert torch.equal(other.scores, loop.scores)
+
+
+@every_learner
+@every_rule
+def test_higher_and_torchopt_have_the_same_gradient(learner: str, rule: str) -> None:
+    adaptation, given = make(learner, rule), one(0, episodes())
+    ours = meta_grad(adaptation, tree_map(lambda x: x.unsqueeze(0), given)).grads
+    for oracle in (by_higher, by_torchopt):
+        found = torch.autograd.grad(
+            oracle(adaptation, given), list(adaptation.parameters()), allow_unused=True, materialize_grads=True
+        )
+        assert_same(dict(zip(ours, found, strict=True)), ours)
+
+
+class Holder(nn.Module):
+    """Fast variables as a module's parameters, which other libraries move."""
+
+    def __init__(self, fast: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.names = list(fast)
+        for i, value in enumerate(fast.values()):
+            self.register_parameter(f"p{i}", nn.Parameter(value.detach().clone()))
+
+    def forward(self) -> dict[str, Tensor]:
+        return {name: getattr(self, f"p{i}") for i, name in enumerate(self.names)}
+
+
+def by_higher(adaptation: Adaptation, episode: Episode) -> Tensor:
+    fast, holder = adaptation.learner.start(episode.support), None
+    holder = Holder(fast)
+    optimizer = LearnedOptimizer(holder.parameters(), adaptation.rule, total_steps=adaptation.steps)
+    with higher.innerloop_ctx(holder, optimizer, copy_initial_weights=False) as (moving, step):
+        moving.update_params(list(fast.values()))
+        for _ in range(adaptation.steps):
+            step.step(adaptation.learner.inner_loss(moving(), episode.support))
+        return adaptation.learner.query_loss(moving(), episode.query)
+
+
+def by_torchopt(adaptation: Adaptation, episode: Episode) -> Tensor:
+    torchopt = pytest.importorskip("torchopt")
+    learner, rule = adaptation.learner, adaptation.rule
+    assert rule is not None
+    fast = learner.start(episode.support)
+    holder, names, losses = Holder(fast), list(fast), []
+    for i, value in enumerate(fast.values()):
+        holder._parameters[f"p{i}"] = value  # as TorchOpt itself does
+
+    def update(grads: Any, state: Any, *, params: Any, inplace: bool) -> Any:
+        grads = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, params, strict=True)]
+        named = (dict(zip(names, values, strict=True)) for values in (grads, params))
+        steps, state = rule(next(named), state, next(named), losses[-1])
+        return tuple(steps.values()), state
+
+    rules = torchopt.base.GradientTransformation(
+        lambda params: rule.init(dict(zip(names, params, strict=True)), adaptation.steps), update
+    )
+    optimizer = torchopt.MetaOptimizer(holder, rules)
+    for _ in range(adaptation.steps):
+        losses.append(learner.inner_loss(holder(), episode.support))
+        optimizer.step(losses[-1])
+    return learner.query_loss(holder(), episode.query)
+
+
+@every_learner
+@every_rule
+def test_finite_differences_agree(learner: str, rule: str) -> None:
+    adaptation, given = make(learner, rule), episodes(2)
+    theta = {name: p.detach() for name, p in adaptation.named_parameters()}
+    grads = meta_grad(adaptation, given).grads
+    direction = {name: torch.randn(p.shape, generator=seeded(i)).to(p) for i, (name, p) in enumerate(theta.items())}
+
+    def loss(size: float) -> Tensor:
+        moved = {name: p + size * direction[name] for name, p in theta.items()}
+        return meta_grad(adaptation, given, moved).losses.mean()
+
+    expected = (loss(1e-6) - loss(-1e-6)) / 2e-6
+    along = sum((grads[name] * direction[name]).sum() for name in theta)
+    torch.testing.assert_close(along, expected, rtol=2e-5, atol=1e-7)
+
+
+@every_learner
+def test_zero_steps_are_the_start_and_steps_lower_the_inner_loss(learner: str) -> None:
+    adaptation, given = make(learner), one(0, episodes())
+    support, of = given.support, adaptation.learner
+    start = of.start(support)
+    assert_same(adapt(of, None, support, 0), start, 0.0)
+    assert_same(adapt(of, SGD(0.1).double(), support, 0), start, 0.0)
+    fast = adapt(of, SGD(0.01).double(), support, 3)
+    assert fast.keys() == start.keys()
+    assert of.inner_loss(fast, support) < of.inner_loss(start, support)
+
+
+@every_learner
+def test_nothing_is_remembered_between_episodes(learner: str) -> None:
+    adaptation, given = make(learner), episodes()
+    before = {name: value.clone() for name, value in adaptation.state_dict().items()}
+    first = adaptation(one(0, given)).loss
+    adaptation(one(1, given))
+    assert torch.equal(adaptation(one(0, given)).loss, first)
+    assert_same(dict(adaptation.state_dict()), before, 0.0)
+
+
+@every_learner
+def test_without_gradients_nothing_is_recorded(learner: str) -> None:
+    adaptation, given = make(learner), one(0, episodes())
+    with torch.no_grad():
+        outcome = adaptation(given)
+    assert not outcome.loss.requires_grad
+    torch.testing.assert_close(outcome.loss, adaptation(given).loss.detach())
+
+
+@every_learner
+def test_prediction_of_an_input_does_not_depend_on_the_others(learner: str) -> None:
+    adaptation, given = make(learner), one(0, episodes())
+    fast = adaptation.adapt(given.support)
+    together = adaptation.learner.predict(fast, given.query.x)
+    alone = torch.cat([adaptation.learner.predict(fast, x.unsqueeze(0)) for x in given.query.x])
+    assert together.shape == (WAY * FAMILY.query, WAY)
+    torch.testing.assert_close(together, alone)
+
+
+@every_learner
+def test_renaming_the_classes_of_a_feed_forward_learner_renames_its_scores(learner: str) -> None:
+    of, given = make(learner).learner, one(0, episodes())
+    if isinstance(of, MAML):
+        pytest.skip("its output units have names of their own")
+    turn = torch.tensor([1, 2, 0])
+    renamed = Examples(given.support.x, turn[given.support.y])
+    before = of.predict(of.start(given.support), given.query.x)
+    after = of.predict(of.start(renamed), given.query.x)
+    torch.testing.assert_close(after[:, turn], before)
+
+
+@every_learner
+def test_save_load_copy_and_pickle_give_the_same(learner: str, tmp_path: Any) -> None:
+    adaptation, given = make(learner).float(), FAMILY.sample(seeded(3))
+    l2o.save(adaptation, tmp_path / "learner.safetensors")
+    expected = adaptation(given).loss
+    for again in (
+        l2o.load(tmp_path / "learner.safetensors"),
+        copy.deepcopy(adaptation),
+        pickle.loads(pickle.dumps(adaptation)),
+    ):
+        assert torch.equal(again(given).loss, expected)
+
+
+@every_learner
+def test_a_learner_is_a_task_that_a_rule_can_train(learner: str) -> None:
+    def fresh() -> Adaptation:
+        return Adaptation(LEARNERS[learner](), SGD(0.1), 1)
+
+    task = EpisodicTask(fresh, FAMILY, num_episodes=8)
+    loop = l2o.InnerLoop(task, Adam(0.02))
+    state = loop.reset(seeded(0))
+    theta = {name: p.detach() for name, p in loop.rule.named_parameters()}
+    batches = task.sample_batches(seeded(1), 40)
+    _, losses = loop.unroll(theta, state, [tree_map(lambda x, i=i: x[i], batches) for i in range(40)])
+    assert losses[-10:].mean() < losses[:10].mean()
