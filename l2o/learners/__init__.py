@@ -4,7 +4,13 @@ from l2o.learners.adapt import adapt
 from l2o.learners.adaptation import Adaptation
 from l2o.learners.backbones import MLP, Conv4
 from l2o.learners.base import Learner
+from l2o.learners.gradient.cavia import CAVIA, FiLMConv4, WithContext
+from l2o.learners.gradient.imaml import IMAML
 from l2o.learners.gradient.maml import MAML
+from l2o.learners.gradient.maml_plus_plus import MAMLPlusPlus, StepRates
+from l2o.learners.gradient.meta_curvature import MetaCurvature
+from l2o.learners.gradient.meta_lstm import MetaLSTMRule
+from l2o.learners.gradient.meta_sgd import MetaSGD, shapes_of
 from l2o.learners.meta_grad import meta_grad
 from l2o.learners.metric.matching import MatchingNetwork
 from l2o.learners.metric.prototypical import PrototypicalNetwork
@@ -14,19 +20,29 @@ from l2o.learners.metric.siamese import SiameseNetwork
 from l2o.learners.task import EpisodicTask
 
 __all__ = [
+    "CAVIA",
+    "IMAML",
     "MAML",
     "MLP",
     "Adaptation",
     "Conv4",
     "EpisodicTask",
+    "FiLMConv4",
     "Learner",
+    "MAMLPlusPlus",
     "MatchingNetwork",
+    "MetaCurvature",
+    "MetaLSTMRule",
+    "MetaSGD",
     "PrototypicalNetwork",
     "RelationEncoder",
     "RelationNetwork",
     "RidgeHead",
     "SVMHead",
     "SiameseNetwork",
+    "StepRates",
+    "WithContext",
     "adapt",
     "meta_grad",
+    "shapes_of",
 ]

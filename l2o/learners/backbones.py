@@ -7,11 +7,13 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.configured import Configured
 from l2o.learners.batch_norm import BatchNorm, Statistics
+from l2o.learners.convolution import Conv3x3, Precision, precision_of
 
 Norm = Literal["batch", "running", "none"]
 
@@ -62,16 +64,14 @@ class Conv4(Configured):
         norm: Norm = "batch",
         strided: bool = False,
         depth: int = 4,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be float32 or bfloat16; got {precision!r}.")
         self.precision = precision
         self.strided = strided
         sizes = [channels, *[width] * depth]
         stride = 2 if strided else 1
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride, padding=1) for a, b in pairwise(sizes))
+        self.convs = nn.ModuleList(Conv3x3(a, b, stride=stride) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(_norm(width, norm) for _ in range(depth))
         for _ in range(depth):
             size = -(-size // 2) if strided else size // 2
@@ -84,17 +84,13 @@ class Conv4(Configured):
 
     def maps(self, x: Float[Tensor, "n channels size size"]) -> Float[Tensor, "n width height breadth"]:
         """The last block's output."""
-        if self.precision == "float32":
-            return self._blocks(x)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return self._blocks(x).to(x.dtype)
-
-    def _blocks(self, x: Float[Tensor, "n channels size size"]) -> Float[Tensor, "n width height breadth"]:
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(x))
-            # pooling before the relu gives the same as after it, at a quarter of the relu's work
-            x = torch.relu(x if self.strided else nn.functional.max_pool2d(x, 2))
-        return x
+        z = x
+        with precision_of(self.precision, x):
+            for conv, norm in zip(self.convs, self.norms, strict=True):
+                z = norm(conv(z))
+                # pooling before the relu gives the same as after it, at a quarter of the relu's work
+                z = torch.relu(z if self.strided else F.max_pool2d(z, 2))
+        return z.to(x.dtype)
 
 
 def _norm(width: int, norm: Norm) -> nn.Module:

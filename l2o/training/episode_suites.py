@@ -96,9 +96,15 @@ def few_shot(
     )
 
 
-def mlp(sizes: tuple[int, ...], outputs: int = 0, **unused: Any) -> nn.Module:
-    """A perceptron; without outputs its last hidden layer is the embedding."""
-    return MLP((*sizes, outputs or sizes[-1]))
+def mlp(sizes: tuple[int, ...], outputs: int = 0, context: int = 0, **unused: Any) -> nn.Module:
+    """A perceptron; without outputs it embeds.
+
+    Arguments:
+        context: numbers that it reads besides the input.
+        unused: what only convolutional networks know.
+    """
+    inputs, *hidden = sizes
+    return MLP((inputs + context, *hidden, outputs or sizes[-1]))
 
 
 EPISODES: dict[str, Callable[[Shape], EpisodeSuite]] = {

@@ -42,7 +42,8 @@ class LearnConfig:
         test_steps: steps in evaluation.
         inner_batch: support rows of an inner step; None for all.
         order: full, first, truncated:n or implicit:n, see `l2o.learners.adapt`.
-        multi_step: sum the query losses after every inner step, moving to the last one over so many outer steps.
+        multi_step: sum the query losses after every inner step, moving to the last one over so many outer steps;
+            0 for the last one alone.
         norm: batch normalisation by the statistics of the batch at hand, always (`batch`, transductive), in evaluation
             by those of training episodes (`running`), or none.
         strided: convolutions of stride 2 in place of pooling.
@@ -83,7 +84,7 @@ class LearnConfig:
     test_steps: int | None = None
     inner_batch: int | None = None
     order: str | None = None
-    multi_step: int = 0
+    multi_step: int | None = None
     norm: Literal["batch", "running", "none"] | None = None
     strided: bool | None = None
     width: int | None = None
@@ -112,7 +113,7 @@ class LearnConfig:
         for name in ("steps", "evaluate_every", "checkpoint_every", "validation_episodes", "test_episodes", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
-        for name in ("warmup", "threads", "multi_step"):
+        for name in ("warmup", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
 
@@ -139,6 +140,7 @@ class LearnConfig:
             "lr": 1e-3,
             "schedule": "cosine",
             "max_grad_norm": 10.0,
+            "multi_step": 0,
             "learn_rule": self.recipe.learns_rule,
         }
         defaults |= {**self.recipe.settings, **SETTINGS.get(self.data, {})}

@@ -11,7 +11,29 @@ import torch
 from torch import Tensor, nn
 
 import l2o
-from l2o.learners import MAML, MLP, Adaptation, EpisodicTask, Learner, PrototypicalNetwork, adapt, meta_grad
+from l2o.learners import (
+    CAVIA,
+    IMAML,
+    MAML,
+    MLP,
+    Adaptation,
+    EpisodicTask,
+    Learner,
+    MatchingNetwork,
+    MetaCurvature,
+    MetaLSTMRule,
+    MetaSGD,
+    PrototypicalNetwork,
+    RelationNetwork,
+    RidgeHead,
+    SiameseNetwork,
+    StepRates,
+    SVMHead,
+    WithContext,
+    adapt,
+    meta_grad,
+    shapes_of,
+)
 from l2o.optim import LearnedOptimizer
 from l2o.rules import SGD, Adam, LSTMRule, MLPRule, Momentum, UpdateRule
 from l2o.tasks.episodes import Episode, Examples
@@ -25,6 +47,7 @@ with warnings.catch_warnings():
 
 WAY = 3
 FAMILY = GaussianClasses(dim=4, spread=0.5, way=WAY, shot=2, query=2)
+SUPPORT = FAMILY.sample(seeded(0)).support
 
 
 def _embedding() -> nn.Module:
@@ -35,14 +58,28 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "maml": lambda: MAML(MLP([4, 5, WAY])),
     "anil": lambda: MAML(MLP([4, 5, WAY]), adapted=("head.",)),
     "boil": lambda: MAML(MLP([4, 5, WAY]), frozen=("head.",)),
+    "imaml": lambda: IMAML(MLP([4, 5, WAY])),
+    "cavia": lambda: CAVIA(WithContext(MLP([4 + 2, 5, WAY])), num_context=2),
     "prototypical": lambda: PrototypicalNetwork(_embedding(), WAY),
+    "matching": lambda: MatchingNetwork(_embedding(), WAY),
+    "matching, no context": lambda: MatchingNetwork(_embedding(), WAY, full_context=False),
+    "siamese": lambda: SiameseNetwork(_embedding(), WAY),
+    "relation": lambda: RelationNetwork(
+        nn.Sequential(MLP([4, 16]), nn.Unflatten(1, (1, 4, 4))), WAY, width=1, size=4, norm="none"
+    ),
+    "ridge": lambda: RidgeHead(_embedding(), WAY),
+    "svm": lambda: SVMHead(_embedding(), WAY),
 }
-RULES: dict[str, Callable[[], UpdateRule]] = {
-    "sgd": lambda: SGD(0.1),
-    "momentum": lambda: Momentum(0.1),
-    "adam": lambda: Adam(0.05),
-    "lstm": lambda: LSTMRule(hidden_size=4, output_scale=1.0),
-    "mlp": lambda: MLPRule(step_scale=0.1),
+RULES: dict[str, Callable[[Learner], UpdateRule]] = {
+    "sgd": lambda learner: SGD(0.1),
+    "momentum": lambda learner: Momentum(0.1),
+    "adam": lambda learner: Adam(0.05),
+    "lstm": lambda learner: LSTMRule(hidden_size=4, output_scale=1.0),
+    "mlp": lambda learner: MLPRule(step_scale=0.1),
+    "meta-sgd": lambda learner: MetaSGD(shapes_of(learner, SUPPORT), lr=0.1),
+    "meta-curvature": lambda learner: MetaCurvature(shapes_of(learner, SUPPORT), lr=0.1),
+    "step-rates": lambda learner: StepRates(shapes_of(learner, SUPPORT), num_steps=2, lr=0.1),
+    "meta-lstm": lambda learner: MetaLSTMRule(hidden_size=3),
 }
 
 every_learner = pytest.mark.parametrize("learner", LEARNERS)
@@ -53,7 +90,8 @@ def make(learner: str, rule: str = "sgd", steps: int = 2, order: str = "full") -
     """An adaptation in float64 from seed 0, theta moved off its start, where parts are zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = Adaptation(LEARNERS[learner](), RULES[rule](), steps, order).double()
+        fresh = LEARNERS[learner]()
+        made = Adaptation(fresh, RULES[rule](fresh), steps, order).double()
         for p in made.parameters():
             p.data += 0.1 * torch.randn_like(p)
     return made

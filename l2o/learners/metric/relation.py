@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +13,8 @@ from l2o.configured import Configured
 from l2o.learners.backbones import Norm
 from l2o.learners.base import Fast, Learner, one_hot, way_of
 from l2o.learners.batch_norm import BatchNorm
-from l2o.learners.transforms import inside_transform
+from l2o.learners.convolution import Conv3x3, Precision, convolve, precision_of
 from l2o.tasks.episodes import Examples
-
-Precision = Literal["float32", "bfloat16"]
 
 
 class RelationEncoder(Configured):
@@ -45,8 +41,13 @@ class RelationEncoder(Configured):
         _reset(self)
 
     def forward(self, x: Float[Tensor, "n channels size size"]) -> Float[Tensor, "n width height breadth"]:
+        if min(x.shape[-2:]) < 22:
+            raise ValueError(
+                "images must have at least 22 pixels a side, so that maps of 4 remain after two halvings, which are "
+                f"halved again; got {tuple(x.shape[-2:])}."
+            )
         z = x
-        with _inside(self.precision, x):
+        with precision_of(self.precision, x):
             for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
                 z = norm(conv(z))
                 # pooling before the relu gives the same as after it, at a quarter of the relu's work
@@ -127,42 +128,12 @@ class RelationModule(nn.Module):
         self, classes: Float[Tensor, "way width size size"], queries: Float[Tensor, "n width size size"]
     ) -> Float[Tensor, "n way"]:
         of_class, of_query = self.conv1.weight.chunk(2, dim=1)
-        with _inside(self.precision, queries):
+        with precision_of(self.precision, queries):
             z = convolve(queries, of_query).unsqueeze(1) + convolve(classes, of_class, self.conv1.bias)
             z = torch.relu(F.max_pool2d(self.norm1(z.flatten(0, 1)), 2))
             z = torch.relu(F.max_pool2d(self.norm2(self.conv2(z)), 2))
         z = torch.relu(self.full1(z.to(queries.dtype).flatten(1)))
         return torch.sigmoid(self.full2(z)).view(len(queries), len(classes))
-
-
-class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution, see `convolve`.
-
-    Arguments:
-        channels_in, channels_out, padding: as of `nn.Conv2d`.
-    """
-
-    def __init__(self, channels_in: int, channels_out: int, padding: int = 1) -> None:
-        super().__init__(channels_in, channels_out, 3, padding=padding)
-
-    def forward(self, input: Float[Tensor, "n channels_in size size"]) -> Tensor:
-        return convolve(input, self.weight, self.bias, int(self.padding[0]))
-
-
-def convolve(
-    x: Float[Tensor, "n channels_in height breadth"],
-    weight: Float[Tensor, "channels_out channels_in 3 3"],
-    bias: Float[Tensor, " channels_out"] | None = None,
-    padding: int = 1,
-) -> Float[Tensor, "n channels_out height_out breadth_out"]:
-    """A convolution whose weights may have channels last: their second derivatives under vmap do not know of that."""
-    return F.conv2d(x, weight.contiguous() if inside_transform() else weight, bias, padding=padding)
-
-
-def _inside(precision: str, x: Tensor) -> AbstractContextManager[object]:
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision must be float32 or bfloat16; got {precision!r}.")
-    return nullcontext() if precision == "float32" else torch.autocast(x.device.type, torch.bfloat16)
 
 
 def _norm(width: int, norm: Norm) -> nn.Module:

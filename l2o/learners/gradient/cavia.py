@@ -1,0 +1,84 @@
+"""Fast context adaptation, CAVIA (Zintgraf et al., 2019, https://arxiv.org/abs/1810.03642)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from l2o.configured import Configured
+from l2o.learners.backbones import Conv4
+from l2o.learners.base import Fast, Learner, loss_of
+from l2o.learners.convolution import precision_of
+from l2o.tasks.episodes import Examples
+
+
+class CAVIA(Learner):
+    """The fast variables are a context vector that starts at zero; the network's weights are shared by all tasks.
+
+    Arguments:
+        network: called with inputs and the context: `WithContext` around a perceptron whose first layer reads both,
+            `FiLMConv4`, or a module of your own.
+        num_context: numbers in the context.
+    """
+
+    def __init__(self, network: nn.Module, num_context: int = 5) -> None:
+        super().__init__()
+        if num_context < 1:
+            raise ValueError(f"num_context must be positive, or nothing would adapt; got {num_context}.")
+        self.network, self.num_context = network, num_context
+
+    def start(self, support: Examples) -> Fast:
+        like = next(self.network.parameters())
+        return {"context": like.new_zeros(self.num_context)}
+
+    def inner_loss(self, fast: Fast, support: Examples) -> Float[Tensor, ""]:
+        return loss_of(self.predict(fast, support.x), support.y)
+
+    def predict(self, fast: Fast, x: Shaped[Tensor, n * features]) -> Float[Tensor, n * outputs]:
+        return self.network(x, fast["context"])
+
+
+class WithContext(Configured):
+    """A network of vectors that reads the context as further inputs.
+
+    Arguments:
+        network: maps (n, features + num_context) to (n, outputs).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Float[Tensor, "n features"], context: Float[Tensor, " k"]) -> Float[Tensor, "n outputs"]:
+        return self.network(torch.cat([x, context.to(x.dtype).expand(len(x), -1)], dim=-1))
+
+
+class FiLMConv4(Configured):
+    """A Conv4 in which the context scales and shifts the channels of one block (section 3.3 of the paper).
+
+    Arguments:
+        network: the Conv4.
+        num_context: numbers in the context.
+        block: which block's convolution is modulated; the third of the authors' four.
+    """
+
+    def __init__(self, network: Conv4, num_context: int = 100, block: int = 2) -> None:
+        super().__init__()
+        self.network, self.block = network, block
+        width = network.convs[block].out_channels
+        self.film = nn.Linear(num_context, 2 * int(width))  # type: ignore[arg-type]
+
+    def forward(
+        self, x: Float[Tensor, "n channels size size"], context: Float[Tensor, " k"]
+    ) -> Float[Tensor, "n outputs"]:
+        scale, shift = self.film(context).chunk(2)
+        z = x
+        with precision_of(self.network.precision, x):
+            for i, (conv, norm) in enumerate(zip(self.network.convs, self.network.norms, strict=True)):
+                z = norm(conv(z))
+                if i == self.block:  # around 1, where the authors have 0: a fresh network is then as without context
+                    z = z * (1 + scale).view(-1, 1, 1) + shift.view(-1, 1, 1)
+                z = torch.relu(z if self.network.strided else F.max_pool2d(z, 2))
+        return self.network.head(z.to(x.dtype).flatten(1))
