@@ -62,6 +62,7 @@ def report(config: LearnConfig, suite: EpisodeSuite, directory: RunDirectory, no
         "way": config.way,
         "shot": config.shot,
         "episodes": config.test_episodes,
+        "inner_steps": config.inner_steps,
         "test_steps": config.test_steps,
         "measure": "accuracy" if suite.classifies else "mean squared error",
         "score": found.score(config.test_steps)[0],
