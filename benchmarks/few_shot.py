@@ -9,6 +9,7 @@ stopped, and is judged on 1,000 episodes of the 423 test characters, which nothi
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,12 +26,19 @@ from benchmarks.record import RESULTS, commit, write
 RUNS: dict[str, dict[str, Any]] = {
     "prototypical": {"steps": 6000, "precision": "bfloat16", "evaluate_every": 500},
     "reptile": {"steps": 15000, "train_query": 1, "evaluate_every": 1500, "validation_episodes": 50},
-    "relation": {"steps": 10000, "precision": "bfloat16", "evaluate_every": 500},
+    "relation": {"steps": (10000, 25000), "precision": "bfloat16", "evaluate_every": 500},
     "matching": {"steps": 8000, "precision": "bfloat16", "evaluate_every": 500},
     "siamese": {"steps": 8000, "precision": "bfloat16", "evaluate_every": 500},
-    "maml": {"steps": 8000, "num_episodes": 16, "train_query": 5, "evaluate_every": 1000, "validation_episodes": 100},
+    "maml": {
+        "steps": (8000, 20000),
+        "num_episodes": 16,
+        "train_query": 5,
+        "evaluate_every": 1000,
+        "validation_episodes": 100,
+    },
 }
-"""Settings of `l2o learn` beside those of each learner's paper."""
+"""Settings of `l2o learn` beside those of each learner's paper. Several numbers of steps are stages: the run is resumed
+with the next one, so that the learning rate rises again and comes down over the rest."""
 
 TARGETS = {"prototypical": 98.5, "maml": 98.3, "relation": 99.0, "matching": 97.9, "siamese": 97.0, "reptile": 97.0}
 """Accuracy to reach, percent, 5-way 1-shot."""
@@ -53,12 +61,21 @@ class Config:
     record: bool = False
 
 
-def command(config: Config, learner: str) -> list[str]:
-    """The command that trains a learner, or goes on with it."""
+def stages(learner: str) -> tuple[int, ...]:
+    """The numbers of outer steps that a run is brought to, one after the other."""
+    steps = RUNS[learner]["steps"]
+    return steps if isinstance(steps, tuple) else (steps,)
+
+
+def command(config: Config, learner: str, steps: int) -> list[str]:
+    """The command that trains a learner to so many steps, or goes on with it."""
     folder = config.out / learner
     if list(folder.glob("checkpoints/*")):
+        text = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(re.sub(r"(?m)^steps: \d+$", f"steps: {steps}", text))
         return ["learn", "--resume", str(folder)]
-    settings = {"learner": learner, "threads": config.threads, "checkpoint_every": 200, "run": folder} | RUNS[learner]
+    common = {"learner": learner, "threads": config.threads, "checkpoint_every": 200, "run": folder}
+    settings = common | RUNS[learner] | {"steps": steps}
     return [
         "learn",
         *(part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))),
@@ -68,15 +85,23 @@ def command(config: Config, learner: str) -> list[str]:
 def run(config: Config) -> Iterator[dict[str, Any]]:
     """One row a learner."""
     for learner in config.only or RUNS:
-        words, folder = command(config, learner), config.out / learner
+        folder = config.out / learner
         folder.mkdir(parents=True, exist_ok=True)
         began = folder / "commit.txt"
         if not began.exists():
             began.write_text(commit())
-        if not (folder / "test.json").exists():
-            subprocess.run([sys.executable, "-m", "l2o.cli", *words], check=True)
+        for steps in stages(learner):
+            if trained(folder) < steps:
+                words = command(config, learner, steps)
+                subprocess.run([sys.executable, "-m", "l2o.cli", *words], check=True)
         told = json.loads((folder / "test.json").read_text())
         yield {**told, "trained_at": began.read_text(), "settings": RUNS[learner], "target": TARGETS.get(learner)}
+
+
+def trained(folder: Path) -> int:
+    """The outer steps that a finished run has made; 0 if there is none."""
+    report = folder / "test.json"
+    return int(json.loads(report.read_text())["steps"]) if report.exists() else 0
 
 
 def main(config: Config) -> None:
