@@ -2,8 +2,8 @@
 
     python -m benchmarks.meta_step --peers FOLDER --record
 
-A meta-iteration: inner steps of SGD for every task, query loss, gradient of second order, a step of Adam. All systems
-begin with the same weights, see the same tasks, and are checked to have the same gradient; then their repeats alternate.
+A meta-iteration: inner steps of SGD for every task, query loss, gradient of second order, a step of Adam. All begin
+with the same weights, see the same tasks, and are checked to have the same gradient; then their repeats alternate.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python -m benchmarks.sinusoid --record
 
-Every learner has the same network (1-40-40-1), the same number of outer steps and of tasks in each, and its own settings
-beside (below). Numbers are mean squared errors on 1,000 fresh tasks of 100 query points, from 0 to 10 steps whatever the
-learner was trained for.
+Every learner has the same network (1-40-40-1), the same number of outer steps and of tasks in each, and its own
+settings beside (below). Numbers are mean squared errors on 1,000 fresh tasks of 100 query points, from 0 to 10 steps
+whatever the learner was trained for.
 """
 
 from __future__ import annotations

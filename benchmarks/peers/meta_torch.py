@@ -1,8 +1,8 @@
 """A meta-iteration of MAML or of prototypical networks with another library, or written by hand: one a repetition.
 
-For every task inner steps of SGD on the support set and the query loss, gradients of second order, their mean over the
-tasks, a step of Adam. The first answer tells loss and gradient norm at the initial weights, by which systems are checked
-to do the same.
+For every task inner steps of SGD on the support set and the query loss, gradients of second order, their mean over
+the tasks, a step of Adam. The first answer tells loss and gradient norm at the initial weights, by which systems are
+checked to do the same.
 
     venv_torch/bin/python benchmarks/peers/meta_torch.py --refs refs --library learn2learn --problem sinusoid
 """

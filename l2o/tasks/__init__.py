@@ -11,10 +11,14 @@ from l2o.tasks.augment import (
 from l2o.tasks.autoencoder import Autoencoder, AutoencoderFamily, VariationalAutoencoder
 from l2o.tasks.base import Always, Mixture, Task, TaskFamily
 from l2o.tasks.conv import ConvClassification, ConvFamily
+from l2o.tasks.episodes import Episode, EpisodeFamily, Examples, FewShot
 from l2o.tasks.functions import Ackley, ClassicFunction, ClassicFunctions, Rastrigin, Rosenbrock, StyblinskiTang
+from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.tasks.mlp import MLPClassification, MLPFamily
 from l2o.tasks.quadratic import Quadratic, Quadratics
 from l2o.tasks.rnn import RecurrentFamily, RecurrentLanguageModel
+from l2o.tasks.sinusoid import Sinusoid
+from l2o.tasks.tabular import Tables
 from l2o.tasks.teacher import StudentClassification, StudentFamily, StudentRegression
 from l2o.tasks.transformer import TransformerFamily, TransformerLanguageModel
 
@@ -27,6 +31,11 @@ __all__ = [
     "ClassicFunctions",
     "ConvClassification",
     "ConvFamily",
+    "Episode",
+    "EpisodeFamily",
+    "Examples",
+    "FewShot",
+    "GaussianClasses",
     "MLPClassification",
     "MLPFamily",
     "Mixture",
@@ -42,10 +51,12 @@ __all__ = [
     "Rosenbrock",
     "ScaledLoss",
     "ScaledLossFamily",
+    "Sinusoid",
     "StudentClassification",
     "StudentFamily",
     "StudentRegression",
     "StyblinskiTang",
+    "Tables",
     "Task",
     "TaskFamily",
     "TransformerFamily",

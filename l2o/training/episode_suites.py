@@ -7,16 +7,18 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from l2o.learners.backbones import MLP, Conv4
-from l2o.tasks.data import digits, omniglot_classes
+from l2o.tasks.data import CC18, banking77, cc18, digits, image_folder, omniglot_classes
 from l2o.tasks.data.labelled import LabelledDataset
 from l2o.tasks.episodes import EpisodeFamily, FewShot
 from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.tasks.sinusoid import Sinusoid
+from l2o.tasks.tabular import Tables
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,42 @@ def gaussian_classes(shape: Shape) -> EpisodeSuite:
     return EpisodeSuite(train, held_out, held_out, partial(mlp, (16, 64, 64)), shape.way)
 
 
+def tables(shape: Shape) -> EpisodeSuite:
+    """Rows of OpenML-CC18 tables, 16 columns, two classes (--way 2); 9 tables train, 3 and 3 are held out."""
+    sets = tuple(cc18(name) for name in CC18)
+
+    def family(of: tuple[LabelledDataset, ...], way: int, shot: int, query: int) -> Tables:
+        return Tables(of, way, shot, query)
+
+    held_out = (shape.way, shape.shot, shape.query)
+    return EpisodeSuite(
+        family(sets[:9], shape.train_way, shape.train_shot, shape.train_query),
+        family(sets[9:12], *held_out),
+        family(sets[12:], *held_out),
+        partial(mlp, (16, 64, 64)),
+        shape.way,
+    )
+
+
+def banking(shape: Shape) -> EpisodeSuite:
+    """Questions to a bank by intent, as sentence embeddings; 47 intents train, 10 validate, 20 test."""
+    train, validation, test = (banking77(part) for part in ("train", "validation", "test"))
+    return few_shot(train, validation, test, shape, partial(mlp, (384, 256, 128)))
+
+
+def pictures(path: str, shape: Shape) -> EpisodeSuite:
+    """A folder of pictures, a folder for each class: of the classes 3/5 train, 1/5 validate, 1/5 test. Conv4-64."""
+    whole = image_folder(path)
+    part = whole.num_classes // 5
+    if part < shape.way:
+        raise ValueError(
+            f"a fifth of the classes must be at least way={shape.way}, because validation and test have a fifth each; "
+            f"{path} has {whole.num_classes} classes."
+        )
+    train, validation, test = whole.split((whole.num_classes - 2 * part, part, part))
+    return few_shot(train, validation, test, shape, Conv4)
+
+
 def digits_classes(shape: Shape) -> EpisodeSuite:
     """The ten digits, 8x8, in the box; 4 classes train (16 with rotations), 3 are for validation, 3 for the test."""
     data = digits()
@@ -112,6 +150,8 @@ EPISODES: dict[str, Callable[[Shape], EpisodeSuite]] = {
     "sinusoid": sinusoid,
     "gaussian-classes": gaussian_classes,
     "digits": digits_classes,
+    "banking77": banking,
+    "cc18": tables,
 }
 
 
@@ -124,17 +164,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def load_episodes(name: str, shape: Shape) -> EpisodeSuite:
-    """A suite by name, or from `module:object`: a function of a `Shape` that returns an EpisodeSuite.
+    """A suite by name, of a folder of pictures, or from `module:object`: a function of a `Shape` that returns one.
 
     Raises:
         ValueError: unknown name, or an object of another kind.
     """
+    if Path(name).is_dir() and name not in EPISODES:
+        return pictures(name, shape)
     if ":" not in name:
         if name not in EPISODES:
             close = difflib.get_close_matches(name, EPISODES, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(
-                f"data must be one of {', '.join(EPISODES)}, or module:object for your own; got {name!r}.{hint}"
+                f"data must be one of {', '.join(EPISODES)}, a folder of pictures, or module:object for your own; "
+                f"got {name!r}.{hint}"
             )
         return EPISODES[name](shape)
     module, _, attribute = name.partition(":")

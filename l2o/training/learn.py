@@ -28,8 +28,8 @@ class LearnConfig:
 
     Arguments:
         learner: a name (see `l2o info`).
-        data: a named source of episodes (see `l2o info`), or `module:object`: a function of a Shape that returns an
-            EpisodeSuite of your own.
+        data: a named source of episodes (see `l2o info`), a folder of pictures with a folder for each class, or
+            `module:object`: a function of a Shape that returns an EpisodeSuite of your own.
         way: classes in an episode.
         shot: support examples of each class (1), or of regression: support points (10).
         query: query examples of each class.

@@ -1,7 +1,7 @@
 """Linear classifiers fitted to the embeddings of the support set by convex optimisation, inside the network.
 
-Ridge regression: Bertinetto et al., 2019, https://arxiv.org/abs/1805.08136 (R2-D2); support vector machines: Lee et al.,
-2019, https://arxiv.org/abs/1904.03758 (MetaOptNet).
+Ridge regression: Bertinetto et al., 2019, https://arxiv.org/abs/1805.08136 (R2-D2); support vector machines: Lee et
+al., 2019, https://arxiv.org/abs/1904.03758 (MetaOptNet).
 """
 
 from __future__ import annotations

@@ -2,21 +2,29 @@
 
 from l2o.tasks.data.bundled import breast_cancer, digits, iris, wine
 from l2o.tasks.data.dataset import Dataset, Part, loader
+from l2o.tasks.data.embeddings import banking77
+from l2o.tasks.data.image_folder import image_folder
 from l2o.tasks.data.images import fashion_mnist, mnist
 from l2o.tasks.data.labelled import LabelledDataset, labelled
 from l2o.tasks.data.omniglot import Characters, omniglot, omniglot_characters, omniglot_classes
+from l2o.tasks.data.tabular import CC18, bundled_tables, cc18
 from l2o.tasks.data.text import Text, encode, shakespeare, text_file, tiny_shakespeare
 
 __all__ = [
+    "CC18",
     "Characters",
     "Dataset",
     "LabelledDataset",
     "Part",
     "Text",
+    "banking77",
     "breast_cancer",
+    "bundled_tables",
+    "cc18",
     "digits",
     "encode",
     "fashion_mnist",
+    "image_folder",
     "iris",
     "labelled",
     "loader",
