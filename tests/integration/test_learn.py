@@ -1,0 +1,124 @@
+"""`l2o learn` as its user meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import l2o
+from l2o.cli import main
+from l2o.learners import Adaptation
+from l2o.tasks.data import digits
+from l2o.tasks.sinusoid import Sinusoid
+from l2o.training.judge import judge
+from l2o.training.learn import LearnConfig
+from l2o.training.recipes import RECIPES
+from l2o.types import seeded
+
+SHORT = "--steps 4 --evaluate-every 2 --checkpoint-every 2 --validation-episodes 4 --test-episodes 6 --threads 1".split()  # noqa: SIM905
+    ["--steps", "4", "--evaluate-every", "2", "--checkpoint-every", "2", "--validation-episodes", "4", "--test-episodes", "6", "--threads", "1"]
+)
+
+
+def learn(*words: str) -> int:
+    return main(["learn", *words, *SHORT])
+
+
+@pytest.mark.parametrize("learner", [name for name in RECIPES if name not in ("relation", "maml++")])
+def test_every_learner_trains_from_the_command_line(learner: str, tmp_path: Path) -> None:
+    words = ["--learner", learner, "--data", "gaussian-classes", "--num-episodes", "2", "--run", str(tmp_path / "run")]
+    assert learn(*words, "--query", "2", "--train-query", "2", "--train-shot", "1", "--train-way", "5") == 0
+    told = json.loads((tmp_path / "run" / "test.json").read_text())
+    assert told["episodes"] == 6 and 0 <= told["score"] <= 1 and told["cpu_seconds"] > 0
+    trained = l2o.load(tmp_path / "run")
+    assert isinstance(trained, Adaptation)
+
+
+@pytest.mark.parametrize("learner", ["maml++", "prototypical", "reptile"])
+def test_images_are_learned_too(learner: str, tmp_path: Path) -> None:
+    words = ["--learner", learner, "--data", "digits", "--way", "2", "--train-way", "2", "--num-episodes", "1"]
+    assert learn(*words, "--query", "2", "--train-query", "2", "--run", str(tmp_path)) == 0
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    words = ["--learner", "meta-sgd", "--data", "sinusoid", "--workers", "2", "--num-episodes", "3"]
+    assert learn(*words, "--run", str(tmp_path / "whole")) == 0
+    assert learn(*words, "--run", str(tmp_path / "cut")) == 0
+    for path in (tmp_path / "cut" / "checkpoints").glob("*4.safetensors"):
+        path.unlink()
+    assert main(["learn", "--resume", str(tmp_path / "cut")]) == 0
+    whole, cut = (l2o.load(tmp_path / name).state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    reports = [json.loads((tmp_path / name / "test.json").read_text()) for name in ("whole", "cut")]
+    assert reports[0]["by_steps"] == reports[1]["by_steps"]
+
+
+def test_the_dashboard_has_its_curves(tmp_path: Path) -> None:
+    assert learn("--learner", "maml", "--data", "gaussian-classes", "--num-episodes", "2", "--run", str(tmp_path)) == 0
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert {"outer/meta_loss", "outer/train_score", "held_out/accuracy", "held_out/score"} <= set(tags)
+    assert [e.step for e in events.Scalars("outer/meta_loss")] == [1, 2, 3, 4]
+
+
+def test_any_rule_can_be_the_inner_and_the_outer_one(tmp_path: Path) -> None:
+    outer = tmp_path / "outer.safetensors"
+    l2o.save(l2o.load("lstm"), outer)
+    words = ["--data", "sinusoid", "--num-episodes", "2", "--rule", "lstm", "--rule-args", "{hidden_size: 4}"]
+    words += ["--learn-rule", "True", "--inner-steps", "2", "--optimizer", str(outer), "--lr", "1.0"]
+    assert learn(*words, "--run", str(tmp_path / "run")) == 0
+    assert l2o.load(tmp_path / "run").rule.hidden_size == 4
+
+
+def test_a_folder_of_pictures_is_learned(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    data = digits().train
+    for label in range(10):
+        (tmp_path / "pictures" / str(label)).mkdir(parents=True)
+        for i, x in enumerate(data.x[data.y == label][:4]):
+            pixels = (255 * x[0]).byte().numpy()
+            image.fromarray(pixels).save(tmp_path / "pictures" / str(label) / f"{i}.png")
+    words = ["--learner", "prototypical", "--data", str(tmp_path / "pictures"), "--way", "2", "--train-way", "3"]
+    assert learn(*words, "--query", "2", "--train-query", "2", "--run", str(tmp_path / "run")) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--learner", "mamba"], "learner must be one of"),
+        (["--data", "omnigloth"], "Did you mean 'omniglot'"),
+        (["--data", "gaussian-classes", "--order", "second"], "order must be full, first"),
+        (["--data", "gaussian-classes", "--steps", "0"], "steps must be at least 1"),
+    ],
+)
+def test_what_makes_no_sense_is_told(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["learn", *words, "--run", str(tmp_path)]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert learn("--data", "sinusoid", "--num-episodes", "1", "--run", str(tmp_path)) == 0
+    assert learn("--data", "sinusoid", "--num-episodes", "1", "--run", str(tmp_path)) == 1
+    assert "folder without checkpoints" in capsys.readouterr().err
+
+
+def test_a_judgement_is_of_the_same_episodes_whatever_the_batching() -> None:
+    config = LearnConfig(learner="maml", data="sinusoid")
+    adaptation = config.adaptation(config.suite())
+    found = [judge(adaptation, Sinusoid(5, 10), 7, (0, 1, 3), seed=4, batching=b) for b in ("loop", "vmap")]
+    torch.testing.assert_close(found[0].scores, found[1].scores)
+    mean, half = found[0].score(3)
+    values = found[0].scores[:, 2]
+    assert mean == pytest.approx(float(values.mean())) and half == pytest.approx(1.96 * float(values.std()) / 7**0.5)
+    one = judge(adaptation, Sinusoid(5, 10), 1, (3,), seed=4)
+    episode = Sinusoid(5, 10).sample_many(seeded(4), 1)
+    fast = adaptation.adapt(type(episode.support)(episode.support.x[0], episode.support.y[0]), 3)
+    prediction = adaptation.learner.predict(fast, episode.query.x[0])
+    assert one.score(3)[0] == pytest.approx(float((prediction - episode.query.y[0]).square().mean().detach()), rel=1e-4)
+    with pytest.raises(ValueError, match="needs an episode"):
+        judge(adaptation, Sinusoid(), 0)
