@@ -17,13 +17,12 @@ from l2o.training.learn import LearnConfig
 from l2o.training.recipes import RECIPES
 from l2o.types import seeded
 
-SHORT = "--steps 4 --evaluate-every 2 --checkpoint-every 2 --validation-episodes 4 --test-episodes 6 --threads 1".split()  # noqa: SIM905
-    ["--steps", "4", "--evaluate-every", "2", "--checkpoint-every", "2", "--validation-episodes", "4", "--test-episodes", "6", "--threads", "1"]
-)
+SHORT = {"steps": 4, "evaluate-every": 2, "checkpoint-every": 2, "validation-episodes": 4, "test-episodes": 6}
 
 
 def learn(*words: str) -> int:
-    return main(["learn", *words, *SHORT])
+    short = [part for name, value in SHORT.items() for part in (f"--{name}", str(value))]
+    return main(["learn", *words, *short, "--threads", "1"])
 
 
 @pytest.mark.parametrize("learner", [name for name in RECIPES if name not in ("relation", "maml++")])
