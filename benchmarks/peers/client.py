@@ -4,7 +4,9 @@ A folder of peers, made by hand and never part of this repository, holds
 
     venv_jax      jax, flax, dm-haiku, optax, gin-config, chex, absl-py, oryx, scikit-learn
     venv_torch    torch, numpy, huggingface_hub, safetensors, mup, higher, torchopt
-    refs          checkouts: learned_optimization (google), celo (amoudgl), pylo (Belilovsky-Lab)
+    refs          checkouts: learned_optimization (google), celo (amoudgl), pylo (Belilovsky-Lab), learn2learn
+                  (learnables; its C files built in place: cython and setuptools < 81 in venv_torch, then
+                  `python setup.py build_ext --inplace`; it imports gym 0.26, scipy, requests and torchvision)
 
 and is named by `--peers` or the environment variable L2O_PEERS.
 """

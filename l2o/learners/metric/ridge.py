@@ -117,23 +117,26 @@ def ridge(x: Float[Tensor, "n dim"], y: Float[Tensor, "n way"], penalty: Float[T
 def crammer_singer(
     x: Float[Tensor, "n dim"], y: Float[Tensor, "n way"], cost: float, iterations: int
 ) -> Float[Tensor, "dim way"]:
-    """The weights of a multi-class support vector machine, by accelerated projected gradients on its dual.
+    """The weights of a multi-class support vector machine, by the alternating direction method of multipliers.
 
         min_a |x^T a|^2 / 2 - sum_i a_{i, y_i}   with sum_m a_im = 0 and a_im <= C 1[m = y_i];   W = x^T a
 
     A fixed number of plain operations, so that every derivative passes through them; the authors have an interior
-    point solver, with derivatives by the implicit function theorem at its end.
+    point solver, with derivatives by the implicit function theorem at its end. (Accelerated projected gradients need
+    ten times the iterations: embeddings that have much in common make this badly conditioned.)
     """
     z, target = working(x), working(y)
     gram = z @ z.T
-    bound = gram.abs().sum(1).amax().clamp(min=1e-12)  # of the largest eigenvalue, tighter than the trace
-    a = ahead = torch.zeros_like(target)
-    t = 1.0
+    # what the embeddings do not have in common; found by trial to be the best penalty, within a factor of 3
+    rho = gram.diagonal().mean() - 0.999 * gram.mean() + 1e-9
+    inverse = torch.linalg.inv(gram + rho * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+    a = multiplier = torch.zeros_like(target)
     for _ in range(iterations):
+        free = inverse @ (target + rho * (a - multiplier))
+        moved = multiplier + 1.6 * free - 0.6 * a  # over-relaxed (Boyd et al., 2011, section 3.4.3)
         # what is left of C 1[m = y_i] is not negative and sums to C: a row on a simplex
-        after = cost * target - _onto_simplex(cost * target - ahead + (gram @ ahead - target) / bound, cost)
-        t, before = (1.0 + math.sqrt(1.0 + 4.0 * t * t)) / 2.0, t
-        a, ahead = after, after + (before - 1.0) / t * (after - a)
+        a = cost * target - _onto_simplex(cost * target - moved, cost)
+        multiplier = moved - a
     return (z.T @ a).to(x.dtype)
 
 

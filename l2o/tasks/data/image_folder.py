@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 def image_folder(path: str, size: int = 28, color: bool = False) -> LabelledDataset:
     """The pictures below a folder; a picture's class is the path of its folder, so folders may be nested.
 
-    Hidden files and folders are passed over. Needs Pillow.
+    Files of other suffixes, links, and hidden files and folders are passed over. Needs Pillow.
 
     Arguments:
         size: pixels of a side, to which pictures are resized whatever their proportions.
@@ -27,35 +28,63 @@ def image_folder(path: str, size: int = 28, color: bool = False) -> LabelledData
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it holds no pictures, or a file that cannot be read as one.
+        ValueError: it holds no pictures, a picture outside all classes, a class without one, or one that is broken.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"a folder of pictures must be an existing folder; there is none at {root}.")
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel; got {size}.")
-    files = [file for file in sorted(root.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
-    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts)]
-    files = [file for file in files if file.parent != root]
-    if not files:
+    pictures = find_pictures(root)
+    images = torch.stack([read_image(file, size, color) for files in pictures.values() for file in files])
+    return labelled(root.resolve().name, images, [name for name, files in pictures.items() for _ in files])
+
+
+def find_pictures(root: Path) -> dict[str, list[Path]]:
+    """The pictures of each class, by the path of the class below `root`; both in sorted order."""
+    pictures: dict[str, list[Path]] = {}
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if _counts(Path(folder, name)))
+        files = [Path(folder, name) for name in sorted(names) if name.lower().endswith(SUFFIXES)]
+        files = [file for file in files if _counts(file)]
+        if files or not below:  # a folder of nothing but classes is none itself
+            pictures[Path(folder).relative_to(root).as_posix()] = files
+    loose = pictures.pop(".", [])
+    if not any(pictures.values()):
         raise ValueError(
             f"a folder of pictures must hold CLASS/picture, a folder for each class; {root} has no picture "
             f"({', '.join(SUFFIXES)}) in a folder below it."
         )
-    images = torch.stack([read_image(file, size, color) for file in files])
-    return labelled(root.name, images, [file.parent.relative_to(root).as_posix() for file in files])
+    if loose:
+        raise ValueError(f"a picture must lie in a folder, which is its class; {loose[0]} lies in none.")
+    if empty := [name for name, files in pictures.items() if not files]:
+        raise ValueError(
+            f"each folder below {root} must hold a picture ({', '.join(SUFFIXES)}) or further folders, because it is "
+            f"a class; there is none in {', '.join(empty[:10])}."
+        )
+    return pictures
+
+
+def _counts(path: Path) -> bool:
+    return not path.name.startswith(".") and not path.is_symlink()
 
 
 def read_image(path: Path, size: int, color: bool = False) -> UInt8[Tensor, "channels size size"]:
-    """A picture as bytes, channels first."""
+    """A picture as bytes, channels first; the right way up, transparent parts white."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError("reading pictures needs Pillow: pip install pillow (matplotlib brings it too).") from error
     try:
-        with Image.open(path) as image:
-            shrunk = image.convert("RGB" if color else "L").resize((size, size), Image.Resampling.LANCZOS)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            if image.has_transparency_data:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            image = image.convert("RGB" if color else "L")
+            shrunk = image.resize((size, size), Image.Resampling.LANCZOS)
+    except Exception as error:  # of the formats' many readers: whatever it is, the file is no picture for them
         raise ValueError(
             f"every file of a picture's suffix must be a picture; {path} cannot be read: {error}"
         ) from error
