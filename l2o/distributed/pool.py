@@ -56,6 +56,9 @@ class WorkerPool(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
 
+    def close(self) -> None:  # noqa: B027 - most have nothing to end
+        """End what the pool has started."""
+
 
 class LocalPool(WorkerPool):
     """Workers in this process, one after the other: the reference for every distributed pool.

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from l2o.distributed.pool import LocalPool
+from l2o.distributed.pool import LocalPool, WorkerPool
 from l2o.estimators import Episodic, GradientEstimator, MultiStepLoss, Reptile
 from l2o.learners.adaptation import Adaptation
 from l2o.load import load
@@ -58,6 +58,8 @@ class LearnConfig:
         max_grad_norm: limit on the norm of the meta-gradient; 0 for none.
         steps: outer steps.
         workers: independent workers, each with its own episodes; their gradients are averaged.
+        pool: where workers are: one after the other in this process, or Ray's processes, to the same numbers.
+        address: of a Ray cluster: auto, ray://...; None starts Ray on this machine.
         seed: of everything; the same seed gives the same run.
         threads: CPU threads; 0 leaves torch's choice.
         evaluate_every: outer steps between evaluations on validation episodes.
@@ -98,6 +100,8 @@ class LearnConfig:
     max_grad_norm: float | None = None
     steps: int = 1000
     workers: int = 1
+    pool: Literal["local", "ray"] = "local"
+    address: str | None = None
     seed: int = 0
     threads: int = 0
     evaluate_every: int = 200
@@ -179,7 +183,14 @@ class LearnConfig:
         """A trainer at step 0."""
         c = self.resolved()
         assert isinstance(adaptation, Adaptation) and c.optimizer is not None and c.lr is not None
-        pool = LocalPool(self.make_estimator(adaptation, suite), theta_of(adaptation), c.workers, c.seed)
+        estimator, theta = self.make_estimator(adaptation, suite), theta_of(adaptation)
+        pool: WorkerPool
+        if c.pool == "ray":
+            from l2o.distributed.ray_pool import RayPool  # Ray is an extra
+
+            pool = RayPool(estimator, theta, c.workers, c.seed, c.address, max(1, c.threads))
+        else:
+            pool = LocalPool(estimator, theta, c.workers, c.seed)
         optimizer = outer_optimizer(adaptation, c.optimizer, c.lr, c.steps)
         schedule = LambdaLR(optimizer, Factor(c.schedule or "cosine", c.warmup, c.steps, last=0.0))
         return MetaTrainer(adaptation, pool, optimizer, schedule, c.max_grad_norm or None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from l2o.training.config import to_plain
 from l2o.training.episode_suites import EpisodeSuite
 from l2o.training.judge import Judgement, judge
 from l2o.training.learn import LearnConfig
+from l2o.training.meta_trainer import MetaTrainer
 from l2o.training.run import RunDirectory, meta_train
 
 
@@ -31,19 +33,26 @@ def learn(config: LearnConfig, folder: Path, show_progress: bool = True) -> dict
     directory, suite = RunDirectory(folder, file=LEARNER_FILE), config.suite()
     directory.write_config(to_plain(config))
     adaptation = config.adaptation(suite)
-    evaluator = _Evaluator(config, suite)
-    trained = meta_train(
-        config.build(suite, adaptation),
+    trainer = config.build(suite, adaptation)
+    with contextlib.closing(trainer.pool):
+        trained = _train(trainer, config, suite, directory, show_progress)
+    return report(config, suite, directory, {"cpu_seconds": trained["cpu_seconds"], "steps": config.steps})
+
+
+def _train(
+    trainer: MetaTrainer, config: LearnConfig, suite: EpisodeSuite, directory: RunDirectory, show_progress: bool
+) -> dict[str, float]:
+    return meta_train(
+        trainer,
         config.steps,
         directory,
         save=save,
-        evaluator=evaluator,
+        evaluator=_Evaluator(config, suite),
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
         hyperparameters=to_plain(config),
         show_progress=show_progress and sys.stdout.isatty(),
     )
-    return report(config, suite, directory, {"cpu_seconds": trained["cpu_seconds"], "steps": config.steps})
 
 
 def report(config: LearnConfig, suite: EpisodeSuite, directory: RunDirectory, notes: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from l2o.training.metrics import Dashboard
 Evaluator = Callable[[nn.Module], tuple[dict[str, float], Any]]
 """Scores a module on held-out tasks: numbers for the curves (`score` is the one to minimise) and a figure or None."""
 
-MAY_CHANGE = ("steps", "evaluate_every", "checkpoint_every", "threads", "compile")
+MAY_CHANGE = ("steps", "evaluate_every", "checkpoint_every", "threads", "compile", "pool", "address")
 """Settings that a resumed run may have otherwise than before."""
 
 
