@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.record import RESULTS, commit, write
+from l2o.training.learn_command import JudgeConfig, judge_saved
 
 RUNS: dict[str, dict[str, Any]] = {
     "prototypical": {"steps": 6000, "precision": "bfloat16", "evaluate_every": 500},
@@ -39,6 +40,9 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 """Settings of `l2o learn` beside those of each learner's paper. Several numbers of steps are stages: the run is resumed
 with the next one, so that the learning rate rises again and comes down over the rest."""
+
+ALSO = {"prototypical": (20,)}
+"""Other numbers of classes that the same learner is judged on."""
 
 TARGETS = {"prototypical": 98.5, "maml": 98.3, "relation": 99.0, "matching": 97.9, "siamese": 97.0, "reptile": 97.0}
 """Accuracy to reach, percent, 5-way 1-shot."""
@@ -95,6 +99,9 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
                 words = command(config, learner, steps)
                 subprocess.run([sys.executable, "-m", "l2o.cli", *words], check=True)
         told = json.loads((folder / "test.json").read_text())
+        more = {"trained_at": began.read_text(), "settings": RUNS[learner]}
+        for way in ALSO.get(learner, ()):
+            yield {**judge_saved(JudgeConfig(str(folder / "best.safetensors"), way=way)), **more} | {"learner": learner}
         yield {**told, "trained_at": began.read_text(), "settings": RUNS[learner], "target": TARGETS.get(learner)}
 
 

@@ -1,4 +1,4 @@
-"""The command `l2o`: meta-train | learn | evaluate | info."""
+"""The command `l2o`: meta-train | learn | judge | evaluate | info."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from l2o.memory import keep_freed_memory
 COMMANDS = {
     "meta-train": "meta-train an update rule on a distribution of tasks",
     "learn": "train a learner (MAML, prototypical networks, ...) on episodes of few examples",
+    "judge": "how well a trained learner does on episodes, of any shape",
     "evaluate": "train held-out tasks with a rule and with tuned baselines: table, rows, figure",
-    "info": "what a saved rule is, or which rules and task suites there are",
+    "info": "what a saved rule or learner is, or which rules, tasks, learners and episodes there are",
 }
 
 HELP = """usage: l2o COMMAND [options]
@@ -29,6 +30,7 @@ examples:
   l2o meta-train --config my.yaml --run runs/mine
   l2o meta-train --resume runs/lstm
   l2o learn --learner maml --data omniglot --way 5 --shot 1 --run runs/maml
+  l2o judge --learner runs/maml --way 5 --shot 5
   l2o evaluate --rule runs/lstm --tasks digits-mlp --steps 100
   l2o info runs/lstm
   tensorboard --logdir runs

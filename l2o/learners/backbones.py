@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.configured import Configured
-from l2o.learners.batch_norm import BatchNorm, Statistics
+from l2o.learners.batch_norm import Norm, norm_layer
 from l2o.learners.convolution import Conv3x3, Precision, precision_of
-
-Norm = Literal["batch", "running", "none"]
 
 
 class MLP(Configured):
@@ -72,7 +69,7 @@ class Conv4(Configured):
         sizes = [channels, *[width] * depth]
         stride = 2 if strided else 1
         self.convs = nn.ModuleList(Conv3x3(a, b, stride=stride) for a, b in pairwise(sizes))
-        self.norms = nn.ModuleList(_norm(width, norm) for _ in range(depth))
+        self.norms = nn.ModuleList(norm_layer(width, norm) for _ in range(depth))
         for _ in range(depth):
             size = -(-size // 2) if strided else size // 2
         self.num_features = width * size * size
@@ -91,10 +88,3 @@ class Conv4(Configured):
                 # pooling before the relu gives the same as after it, at a quarter of the relu's work
                 z = torch.relu(z if self.strided else F.max_pool2d(z, 2))
         return z.to(x.dtype)
-
-
-def _norm(width: int, norm: Norm) -> nn.Module:
-    statistics: dict[str, Statistics] = {"batch": "batch", "running": "running"}
-    if norm not in (*statistics, "none"):
-        raise ValueError(f"norm must be batch, running or none; got {norm!r}.")
-    return nn.Identity() if norm == "none" else BatchNorm(width, statistics[norm])

@@ -35,7 +35,7 @@ class Learner(Configured, ABC):
         """What steps on the fast variables are to lower."""
 
     @abstractmethod
-    def predict(self, fast: Fast, x: Shaped[Tensor, n * features]) -> Float[Tensor, n * outputs]:
+    def predict(self, fast: Fast, x: Shaped[Tensor, " n *features"]) -> Float[Tensor, " n *outputs"]:
         """Scores of the classes, or values, of inputs."""
 
     @property
@@ -44,7 +44,7 @@ class Learner(Configured, ABC):
         return getattr(self, "way", 0) is not None
 
     def query_loss(
-        self, fast: Fast, query: Examples, prediction: Float[Tensor, n * outputs] | None = None
+        self, fast: Fast, query: Examples, prediction: Float[Tensor, " n *outputs"] | None = None
     ) -> Float[Tensor, ""]:
         """What the slow weights are to lower.
 
@@ -57,7 +57,7 @@ class Learner(Configured, ABC):
         """The inner loss after `step` steps, for learners that are not the same at every step."""
         return self.inner_loss(fast, support)
 
-    def predict_at(self, fast: Fast, x: Shaped[Tensor, n * features], step: int) -> Float[Tensor, n * outputs]:
+    def predict_at(self, fast: Fast, x: Shaped[Tensor, " n *features"], step: int) -> Float[Tensor, " n *outputs"]:
         """The prediction after `step` steps, for learners that are not the same at every step."""
         return self.predict(fast, x)
 
@@ -66,7 +66,7 @@ class Learner(Configured, ABC):
         return self.inner_loss(fast, support)
 
 
-def loss_of(prediction: Float[Tensor, n * outputs], y: Shaped[Tensor, n * targets]) -> Float[Tensor, ""]:
+def loss_of(prediction: Float[Tensor, " n *outputs"], y: Shaped[Tensor, " n *targets"]) -> Float[Tensor, ""]:
     """Cross-entropy where labels are integers, mean squared error where targets are floats.
 
     Raises:
@@ -75,14 +75,14 @@ def loss_of(prediction: Float[Tensor, n * outputs], y: Shaped[Tensor, n * target
     return _squared_error(prediction, y) if y.is_floating_point() else F.cross_entropy(prediction, y)
 
 
-def score_of(prediction: Float[Tensor, n * outputs], y: Shaped[Tensor, n * targets]) -> Float[Tensor, ""]:
+def score_of(prediction: Float[Tensor, " n *outputs"], y: Shaped[Tensor, " n *targets"]) -> Float[Tensor, ""]:
     """What is reported: accuracy (labels), or mean squared error (targets)."""
     if y.is_floating_point():
         return _squared_error(prediction, y)
     return (prediction.argmax(dim=-1) == y).to(prediction.dtype).mean()
 
 
-def _squared_error(prediction: Float[Tensor, n * outputs], y: Float[Tensor, n * targets]) -> Float[Tensor, ""]:
+def _squared_error(prediction: Float[Tensor, " n *outputs"], y: Float[Tensor, " n *targets"]) -> Float[Tensor, ""]:
     if prediction.shape != y.shape:
         raise ValueError(
             f"targets must have the prediction's shape, or they would be broadcast; got {tuple(y.shape)} for "

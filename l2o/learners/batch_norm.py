@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from l2o.learners.transforms import inside_transform
 
 Statistics: TypeAlias = Literal["batch", "running"]
+Norm: TypeAlias = Literal["batch", "running", "none"]
 
 
 class BatchNorm(nn.Module):
@@ -76,6 +77,17 @@ def batch_norm(
     scale = torch.rsqrt(centred.square().mean(axes, keepdim=True) + 1e-5)
     shape = (1, -1, *[1] * (x.ndim - 2))
     return centred * scale * weight.view(shape) + bias.view(shape)
+
+
+def norm_layer(num_features: int, norm: Norm) -> nn.Module:
+    """A `BatchNorm` of such statistics, or nothing.
+
+    Raises:
+        ValueError: norm is neither batch, running nor none.
+    """
+    if norm not in ("batch", "running", "none"):
+        raise ValueError(f"norm must be batch, running or none; got {norm!r}.")
+    return nn.Identity() if norm == "none" else BatchNorm(num_features, norm)
 
 
 def calibrate(module: nn.Module, run: Callable[[], object]) -> int:

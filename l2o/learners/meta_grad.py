@@ -122,7 +122,7 @@ def _batched(adaptation: Adaptation, compile: bool, training: bool) -> Callable[
     return compiled(all_at_once) if compile else all_at_once
 
 
-def _mean(grads: Float[Tensor, episodes * p], finite: Bool[Tensor, " episodes"]) -> Float[Tensor, "*p"]:
+def _mean(grads: Float[Tensor, " episodes *p"], finite: Bool[Tensor, " episodes"]) -> Float[Tensor, "*p"]:
     lanes = finite.view(-1, *[1] * (grads.ndim - 1))
     return torch.where(lanes, grads, 0.0).sum(0) / finite.sum().clamp(min=1)
 

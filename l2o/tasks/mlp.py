@@ -33,7 +33,7 @@ class MLPClassification(Classifier, OnDataset):
         sizes = (self.data.num_features, *self.hidden, self.data.num_classes)
         return init_mlp(generator, sizes, gain=GAIN[self.activation] * self.init_scale)
 
-    def logits(self, params: Params, x: Float[Tensor, batch * features]) -> Float[Tensor, "batch classes"]:
+    def logits(self, params: Params, x: Float[Tensor, " batch *features"]) -> Float[Tensor, "batch classes"]:
         return apply_mlp(params, x.flatten(1), self.activation)
 
 

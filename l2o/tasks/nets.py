@@ -38,7 +38,7 @@ def activate(name: Activation, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*sh
     raise ValueError(f"activation must be one of {', '.join(GAIN)}; got {name!r}.")
 
 
-def init_weight(generator: Generator, *shape: int, gain: float | Tensor = 1.0) -> Float[Tensor, out * rest]:
+def init_weight(generator: Generator, *shape: int, gain: float | Tensor = 1.0) -> Float[Tensor, " out *rest"]:
     """Normal weights with deviation gain / sqrt(inputs); the first axis is the output."""
     return torch.randn(shape, generator=generator) * (gain / math.sqrt(math.prod(shape[1:])))
 

@@ -1,4 +1,4 @@
-"""What the commands do: meta-train, evaluate, info."""
+"""What the commands do: meta-train, learn, judge, evaluate, info."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from l2o.load import SUFFIX, is_untrained, load, names, save
 from l2o.rules.base import UpdateRule
 from l2o.training import learn_command, report
 from l2o.training.config import MetaTrainConfig, read_config, to_plain
+from l2o.training.episode_suites import EPISODES
 from l2o.training.evaluate import Contestant, Result, compare
 from l2o.training.learn import LearnConfig
+from l2o.training.recipes import RECIPES
 from l2o.training.run import RunDirectory, meta_train
 from l2o.training.suites import SUITES, Suite, load_suite
 
@@ -45,6 +47,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
         return _meta_train(list(arguments))
     if command == "learn":
         return _learn(list(arguments))
+    if command == "judge":
+        return _judge(tyro.cli(learn_command.JudgeConfig, prog="l2o judge", args=arguments))
     if command == "evaluate":
         return _evaluate(tyro.cli(EvaluateConfig, prog="l2o evaluate", args=arguments))
     return _info(tyro.cli(InfoConfig, prog="l2o info", args=arguments))
@@ -114,6 +118,13 @@ def _learn(arguments: list[str]) -> int:
     if config.threads:
         torch.set_num_threads(config.threads)
     learn_command.show(learn_command.learn(config, options.run))
+    return 0
+
+
+def _judge(config: learn_command.JudgeConfig) -> int:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    learn_command.show(learn_command.judge_saved(config))
     return 0
 
 
@@ -229,7 +240,7 @@ def labels(rules: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class InfoConfig:
-    """Show what a saved rule is; without one, the known rules and task suites.
+    """Show what a saved rule or learner is; without one, what there is: rules, task suites, learners, episodes.
 
     Arguments:
         rule: a name, a saved file or a run folder.
@@ -246,6 +257,11 @@ def _info(config: InfoConfig) -> int:
         for name, make in SUITES.items():
             shown.add_row(name, (make.__doc__ or "").strip().splitlines()[0])
         console.print(shown)
+        console.print("learners: " + ", ".join(RECIPES))
+        shown = Table("data", "episodes", title="sources of episodes", title_justify="left")
+        for name, source in EPISODES.items():
+            shown.add_row(name, (source.__doc__ or "").strip().splitlines()[0])
+        console.print(shown)
         return 0
     rule = load(config.rule)
     shown = Table("theta", "shape", "size", title=f"{config.rule}: {type(rule).__name__}", title_justify="left")
@@ -253,7 +269,9 @@ def _info(config: InfoConfig) -> int:
         shown.add_row(name, str(tuple(parameter.shape)), str(parameter.numel()))
     shown.add_row("all", "", str(sum(p.numel() for p in rule.parameters())), style="bold")
     console.print(shown)
-    console.print(f"arguments: {json.dumps(getattr(rule, 'config', {}), default=str)}")
+    console.print(f"arguments: {json.dumps(getattr(rule, 'config', {}), default=lambda m: type(m).__name__)}")
+    if not isinstance(rule, UpdateRule):
+        return 0
     state = rule.init({"w": torch.zeros(64, 64)})
     floats = sum(t.numel() for slot in state.slots.values() for t in slot.values()) / 64**2
     console.print(f"state: {floats:.2f} numbers per parameter (of a 64 x 64 matrix); needs the loss: {rule.needs_loss}")

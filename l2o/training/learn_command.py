@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +17,7 @@ from l2o.learners.adaptation import Adaptation
 from l2o.load import LEARNER_FILE, load, save
 from l2o.saved import write_atomically
 from l2o.training.config import to_plain
-from l2o.training.episode_suites import EpisodeSuite
+from l2o.training.episode_suites import EpisodeSuite, Shape, load_episodes
 from l2o.training.judge import Judgement, judge
 from l2o.training.learn import LearnConfig
 from l2o.training.meta_trainer import MetaTrainer
@@ -62,25 +63,72 @@ def report(config: LearnConfig, suite: EpisodeSuite, directory: RunDirectory, no
         notes: to be told with it.
     """
     best = load(directory.best)
-    assert isinstance(best, Adaptation) and config.test_steps is not None and config.inner_steps is not None
+    assert isinstance(best, Adaptation) and config.test_steps is not None
     steps = range(max(config.test_steps, 10) + 1) if best.rule is not None and config.test_steps else (0,)
     found = judge(best, suite.test, config.test_episodes, steps, seed=config.seed + 10**6, calibration=suite.train)
-    told = {
-        "learner": config.learner,
-        "data": config.data,
-        "way": config.way,
-        "shot": config.shot,
-        "episodes": config.test_episodes,
-        "inner_steps": config.inner_steps,
-        "test_steps": config.test_steps,
-        "measure": "accuracy" if suite.classifies else "mean squared error",
-        "score": found.score(config.test_steps)[0],
-        "half_interval": found.score(config.test_steps)[1],
-        **notes,
-        "by_steps": {str(step): list(found.score(step)) for step in found.steps},
-    }
+    facts = {"learner": config.learner, "data": config.data, "way": config.way, "shot": config.shot}
+    facts |= {"inner_steps": config.inner_steps, **notes}
+    told = _told(facts, found, suite, config.test_steps)
     write_atomically(directory.path / "test.json", json.dumps(told, indent=1).encode())
     return told
+
+
+def _told(facts: dict[str, Any], found: Judgement, suite: EpisodeSuite, steps: int) -> dict[str, Any]:
+    """A judgement as plain values."""
+    return {
+        **facts,
+        "episodes": len(found.scores),
+        "test_steps": steps,
+        "measure": "accuracy" if suite.classifies else "mean squared error",
+        "score": found.score(steps)[0],
+        "half_interval": found.score(steps)[1],
+        "by_steps": {str(step): list(found.score(step)) for step in found.steps},
+    }
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Judge a trained learner on episodes, of another shape or source than it was trained on if so wished.
+
+    Arguments:
+        learner: the folder of a run, or a saved file.
+        data: a named source of episodes, a folder of pictures, or `module:object`, as for `l2o learn`.
+        way, shot, query: of the episodes.
+        steps: inner steps; several to compare them; the learner's own if empty.
+        episodes: how many.
+        seed: of the episodes.
+        part: test, or validation where choices are to be made.
+        threads: CPU threads; 0 leaves torch's choice.
+    """
+
+    learner: str
+    data: str = "omniglot"
+    way: int = 5
+    shot: int = 1
+    query: int = 15
+    steps: tuple[int, ...] = ()
+    episodes: int = 1000
+    seed: int = 10**6
+    part: Literal["test", "validation"] = "test"
+    threads: int = 0
+
+
+def judge_saved(config: JudgeConfig) -> dict[str, Any]:
+    """The report on a saved learner.
+
+    Raises:
+        ValueError: the file holds no learner.
+    """
+    adaptation = load(config.learner)
+    if not isinstance(adaptation, Adaptation):
+        raise ValueError(f"{config.learner} must hold a learner; it holds a {type(adaptation).__name__}.")
+    shape = Shape(config.way, config.shot, config.query, config.way, config.shot, config.query)
+    suite = load_episodes(config.data, shape)
+    steps = config.steps or (adaptation.steps,)
+    family = suite.test if config.part == "test" else suite.validation
+    found = judge(adaptation, family, config.episodes, steps, config.seed)
+    facts = {"learner": Path(config.learner).name, "data": config.data, "way": config.way, "shot": config.shot}
+    return _told(facts, found, suite, steps[-1])
 
 
 class _Evaluator:

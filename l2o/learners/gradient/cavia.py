@@ -36,7 +36,7 @@ class CAVIA(Learner):
     def inner_loss(self, fast: Fast, support: Examples) -> Float[Tensor, ""]:
         return loss_of(self.predict(fast, support.x), support.y)
 
-    def predict(self, fast: Fast, x: Shaped[Tensor, n * features]) -> Float[Tensor, n * outputs]:
+    def predict(self, fast: Fast, x: Shaped[Tensor, " n *features"]) -> Float[Tensor, " n *outputs"]:
         return self.network(x, fast["context"])
 
 
@@ -61,14 +61,17 @@ class FiLMConv4(Configured):
     Arguments:
         network: the Conv4.
         num_context: numbers in the context.
-        block: which block's convolution is modulated; the third of the authors' four.
+        block: which block's convolution is modulated, counted from 0; the third of the authors' four.
     """
 
     def __init__(self, network: Conv4, num_context: int = 100, block: int = 2) -> None:
         super().__init__()
+        if not 0 <= block < len(network.convs):
+            raise ValueError(f"block must be one of the network's {len(network.convs)}, from 0; got {block}.")
         self.network, self.block = network, block
         width = network.convs[block].out_channels
         self.film = nn.Linear(num_context, 2 * int(width))  # type: ignore[arg-type]
+        nn.init.zeros_(self.film.bias)  # without context the network is then as it was; the authors draw the bias
 
     def forward(
         self, x: Float[Tensor, "n channels size size"], context: Float[Tensor, " k"]
@@ -78,7 +81,8 @@ class FiLMConv4(Configured):
         with precision_of(self.network.precision, x):
             for i, (conv, norm) in enumerate(zip(self.network.convs, self.network.norms, strict=True)):
                 z = norm(conv(z))
-                if i == self.block:  # around 1, where the authors have 0: a fresh network is then as without context
+                z = z if self.network.strided else F.max_pool2d(z, 2)
+                if i == self.block:  # the authors scale by `scale`, which begins around 0 and hides the block
                     z = z * (1 + scale).view(-1, 1, 1) + shift.view(-1, 1, 1)
-                z = torch.relu(z if self.network.strided else F.max_pool2d(z, 2))
+                z = torch.relu(z)
         return self.network.head(z.to(x.dtype).flatten(1))

@@ -18,6 +18,9 @@ class IMAML(MAML):
     With order `implicit:n` the gradient to the slow weights is that at the minimum, whatever way led there; it is as
     good as the minimum was reached and as n iterations of conjugate gradients solve for it.
 
+    As in the paper every step is on the whole inner loss. (The authors' code for Omniglot steps on the data alone, is
+    pulled back once at the end, and damps the conjugate gradients.)
+
     Arguments:
         network, adapted, frozen: as of `MAML`.
         strength: lambda of the paper; 2 on Omniglot, 0.5 on miniImageNet.

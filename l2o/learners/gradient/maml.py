@@ -50,5 +50,5 @@ class MAML(Learner):
     def inner_loss(self, fast: Fast, support: Examples) -> Float[Tensor, ""]:
         return loss_of(self.predict(fast, support.x), support.y)
 
-    def predict(self, fast: Fast, x: Shaped[Tensor, n * features]) -> Float[Tensor, n * outputs]:
+    def predict(self, fast: Fast, x: Shaped[Tensor, " n *features"]) -> Float[Tensor, " n *outputs"]:
         return functional_call(self.network, fast, (x,), tie_weights=self._tied)

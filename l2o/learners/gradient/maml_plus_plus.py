@@ -33,7 +33,8 @@ class StepRates(UpdateRule):
     def __init__(self, shapes: Shapes, num_steps: int = 5, lr: float = 0.01) -> None:
         super().__init__()
         check(num_steps >= 1, "num_steps must be positive, because every step has rates", num_steps=num_steps)
-        self.shapes, self.num_steps = in_order(shapes), num_steps
+        check(lr >= 0, "lr must not be negative, because steps begin downhill", lr=lr)
+        self.shapes, self.num_steps, self.nominal_lr = in_order(shapes), num_steps, lr
         self.rates = nn.Parameter(torch.full((num_steps, len(self.shapes)), lr))
 
     def init(self, params: Params, total_steps: int | Tensor | None = None) -> OptState:
@@ -61,12 +62,19 @@ class MAMLPlusPlus(MAML):
         num_steps: steps with a normalisation of their own, the start counted besides; further ones use the last.
     """
 
+    # Row k is for predictions after k steps, from which step k + 1 starts. In the authors' code queries after k steps
+    # share the row of the support set before them, so that one row less is needed; here a prediction depends only on
+    # the steps before it.
+
     def __init__(self, network: nn.Module, num_steps: int = 5) -> None:
         layers = {name: m for name, m in network.named_modules() if isinstance(m, BatchNorm)}
         if not layers:
             raise ValueError(
                 "the network must have BatchNorm layers, or there is no normalisation to learn for a step."
             )
+        running = [name for name, m in layers.items() if m.statistics != "batch"]
+        check(not running, "statistics must be the batch's, because every step has others", running=running)
+        check(num_steps >= 1, "num_steps must be positive, because every step has a normalisation", num_steps=num_steps)
         super().__init__(network, frozen=tuple(f"{name}." for name in layers))
         self.num_steps, self.layers = num_steps, tuple(layers)
         for m in layers.values():
@@ -79,14 +87,14 @@ class MAMLPlusPlus(MAML):
     def inner_loss(self, fast: Fast, support: Examples) -> Float[Tensor, ""]:
         return self.inner_loss_at(fast, support, self.num_steps)
 
-    def predict(self, fast: Fast, x: Shaped[Tensor, n * features]) -> Float[Tensor, n * outputs]:
+    def predict(self, fast: Fast, x: Shaped[Tensor, " n *features"]) -> Float[Tensor, " n *outputs"]:
         return self.predict_at(fast, x, self.num_steps)
 
     def inner_loss_at(self, fast: Fast, support: Examples, step: int) -> Float[Tensor, ""]:
         return loss_of(self.predict_at(fast, support.x, step), support.y)
 
-    def predict_at(self, fast: Fast, x: Shaped[Tensor, n * features], step: int) -> Float[Tensor, n * outputs]:
+    def predict_at(self, fast: Fast, x: Shaped[Tensor, " n *features"], step: int) -> Float[Tensor, " n *outputs"]:
         at = min(step, self.num_steps)
         own = {f"{name}.weight": weight[at] for name, weight in zip(self.layers, self.weights, strict=True)}
         own |= {f"{name}.bias": bias[at] for name, bias in zip(self.layers, self.biases, strict=True)}
-        return functional_call(self.network, {**fast, **own}, (x,), tie_weights=False)
+        return functional_call(self.network, {**fast, **own}, (x,), tie_weights=self._tied)

@@ -25,7 +25,7 @@ class MetaCurvature(UpdateRule):
     def __init__(self, shapes: Shapes, lr: float = 0.01) -> None:
         super().__init__()
         check(lr >= 0, "lr must not be negative, because the matrices start at the identity", lr=lr)
-        self.shapes, self.lr = in_order(shapes), lr
+        self.shapes, self.lr, self.nominal_lr = in_order(shapes), lr, lr
         self.modes = nn.ParameterList(
             nn.Parameter(torch.eye(n)) for shape in self.shapes.values() for n in modes_of(shape)
         )
@@ -48,7 +48,10 @@ class MetaCurvature(UpdateRule):
 
 
 def modes_of(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Outputs, inputs, and the rest as one axis; of vectors and scalars what there is."""
+    """Outputs, inputs, and the rest as one axis; of vectors and scalars what there is.
+
+    The paper speaks of the weights of layers; for biases others (learn2learn) learn the diagonal of the matrix only.
+    """
     if len(shape) <= 2:
         return shape or (1,)
     rest = 1

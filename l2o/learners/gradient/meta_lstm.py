@@ -29,8 +29,12 @@ class MetaLSTMRule(UpdateRule):
         p: exponent range of the logarithms.
     """
 
+    # Where the authors' code differs: gates read their last value before the sigmoid, first 0, here what the equations
+    # say, first i = 0 and f = 1; all weights start in U[-.01, .01], here those of the first LSTM at the usual scale and
+    # with a forget bias of 1 (see `lstm_cell`), so that it remembers from the start.
+
     needs_loss = True
-    nominal_lr = 1.0
+    nominal_lr = 1e-2  # a fresh input gate
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.learners.base import Fast, Learner
-from l2o.rules.base import OptState, UpdateRule, zero_step
+from l2o.rules.base import OptState, UpdateRule, check, zero_step
 from l2o.tasks.episodes import Examples
 from l2o.types import Params
 
@@ -29,8 +29,13 @@ class MetaSGD(UpdateRule):
 
     def __init__(self, shapes: Shapes, lr: float | Sequence[float] = 0.01) -> None:
         super().__init__()
-        low, high = (lr, lr) if isinstance(lr, int | float) else lr
-        self.shapes = in_order(shapes)
+        bounds = (lr, lr) if isinstance(lr, int | float) else tuple(lr)
+        holds = len(bounds) == 2 and 0 <= bounds[0] <= bounds[-1]
+        check(
+            holds, "lr must be a rate >= 0, or two in order to draw from between, because steps begin downhill", lr=lr
+        )
+        low, high = bounds
+        self.shapes, self.nominal_lr = in_order(shapes), (low + high) / 2
         self.rates = nn.ParameterList(
             nn.Parameter(low + (high - low) * torch.rand(shape)) for shape in self.shapes.values()
         )

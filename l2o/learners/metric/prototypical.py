@@ -29,7 +29,7 @@ class PrototypicalNetwork(Learner):
     def inner_loss(self, fast: Fast, support: Examples) -> Float[Tensor, ""]:
         return loss_of(self.predict(fast, support.x), support.y)
 
-    def predict(self, fast: Fast, x: Shaped[Tensor, n * features]) -> Float[Tensor, "n way"]:
+    def predict(self, fast: Fast, x: Shaped[Tensor, " n *features"]) -> Float[Tensor, "n way"]:
         return -squared_distance(self.encoder(x), fast["prototypes"])
 
 

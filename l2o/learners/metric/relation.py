@@ -10,9 +10,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from l2o.configured import Configured
-from l2o.learners.backbones import Norm
 from l2o.learners.base import Fast, Learner, one_hot, way_of
-from l2o.learners.batch_norm import BatchNorm
+from l2o.learners.batch_norm import Norm, norm_layer
 from l2o.learners.convolution import Conv3x3, Precision, convolve, precision_of
 from l2o.tasks.episodes import Examples
 
@@ -37,7 +36,7 @@ class RelationEncoder(Configured):
         self.convs = nn.ModuleList(
             Conv3x3(channels if i == 0 else width, width, padding=0 if i < 2 else 1) for i in range(4)
         )
-        self.norms = nn.ModuleList(_norm(width, norm) for _ in range(4))
+        self.norms = nn.ModuleList(norm_layer(width, norm) for _ in range(4))
         _reset(self)
 
     def forward(self, x: Float[Tensor, "n channels size size"]) -> Float[Tensor, "n width height breadth"]:
@@ -120,7 +119,7 @@ class RelationModule(nn.Module):
             raise ValueError(f"size must be at least 4, because feature maps are halved twice; got {size}.")
         self.precision = precision
         self.conv1, self.conv2 = (Conv3x3(n, width) for n in (2 * width, width))
-        self.norm1, self.norm2 = _norm(width, norm), _norm(width, norm)
+        self.norm1, self.norm2 = norm_layer(width, norm), norm_layer(width, norm)
         self.full1, self.full2 = nn.Linear(width * (size // 4) ** 2, hidden), nn.Linear(hidden, 1)
         _reset(self)
 
@@ -134,10 +133,6 @@ class RelationModule(nn.Module):
             z = torch.relu(F.max_pool2d(self.norm2(self.conv2(z)), 2))
         z = torch.relu(self.full1(z.to(queries.dtype).flatten(1)))
         return torch.sigmoid(self.full2(z)).view(len(queries), len(classes))
-
-
-def _norm(width: int, norm: Norm) -> nn.Module:
-    return nn.Identity() if norm == "none" else BatchNorm(width, norm)
 
 
 def _reset(module: nn.Module) -> None:

@@ -5,9 +5,9 @@ from l2o.tasks.data.dataset import Dataset, Part, loader
 from l2o.tasks.data.embeddings import banking77
 from l2o.tasks.data.image_folder import image_folder
 from l2o.tasks.data.images import fashion_mnist, mnist
-from l2o.tasks.data.labelled import LabelledDataset, labelled
+from l2o.tasks.data.labelled import LabelledDataset, from_dataset, labelled
 from l2o.tasks.data.omniglot import Characters, omniglot, omniglot_characters, omniglot_classes
-from l2o.tasks.data.tabular import CC18, bundled_tables, cc18
+from l2o.tasks.data.tabular import CC18, bundled_tables, cc18, cc18_tables
 from l2o.tasks.data.text import Text, encode, shakespeare, text_file, tiny_shakespeare
 
 __all__ = [
@@ -21,9 +21,11 @@ __all__ = [
     "breast_cancer",
     "bundled_tables",
     "cc18",
+    "cc18_tables",
     "digits",
     "encode",
     "fashion_mnist",
+    "from_dataset",
     "image_folder",
     "iris",
     "labelled",

@@ -53,7 +53,7 @@ def _table(name: str, num_classes: int) -> Dataset:
     return Dataset(name, train, validation, num_classes)
 
 
-def _every_fifth(name: str, x: Float[Tensor, n * features], y: Int[Tensor, " n"], num_classes: int) -> Dataset:
+def _every_fifth(name: str, x: Float[Tensor, " n *features"], y: Int[Tensor, " n"], num_classes: int) -> Dataset:
     seen = F.one_hot(y, num_classes).cumsum(dim=0)  # of each class so far
     held_out = seen[torch.arange(len(y)), y] % 5 == 0
     return Dataset(name, Part(x[~held_out], y[~held_out]), Part(x[held_out], y[held_out]), num_classes)

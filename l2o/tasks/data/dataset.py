@@ -23,7 +23,7 @@ class Part(NamedTuple):
     y: labels.
     """
 
-    x: Shaped[Tensor, n * features]
+    x: Shaped[Tensor, " n *features"]
     y: Shaped[Tensor, " n"]
 
     def select(self, index: Shaped[Tensor, "*batch"]) -> tuple[Tensor, Shaped[Tensor, "*batch"]]:

@@ -43,7 +43,7 @@ def image_folder(path: str, size: int = 28, color: bool = False) -> LabelledData
 def find_pictures(root: Path) -> dict[str, list[Path]]:
     """The pictures of each class, by the path of the class below `root`; both in sorted order."""
     pictures: dict[str, list[Path]] = {}
-    for folder, below, names in os.walk(root):
+    for folder, below, names in os.walk(root, onerror=_fail):
         below[:] = sorted(name for name in below if _counts(Path(folder, name)))
         files = [Path(folder, name) for name in sorted(names) if name.lower().endswith(SUFFIXES)]
         files = [file for file in files if _counts(file)]
@@ -65,6 +65,10 @@ def find_pictures(root: Path) -> dict[str, list[Path]]:
     return pictures
 
 
+def _fail(error: OSError) -> None:
+    raise error  # a folder that may not be read would else be a class that is not there
+
+
 def _counts(path: Path) -> bool:
     return not path.name.startswith(".") and not path.is_symlink()
 
@@ -80,7 +84,7 @@ def read_image(path: Path, size: int, color: bool = False) -> UInt8[Tensor, "cha
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            if image.has_transparency_data:
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             image = image.convert("RGB" if color else "L")
             shrunk = image.resize((size, size), Image.Resampling.LANCZOS)

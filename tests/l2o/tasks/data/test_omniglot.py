@@ -1,5 +1,6 @@
 import io
 import os
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -77,6 +78,55 @@ def test_packed_files_are_read(tmp_path):
     np.testing.assert_array_equal(read_omniglot_npz(tmp_path / "bits.npz")[0], ink * 255)
 
 
+@pytest.fixture
+def packed(tmp_path: Path) -> str:
+    """As many characters as there are, two drawings each: the first row of pixels tells the character and the person.
+
+    The last pixel is always the darkest, so that the turn can be told.
+    """
+    images = np.zeros((1623, 2, 3, 3), np.uint8)
+    number = np.arange(1623)[:, None]
+    images[..., 0, 0], images[..., 0, 1], images[..., 0, 2] = number // 100, number % 100, [[1, 2]]
+    images[..., 2, 2] = 255
+    np.savez(
+        tmp_path / "omniglot_28.npz",
+        images=images,
+        alphabet=np.zeros(1623, np.uint8),
+        split=np.arange(1623) >= 964,
+        alphabet_names=np.array(["one"]),
+        split_names=np.array(["background", "evaluation"]),
+    )
+    return str(tmp_path)
+
+
+def test_classes_for_episodes_are_split_by_character_and_training_has_their_turns(packed: str) -> None:
+    parts = [data.omniglot_classes(part, size=3, root=packed) for part in ("train", "validation", "test")]
+    assert [part.num_classes for part in parts] == [4400, 100, 423]
+    seen = []
+    for part in parts:
+        assert (part.counts == 2).all() and part.shape == (1, 3, 3)
+        turn = part.y // 1100 if part is parts[0] else torch.zeros_like(part.y)
+        upright = torch.stack(
+            [torch.rot90(x, -int(k), dims=(-2, -1)) for x, k in zip(part.x.squeeze(1), turn, strict=True)]
+        ).int()
+        assert (upright[:, 2, 2] == 255).all()
+        character = 100 * upright[:, 0, 0] + upright[:, 0, 1]
+        by_class = {}
+        for label, c, person in zip(part.y.tolist(), character.tolist(), upright[:, 0, 2].tolist(), strict=True):
+            by_class.setdefault(label, []).append((c, person))
+        assert all([p for _, p in drawings] == [1, 2] for drawings in by_class.values())
+        assert all(len({c for c, _ in drawings}) == 1 for drawings in by_class.values())
+        seen.append([drawings[0][0] for _, drawings in sorted(by_class.items())])
+    assert seen[0][:1100] * 4 == seen[0]
+    assert sorted(seen[0][:1100] + seen[1] + seen[2]) == list(range(1623))
+
+
+def test_the_seed_decides_which_characters_are_held_out_and_classes_travel_as_a_call(packed: str) -> None:
+    test = data.omniglot_classes("test", size=3, root=packed)
+    assert not torch.equal(test.x, data.omniglot_classes("test", size=3, seed=1, root=packed).x)
+    assert pickle.loads(pickle.dumps(test)) is test and len(pickle.dumps(test)) < 400
+
+
 def test_other_sizes_are_refused():
     with pytest.raises(ValueError, match="105 pixels, or in 28 and less"):
         data.omniglot_characters(size=64)
@@ -93,3 +143,13 @@ def test_real_zip_and_packed_file_agree():
     name = drawn.alphabet_names[-1]
     theirs = packed.images[packed.alphabet == packed.alphabet_names.index(name)]
     assert torch.equal(drawn.images[drawn.alphabet == len(drawn.alphabet_names) - 1], theirs)
+
+
+@pytest.mark.skipif(not (REAL / "omniglot_28.npz").exists(), reason="needs L2O_DATA with omniglot_28.npz")
+def test_no_real_drawing_is_in_two_parts() -> None:
+    parts = [data.omniglot_classes(part) for part in ("train", "validation", "test")]
+    assert [part.num_classes for part in parts] == [4400, 100, 423]
+    assert all((part.counts == 20).all() for part in parts)
+    upright = parts[0].x[: 1100 * 20]
+    held_out = {x.numpy().tobytes() for part in parts[1:] for x in part.x}
+    assert sum(x.numpy().tobytes() in held_out for x in upright) <= 2  # one pair of drawings is identical
