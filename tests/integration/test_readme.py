@@ -75,3 +75,24 @@ def test_every_option_in_the_readmes_commands_exists(capsys):
 
 def test_the_tables_say_what_the_committed_rows_say():
     assert rewritten(README) == README
+
+
+def test_a_learner_is_trained_from_python():
+    (snippet,) = [block for block in blocks("python") if "meta_grad(" in block]
+    names: dict = {}
+    exec(snippet.replace("range(100)", "range(3)"), names)
+    assert names["fast"].keys() == dict(names["network"].named_parameters()).keys()
+    assert names["found"].losses.shape == (8,)
+
+
+@pytest.mark.parametrize("command", [line for line in README.splitlines() if line.startswith("l2o learn --learner")])
+def test_commands_of_learners_are_understood(command, tmp_path, capsys):
+    """They reach the data, which is not here."""
+    words = command.split("#")[0].split()[1:]
+    words[words.index("--run") + 1] = str(tmp_path)
+    if "sinusoid" in words:
+        assert main([*words, "--steps", "1", "--evaluate-every", "1", "--num-episodes", "1", "--threads", "1"]) == 0
+    else:
+        words[words.index("--data") + 1] = "nowhere"
+        assert main(words) == 1
+        assert "data must be one of" in capsys.readouterr().err

@@ -31,9 +31,7 @@ class MetaSGD(UpdateRule):
         super().__init__()
         bounds = (lr, lr) if isinstance(lr, int | float) else tuple(lr)
         holds = len(bounds) == 2 and 0 <= bounds[0] <= bounds[-1]
-        check(
-            holds, "lr must be a rate >= 0, or two in order to draw from between, because steps begin downhill", lr=lr
-        )
+        check(holds, "lr must be a rate >= 0, or two from low to high, because steps begin downhill", lr=lr)
         low, high = bounds
         self.shapes, self.nominal_lr = in_order(shapes), (low + high) / 2
         self.rates = nn.ParameterList(
