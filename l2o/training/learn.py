@@ -164,15 +164,19 @@ class LearnConfig:
 
     def adaptation(self, suite: EpisodeSuite) -> Adaptation:
         """The learner and its rule, fresh; initial weights are drawn from `seed`, the global generator is restored."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.fresh(suite)
+
+    def fresh(self, suite: EpisodeSuite) -> Adaptation:
+        """The same with initial weights from the global generator."""
         c = self.resolved()
         options: dict[str, Any] = {"norm": c.norm, "strided": c.strided, "precision": c.precision}
         options |= {} if c.width is None else {"width": c.width}
         make = partial(suite.network, **options)
         way = c.way if c.way == c.train_way else None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(c.seed)
-            learner = c.recipe.learner(make, suite.outputs, way)
-            rule = self._rule(learner)
+        learner = c.recipe.learner(make, suite.outputs, way)
+        rule = self._rule(learner)
         assert c.inner_steps is not None and c.order is not None
         made = Adaptation(learner, rule, c.inner_steps, c.order, c.inner_batch, c.recompute)
         if rule is not None and not c.learn_rule:
