@@ -29,7 +29,7 @@ class LabelledDataset(Loaded):
         class_names: of the labels in order; numbers if empty.
     """
 
-    x: Shaped[Tensor, " n *features"]
+    x: Shaped[Tensor, "_ *features"]
     y: Int[Tensor, " n"]
     class_names: tuple[str, ...] = ()
 
