@@ -33,7 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cavia": {"inner_lr": 1.0},
     "imaml": {"inner_lr": 0.02, "inner_steps": 16, "compile": False},
     "meta-lstm": {},
-    "reptile": {"rule": "sgd", "rule_args": {"lr": 0.02}, "inner_steps": 10, "inner_batch": 10, "lr": 0.1},
+    "reptile": {"inner_lr": 0.02, "inner_steps": 10, "inner_batch": 10},
 }
 """What is said besides the learner's name; see `l2o learn --help`."""
 

@@ -5,6 +5,7 @@ from l2o.distributed import LocalPool
 from l2o.estimators import Episodic, MultiStepLoss, Reptile
 from l2o.learners import MAML, MLP, Adaptation, PrototypicalNetwork, adapt, meta_grad
 from l2o.rules import SGD
+from l2o.tasks.episodes import Episode, EpisodeFamily, Examples
 from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.tasks.sinusoid import Sinusoid
 from l2o.training.meta_trainer import MetaTrainer, theta_of
@@ -72,6 +73,61 @@ def test_reptile_goes_from_the_adapted_weights_to_the_slow_ones(adaptation: Adap
     for name, slow in adaptation.learner.start(episodes.support).items():
         expected = slow - torch.stack([fast[name] for fast in ends]).mean(0)
         torch.testing.assert_close(found.grads[f"learner.network.{name}"], expected.detach(), rtol=1e-4, atol=1e-6)
+
+
+class Points(EpisodeFamily):
+    """Episodes with one support point (1, y), y = 2, 4, ... by turns; queries that cannot be judged where y = 4."""
+
+    def sample(self, generator: torch.Generator) -> Episode:
+        return tree_map(lambda x: x[0], self.sample_many(generator, 1))
+
+    def sample_many(self, generator: torch.Generator, num: int) -> Episode:
+        y = 2.0 + 2.0 * torch.arange(num).view(num, 1, 1)
+        bad = torch.where(y == 4.0, float("nan"), y)
+        return Episode(Examples(torch.ones(num, 1, 1), y), Examples(torch.ones(num, 1, 1), bad))
+
+
+def line() -> MAML:
+    """Prediction w x with w = 5."""
+    learner = MAML(torch.nn.Linear(1, 1, bias=False))
+    torch.nn.init.constant_(learner.network.weight, 5.0)
+    return learner
+
+
+@pytest.mark.parametrize("batching", ["loop", "vmap", "chunk:2"])
+def test_reptile_worked_out_by_hand(batching: str) -> None:
+    """A step of .1 on (w - y)^2 goes .2 (w - y): of y = 2 and 6 the mean is .2 (3 - 1) / 2, and y = 4 is left out."""
+    adaptation = Adaptation(line(), SGD(0.1), 1)
+    estimator, theta = Reptile(adaptation, Points(), 3, batching), theta_of(adaptation)
+    found, state = estimator.estimate(theta, estimator.init(theta, seeded(0)), seeded(0))
+    torch.testing.assert_close(found.grads["learner.network.weight"], torch.tensor([[0.2]]))
+    assert not found.grads["rule.log_lr"].any() and int(state.num_estimates) == 1
+    assert found.metrics["nonfinite"] == pytest.approx(1 / 3)
+    torch.testing.assert_close(found.loss, torch.tensor((2.4**2 + 0.8**2) / 2))
+
+
+@pytest.mark.parametrize("batching", ["loop", "vmap"])
+def test_maml_worked_out_by_hand_leaves_out_what_is_not_finite(batching: str) -> None:
+    """After the step w' = w - .2 (w - y), d (w' - y)^2 / d w = 2 (.8) (.8) (w - y)."""
+    adaptation = Adaptation(line(), SGD(0.1), 1)
+    estimator, theta = Episodic(adaptation, Points(), 3, batching), theta_of(adaptation)
+    found, _ = estimator.estimate(theta, estimator.init(theta, seeded(0)), seeded(0))
+    torch.testing.assert_close(found.grads["learner.network.weight"], torch.tensor([[2 * 0.64 * (3 - 1) / 2]]))
+    assert found.metrics["nonfinite"] == pytest.approx(1 / 3)
+    torch.testing.assert_close(found.loss, torch.tensor((2.4**2 + 0.8**2) / 2))
+
+
+def test_estimates_anneal_the_weights_of_steps(adaptation: Adaptation) -> None:
+    weights = MultiStepLoss(anneal=2)
+    estimator, theta = Episodic(adaptation, FAMILY, 2, multi_step=weights), theta_of(adaptation)
+    state = estimator.init(theta, seeded(0))
+    for count in range(3):
+        found, state = estimator.estimate(theta, state, seeded(count))
+        expected = meta_grad(adaptation, FAMILY.sample_many(seeded(count), 2), theta, weights=weights(count, 2))
+        assert all(torch.equal(found.grads[name], expected.grads[name]) for name in theta)
+    last = meta_grad(adaptation, FAMILY.sample_many(seeded(2), 2), theta)
+    for name, grad in last.grads.items():
+        torch.testing.assert_close(found.grads[name], grad)
 
 
 def test_an_outer_step_of_reptile_with_rate_one_is_the_mean_of_adapted_weights(adaptation: Adaptation) -> None:

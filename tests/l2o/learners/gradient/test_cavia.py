@@ -1,7 +1,9 @@
+import copy
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from l2o.learners import CAVIA, MLP, Adaptation, Conv4, FiLMConv4, WithContext, adapt, meta_grad
 from l2o.rules import SGD
@@ -13,17 +15,21 @@ IMAGES = Examples(torch.rand(6, 1, 8, 8, generator=seeded(2)), torch.arange(3).r
 RATE, NUM = 0.5, 2
 
 
-@pytest.fixture
-def learner() -> CAVIA:
+@pytest.fixture(autouse=True)
+def seed() -> Iterator[None]:
+    """Networks are the same in every run, whatever runs before."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return CAVIA(WithContext(MLP([3 + NUM, 4, 1])), NUM).double()
+        yield
+
+
+@pytest.fixture
+def learner() -> CAVIA:
+    return CAVIA(WithContext(MLP([3 + NUM, 4, 1])), NUM).double()
 
 
 def conv(**options: object) -> Conv4:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Conv4(3, width=4, size=8, depth=2, **options)
+    return Conv4(3, width=4, size=8, depth=2, **options)
 
 
 def test_the_context_starts_at_zero_where_the_network_is(learner: CAVIA) -> None:
@@ -77,7 +83,7 @@ def test_film_scales_and_shifts_the_channels_of_one_block(block: int) -> None:
     context = torch.tensor([0.7, -0.4])
     scale, shift = film.film(context).detach().chunk(2)
     assert (1 + scale > 0).all()  # where scaling goes through pooling
-    expected = conv()
+    expected = copy.deepcopy(network)
     with torch.no_grad():
         expected.norms[block].weight.mul_(1 + scale)
         expected.norms[block].bias.mul_(1 + scale).add_(shift)
@@ -85,17 +91,15 @@ def test_film_scales_and_shifts_the_channels_of_one_block(block: int) -> None:
 
 
 def test_pooling_comes_before_the_scale_as_in_the_authors_code() -> None:
-    """A negative scale turns the largest of four to the smallest, if it comes first."""
-    network = conv(norm="none")
-    network.convs, network.norms = nn.ModuleList([nn.Identity()]), nn.ModuleList([nn.Identity()])
-    network.head = nn.Identity()
-    film = FiLMConv4.__new__(FiLMConv4, network)
-    nn.Module.__init__(film)
-    film.network, film.block, film.film = network, 0, nn.Linear(1, 2, bias=False)
+    """After a negative scale the largest of four would be the smallest."""
+    network = Conv4(0, width=1, size=2, norm="none", depth=1)
+    film = FiLMConv4(network, num_context=1, block=0)
     with torch.no_grad():
+        network.convs[0].weight.copy_(F.pad(torch.ones(1, 1, 1, 1), (1, 1, 1, 1)))  # hands on what it sees
+        network.convs[0].bias.zero_()
         film.film.weight.copy_(torch.tensor([[-3.0], [10.0]]))
     image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    torch.testing.assert_close(film(image, torch.ones(1)), torch.tensor([[4.0 * -2.0 + 10.0]]))
+    torch.testing.assert_close(film(image, torch.ones(1)), torch.tensor([[(1.0 - 3.0) * 4.0 + 10.0]]))
 
 
 def test_the_block_must_be_one_of_the_networks() -> None:

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,14 @@ from l2o.tasks.episodes import Episode, Examples
 from l2o.types import seeded, tree_map
 
 STRENGTH, RATE, STEPS = 2.0, 0.2, 60
+
+
+@pytest.fixture(autouse=True)
+def seed() -> Iterator[None]:
+    """Networks are the same in every run, whatever runs before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def drawn(num: int, seed: int) -> Examples:
@@ -21,9 +31,7 @@ ONE = tree_map(lambda x: x.unsqueeze(0), EPISODE)
 
 @pytest.fixture
 def linear() -> nn.Linear:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Linear(3, 1, bias=False).double()
+    return nn.Linear(3, 1, bias=False).double()
 
 
 def in_closed_form(linear: nn.Linear) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,9 +68,7 @@ def test_the_way_to_the_minimum_means_nothing(linear: nn.Linear) -> None:
 @pytest.mark.parametrize("batching", ["loop", "vmap"])
 def test_weights_that_do_not_adapt_reach_the_minimum_as_well(batching: str) -> None:
     """With a head that adapts on a body that does not, the implicit gradient of both is that of a long unroll."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        learner = IMAML(MLP([3, 4, 1]), STRENGTH, adapted=("head.",)).double()
+    learner = IMAML(MLP([3, 4, 1]), STRENGTH, adapted=("head.",)).double()
     implicit = meta_grad(Adaptation(learner, SGD(RATE).double(), STEPS, "implicit:5"), ONE, batching=batching).grads
     unrolled = meta_grad(Adaptation(learner, SGD(RATE).double(), STEPS, "full"), ONE, batching="loop").grads
     for name in ("hidden.0.weight", "hidden.0.bias", "head.weight", "head.bias"):

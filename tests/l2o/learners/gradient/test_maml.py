@@ -1,4 +1,5 @@
 import warnings
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,6 +18,14 @@ with warnings.catch_warnings():
 RATE, STEPS = 0.1, 3
 
 
+@pytest.fixture(autouse=True)
+def seed() -> Iterator[None]:
+    """Networks are the same in every run, whatever runs before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 def drawn(num: int, seed: int) -> Examples:
     x = torch.randn(num, 3, dtype=torch.float64, generator=seeded(seed))
     return Examples(x, x[:, :1] * x[:, 1:2] + 1.0)
@@ -28,9 +37,7 @@ ONE = tree_map(lambda x: x.unsqueeze(0), EPISODE)
 
 @pytest.fixture
 def network() -> MLP:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return MLP([3, 4, 1]).double()
+    return MLP([3, 4, 1]).double()
 
 
 def squared_error(network: nn.Module, weights: dict[str, Tensor], examples: Examples) -> Tensor:

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,11 +18,17 @@ OTHERS = Examples(torch.rand(6, 1, 8, 8, generator=seeded(3)), torch.arange(3).r
 ONE = tree_map(lambda x: x.unsqueeze(0), Episode(IMAGES, OTHERS))
 
 
-@pytest.fixture
-def network() -> Conv4:
+@pytest.fixture(autouse=True)
+def seed() -> Iterator[None]:
+    """Networks are the same in every run, whatever runs before."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Conv4(3, width=4, size=8, depth=2)
+        yield
+
+
+@pytest.fixture
+def network() -> Conv4:
+    return Conv4(3, width=4, size=8, depth=2)
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from functools import reduce
 
 import pytest
@@ -12,6 +13,14 @@ from l2o.types import seeded
 SUPPORT = Examples(torch.randn(6, 3, generator=seeded(0)), torch.randn(6, 1, generator=seeded(1)))
 IMAGES = Examples(torch.rand(6, 1, 8, 8, generator=seeded(2)), torch.arange(3).repeat(2))
 SHAPES = [(), (5,), (3, 4), (2, 3, 2, 2), (2, 3, 4)]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> Iterator[None]:
+    """Networks are the same in every run, whatever runs before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def moved(shape: tuple[int, ...]) -> MetaCurvature:

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -11,13 +13,19 @@ SUPPORT = Examples(torch.randn(6, 3, generator=seeded(0)).double(), torch.randn(
 LOSS = torch.tensor(1.7, dtype=torch.float64)
 
 
-def make(moved: bool = True) -> MetaLSTMRule:
+@pytest.fixture(autouse=True)
+def seed() -> Iterator[None]:
+    """Networks are the same in every run, whatever runs before."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        rule = MetaLSTMRule(hidden_size=3).double()
-        if moved:
-            for p in rule.parameters():
-                p.data += 0.3 * torch.randn_like(p)
+        yield
+
+
+def make() -> MetaLSTMRule:
+    """A rule whose theta is moved off its start."""
+    rule = MetaLSTMRule(hidden_size=3).double()
+    for p in rule.parameters():
+        p.data += 0.3 * torch.randn_like(p)
     return rule
 
 
@@ -62,14 +70,12 @@ def test_with_gates_that_see_nothing_it_is_sgd() -> None:
 
 
 def test_a_fresh_one_hardly_moves_and_hardly_forgets() -> None:
-    for seed in range(5):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            rule = MetaLSTMRule().double()
-        _, state = run(rule, drawn(seed))
+    for i in range(5):
+        rule = MetaLSTMRule().double()
+        _, state = run(rule, drawn(i))
         for slot in state.slots.values():
-            i, f = slot["gates"]
-            assert ((i > 0.004) & (i < 0.03)).all() and (f > 0.97).all()
+            moving, keeping = slot["gates"]
+            assert ((moving > 0.004) & (moving < 0.03)).all() and (keeping > 0.97).all()
     params, grads = {"w": torch.full((4,), 3.0)}, {"w": torch.full((4,), 1e30)}
     updates, _ = rule.float()(grads, rule.init(params), params, torch.tensor(1e30))
     assert updates["w"].isfinite().all()
