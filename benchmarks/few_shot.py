@@ -22,7 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.record import RESULTS, commit, write
+from l2o.learners.metric.siamese import pairs, verification_accuracy
+from l2o.load import load
+from l2o.tasks.data import omniglot_classes
+from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import JudgeConfig, judge_saved
+from l2o.types import seeded
 
 RUNS: dict[str, dict[str, Any]] = {
     "prototypical": {"steps": 6000, "precision": "bfloat16", "evaluate_every": 500},
@@ -99,10 +104,18 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
                 words = command(config, learner, steps)
                 subprocess.run([sys.executable, "-m", "l2o.cli", *words], check=True)
         told = json.loads((folder / "test.json").read_text())
-        more = {"trained_at": began.read_text(), "settings": RUNS[learner]}
+        norm = LearnConfig(learner=learner).resolved().norm
+        more = {"trained_at": began.read_text(), "settings": RUNS[learner], "norm": norm}
         for way in ALSO.get(learner, ()):
             yield {**judge_saved(JudgeConfig(str(folder / "best.safetensors"), way=way)), **more} | {"learner": learner}
-        yield {**told, "trained_at": began.read_text(), "settings": RUNS[learner], "target": TARGETS.get(learner)}
+        more |= {"target": TARGETS.get(learner)}
+        yield {**told, **more} | ({"verification": verification(folder)} if learner == "siamese" else {})
+
+
+def verification(folder: Path, num: int = 10000) -> float:
+    """The share of pairs of test drawings of which the siamese network says rightly whether they are one character."""
+    adaptation = load(folder / "best.safetensors").eval()
+    return verification_accuracy(adaptation.learner, pairs(omniglot_classes("test"), num, seeded(0)))
 
 
 def trained(folder: Path) -> int:
@@ -116,10 +129,11 @@ def main(config: Config) -> None:
     rows = list(run(config))
     for folder in [config.out, RESULTS] if config.record else [config.out]:
         write("few_shot", config, rows, folder)
-    shown = Table("learner", "accuracy, 95%", "target", "CPU minutes", title="Omniglot, 5-way 1-shot")
+    shown = Table("learner", "way", "accuracy, 95%", "target", "CPU minutes", title="Omniglot, 1 shot")
     for row in rows:
         score = f"{100 * row['score']:.2f} ± {100 * row['half_interval']:.2f}"
-        shown.add_row(row["learner"], score, str(row["target"]), f"{row['cpu_seconds'] / 60:.0f}")
+        minutes = f"{row['cpu_seconds'] / 60:.0f}" if "cpu_seconds" in row else ""
+        shown.add_row(row["learner"], str(row["way"]), score, str(row.get("target", "")), minutes)
     Console().print(shown)
 
 

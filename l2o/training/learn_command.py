@@ -155,7 +155,8 @@ class _Evaluator:
 
 def show(told: dict[str, Any]) -> None:
     """The report in the terminal."""
-    title = f"{told['learner']} on {told['data']}, {told['way']}-way {told['shot']}-shot, {told['episodes']} episodes"
+    way = f"{told['way']}-way " if told["measure"] == "accuracy" else ""
+    title = f"{told['learner']} on {told['data']}, {way}{told['shot']}-shot, {told['episodes']} episodes"
     shown = Table("steps", f"{told['measure']}, 95% interval", title=title, title_justify="left")
     for step, (mean, half) in told["by_steps"].items():
         number = (

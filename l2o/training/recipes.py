@@ -131,8 +131,8 @@ METRIC = {"norm": "running", "num_episodes": 1, "inner_steps": 0}
 RECIPES: dict[str, Recipe] = {
     "maml": Recipe(_maml, _sgd, settings=MAML_SETTINGS),
     "fomaml": Recipe(_maml, _sgd, settings=MAML_SETTINGS | {"order": "first"}),
-    # Nichol et al., 2018, table 6, but for SGD inside and Adam outside: the authors' Adam inside keeps its averages from
-    # episode to episode, which an inner loop without memory does not; with fresh ones it does not learn
+    # Nichol et al., 2018, table 6, but for SGD inside and Adam outside: the authors' Adam inside keeps its averages
+    # from episode to episode, which an inner loop without memory does not; with fresh ones it does not learn
     "reptile": Recipe(
         _maml,
         _sgd,

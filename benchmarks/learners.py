@@ -1,0 +1,128 @@
+"""The README's tables of learners, from committed rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.record import read, readable
+
+
+def few_shot() -> str:
+    """Accuracy on Omniglot, by learner."""
+    rows = read("few_shot")
+    lines = ["| learner | way | accuracy, 1 shot | how queries are normalised | outer steps | CPU minutes |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        accuracy = f"{100 * row['score']:.2f}% ± {100 * row['half_interval']:.2f}"
+        steps, minutes = (f"{row[key]:,.0f}" if key in row else "the same" for key in ("steps", "cpu_seconds"))
+        if "cpu_seconds" in row:
+            minutes = f"{row['cpu_seconds'] / 60:.0f}"
+        together = "together" if row["norm"] == "batch" else "alone"
+        lines.append(f"| {row['learner']} | {row['way']} | {accuracy} | {together} | {steps} | {minutes} |")
+    first = rows[0]
+    lines += [
+        "",
+        f"Conv4-64, the 423 test characters, {first['episodes']:,} episodes, 95% interval over episodes, one seed; the "
+        "checkpoint is chosen on 100 other characters. Queries normalised together tell each other what they are "
+        f"(transductive). One thread of {first['machine']}, commits {_commits(rows, 'trained_at')}.",
+    ]
+    return "\n".join(lines)
+
+
+def sinusoid() -> str:
+    """Mean squared error by number of inner steps."""
+    rows = read("sinusoid")
+    shown = ("0", "1", "2", "3", "5", "10")
+    lines = ["| learner | trained for | " + " | ".join(f"after {step}" for step in shown) + " |"]
+    lines.append("| --- | --- |" + " --- |" * len(shown))
+    for name in dict.fromkeys(row["learner"] for row in rows):
+        of = [row for row in rows if row["learner"] == name]
+        errors = [_mean([row["errors"].get(step) for row in of]) for step in shown]
+        lines.append(f"| {name} | {of[0]['inner_steps']} | " + " | ".join(errors) + " |")
+    first = rows[0]
+    lines += [
+        "",
+        f"Mean squared error on {first['episodes']:,} tasks of 100 points after so many inner steps on 10 points, mean "
+        f"over {len({row['seed'] for row in rows})} seeds, {first['steps']:,} outer steps; *diverges*: not finite, or "
+        f"above 100, for at least one seed. {first['machine']}, commits {_commits(rows, 'commit')}.",
+    ]
+    return "\n".join(lines)
+
+
+def inner_rule() -> str:
+    """The LSTM as inner optimizer against SGD at its best rate."""
+    rows = read("inner_rule")
+    lines = ["| tasks | SGD at its best rate | LSTM | what |", "| --- | --- | --- | --- |"]
+    for data in dict.fromkeys(row["data"] for row in rows):
+        of = [row for row in rows if row["data"] == data]
+        cells = []
+        for rule in ("SGD", "LSTM"):
+            scores = [row["score"] for row in of if row["rule"] == rule]
+            rate = next((f" ({row['rate']:g})" for row in of if row["rule"] == rule and "rate" in row), "")
+            cells.append(f"{sum(scores) / len(scores):.3f} [{min(scores):.3f}, {max(scores):.3f}]{rate}")
+        lines.append(f"| {data} | {cells[0]} | {cells[1]} | {of[0]['measure']} |")
+    first = rows[0]
+    lines += [
+        "",
+        f"After 5 inner steps on {first['episodes']:,} held-out tasks; mean [lowest, highest] over "
+        f"{len({row['seed'] for row in rows})} seeds; the rate was chosen of 7 on validation tasks. "
+        f"{first['machine']}, commit {_commits(rows, 'commit')}.",
+    ]
+    return "\n".join(lines)
+
+
+def outer_rule() -> str:
+    """The LSTM as outer optimizer against Adam at its best rate."""
+    rows = read("outer_rule")
+    lines = ["| learner | LSTM | Adam at its best rate | LSTM / Adam |", "| --- | --- | --- | --- |"]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        of = {row["method"]: row for row in rows if row["task"] == task}
+        ours, adam = of["LSTM"], of["Adam"]
+        cells = [f"{r['final_loss']:.3f} [{r['final_low']:.3f}, {r['final_high']:.3f}]" for r in (ours, adam)]
+        ratio = ours["final_loss"] / adam["final_loss"]
+        lines.append(f"| {task} | {cells[0]} | {cells[1]} ({adam['rate']:.3g}) | {ratio:.2f} |")
+    first = rows[0]
+    lines += [
+        "",
+        f"Query loss over the last tenth of {first['num_steps']} steps, mean over {first['num_seeds']} seeds [95% "
+        f"interval]; Adam's rate in brackets, chosen of 11 on these very runs. {first['machine']}, commit "
+        f"{_commits(rows, 'commit')}.",
+    ]
+    return "\n".join(lines)
+
+
+def meta_step() -> str:
+    """Time and memory of a meta-iteration."""
+    rows = read("meta_step")
+    lines = ["| meta-iteration | l2o | others: ms, and how many times ours |", "| --- | --- | --- |"]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        of = [row for row in rows if row["case"] == case]
+        ours = [row for row in of if row["system"].startswith("l2o")]
+        best = min(ours, key=lambda row: row["wall"])
+        mine = "; ".join(f"{row['system'].removeprefix('l2o ')} {_cost(row)}" for row in ours)
+        others = "; ".join(
+            f"{row['system']} {_cost(row)} ({readable(row['wall'] / best['wall'])}x)" for row in of if row not in ours
+        )
+        lines.append(f"| {case} | {mine} | {others} |")
+    first = rows[0]
+    lines += [
+        "",
+        "Milliseconds, medians of alternating repeats, 1 thread; MiB: the most that the process grows by. Sinusoid: 25 "
+        "tasks of 10 points; conv4: 4 tasks, 5-way 1-shot, 15 queries a class; proto: 4 episodes of the same. How many "
+        f"times: of our fastest form. {first['machine']}, commit {_commits(rows, 'commit')}.",
+    ]
+    return "\n".join(lines)
+
+
+def _cost(row: dict[str, Any]) -> str:
+    memory = f", {row['mebibytes']:.0f} MiB" if row["mebibytes"] else ""
+    return f"{readable(1e3 * row['wall'])}{memory}"
+
+
+def _mean(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.3f}" if len(known) == len(values) else "diverges"
+
+
+def _commits(rows: list[dict[str, Any]], key: str) -> str:
+    return ", ".join(sorted({row[key] for row in rows}))
