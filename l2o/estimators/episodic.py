@@ -27,11 +27,17 @@ class EpisodicState(NamedTuple):
 class MultiStepLoss:
     """Weights of the query losses after each inner step, moved to the last one (Antoniou et al., 2019, section 4).
 
+    The others end at 0; in the authors' code at 0.03 / steps.
+
     Arguments:
         anneal: estimates until the last step alone counts; they begin equal.
     """
 
     anneal: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.anneal < 1:
+            raise ValueError(f"anneal must be at least 1 estimate; got {self.anneal} (None for the last step alone).")
 
     def __call__(self, count: int, steps: int) -> Float[Tensor, " steps"]:
         """The weights at an estimate."""
@@ -122,6 +128,8 @@ class Reptile(GradientEstimator):
         count = finite.sum().clamp(min=1)
         grads = {name: torch.zeros_like(value) for name, value in theta.items()}
         for name, difference in moved.items():
+            if name not in grads:  # frozen
+                continue
             lanes = finite.view(-1, *[1] * (difference.ndim - 1))
             grads[name] = torch.where(lanes, difference, 0.0).sum(0) / count
         return _told(MetaGrad(grads, losses, scores, finite)), EpisodicState(state.num_estimates + 1)

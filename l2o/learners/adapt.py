@@ -124,7 +124,11 @@ def gradient(
         grads, loss = grad_and_value(loss_of)(fast)
         return (grads if differentiable else tree_detach(grads)), loss
     with torch.enable_grad():
-        at = {name: value if value.requires_grad else value.detach().requires_grad_() for name, value in fast.items()}
+        # views: the inner loss may use the same slow weights besides, which are not to be differentiated here
+        at = {
+            name: value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+            for name, value in fast.items()
+        }
         loss = loss_of(at)
         found = torch.autograd.grad(
             loss, list(at.values()), create_graph=differentiable, allow_unused=True, materialize_grads=True

@@ -74,10 +74,15 @@ class Adaptation(Configured):
         """
         if weights is None:
             return self.judge(self.adapt(episode.support), episode.query, self.steps)
+        if self.order.startswith("implicit"):
+            raise ValueError(
+                "the losses of several steps need an order that goes through the steps, because the implicit gradient "
+                f"is that of the last one alone; got order={self.order!r}."
+            )
         path = self._path(episode.support, self.steps)
         outcomes = [self.judge(fast, episode.query, step) for step, fast in enumerate(path) if step > 0]
         losses = torch.stack([outcome.loss for outcome in outcomes])
-        return Outcome((weights.to(losses.dtype) * losses).sum(), outcomes[-1].score)
+        return Outcome((weights.to(losses) * losses).sum(), outcomes[-1].score)
 
     def outcomes(self, episode: Episode, steps: Sequence[int]) -> Outcome:
         """Loss and score after each of the given numbers of steps, as two vectors; for reports."""
@@ -89,6 +94,8 @@ class Adaptation(Configured):
         """Loss and score of fast variables that `step` steps have made."""
         prediction = self.learner.predict_at(fast, query.x, step)
         loss = self.learner.query_loss(fast, query, prediction)
+        if query.y.is_floating_point() and type(self.learner).query_loss is Learner.query_loss:
+            return Outcome(loss, loss.detach())  # the same mean squared error
         return Outcome(loss, score_of(prediction.detach(), query.y))
 
     def _path(self, support: Examples, steps: int) -> Iterator[Fast]:

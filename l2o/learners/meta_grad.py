@@ -107,14 +107,18 @@ def _batched(adaptation: Adaptation, compile: bool, training: bool) -> Callable[
         return outcome.loss, (outcome.loss, outcome.score)
 
     tied = has_ties(adaptation)
+
     # each episode's own gradient, inside the vmap: from outside, second derivatives through batch norm would be wrong
-    each = vmap(grad(loss, has_aux=True), in_dims=(None, 0, None))
+    def one(theta: Theta, episode: Episode, weights: Tensor | None) -> tuple[Theta, tuple[Tensor, Tensor]]:
+        return grad(lambda theta: loss(theta, episode, weights), has_aux=True)(theta)
+
+    each = vmap(one, in_dims=(None, 0, None))
 
     def all_at_once(theta: Theta, episodes: Episode, weights: Tensor | None) -> MetaGrad:
         grads, (losses, scores) = each(theta, episodes, weights)
         if not compile:  # most often all are finite, and then so is their mean
             means = {name: g.mean(0) for name, g in grads.items()}
-            if bool(torch.stack([losses.mean(), *(m.sum() for m in means.values())]).isfinite().all()):
+            if bool(torch.stack(torch._foreach_norm([losses, *means.values()])).isfinite().all()):
                 return MetaGrad(means, losses, scores, torch.ones_like(losses, dtype=torch.bool))
         usable = torch.stack([losses, *(g.reshape(len(g), -1).sum(1) for g in grads.values())]).isfinite().all(0)
         return MetaGrad({name: _mean(g, usable) for name, g in grads.items()}, losses, scores, usable)

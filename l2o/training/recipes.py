@@ -163,7 +163,7 @@ RECIPES: dict[str, Recipe] = {
         _sgd,
         settings=MAML_SETTINGS | {"inner_lr": 0.1, "inner_steps": 16, "test_steps": 16, "order": "implicit:5"},
     ),
-    "cavia": Recipe(_cavia, _sgd, settings=MAML_SETTINGS | {"inner_lr": 1.0, "test_steps": 1}),
+    "cavia": Recipe(_cavia, _sgd, settings=MAML_SETTINGS | {"inner_lr": 1.0, "inner_steps": 2, "test_steps": 2}),
     "meta-lstm": Recipe(
         _maml,
         _meta_lstm,

@@ -84,6 +84,17 @@ def test_of_the_rate_each_order_has_the_derivative_worked_out_by_hand(steps: int
         assert float(found) == pytest.approx(expected), order
 
 
+def test_truncation_cuts_what_the_rule_remembers_too() -> None:
+    """With buffers b <- m b + w^3, m = 1 - .1 exp(z): dw_3 / dz = .1 rate b_2, as if b_2 had not been made with m."""
+    rule = Momentum(RATE, 0.9).double()
+    *path, last = trajectory(Scalar(), rule, SUPPORT, 3, "truncated:1")
+    buffer = 0.0
+    for fast in path[:-1]:
+        buffer = 0.9 * buffer + float(fast["w"].detach()) ** 3
+    (found,) = torch.autograd.grad(last["w"], rule.log_rate)
+    assert float(found) == pytest.approx(0.1 * RATE * buffer)
+
+
 def test_the_path_begins_with_the_start_and_ends_where_adapt_does() -> None:
     path = [float(fast["w"].detach()) for fast in trajectory(Scalar(), SGD(RATE).double(), SUPPORT, 4)]
     assert path == pytest.approx(moved(1.5, 4))
@@ -234,3 +245,26 @@ def test_compiled_gradients_equal_eager_ones() -> None:
     b = meta_grad(adaptation, regression(), batching="vmap", compile=True)
     for name, grad in a.grads.items():
         torch.testing.assert_close(b.grads[name], grad, rtol=1e-10, atol=1e-12)
+
+
+class Besides(Scalar):
+    """Inner loss w s: the slow weight s, where w starts, counts besides."""
+
+    def inner_loss(self, fast: dict[str, Tensor], support: Examples) -> Tensor:
+        return fast["w"] * self.w
+
+
+@pytest.mark.parametrize("batching", ["loop", "vmap"])
+def test_the_inner_gradient_is_of_the_fast_variables_alone(batching: str) -> None:
+    """Each step goes by -rate s, so that after two w = (1 - 2 rate) s."""
+    one = tree_map(lambda x: x.unsqueeze(0), Episode(SUPPORT, SUPPORT))
+    found = meta_grad(Adaptation(Besides(), SGD(RATE).double(), 2), one, batching=batching)
+    w = (1 - 2 * RATE) * 1.5
+    assert float(found.losses[0]) == pytest.approx(w**2)
+    assert float(found.grads["learner.w"]) == pytest.approx(2 * w * (1 - 2 * RATE))
+
+
+def test_losses_of_several_steps_need_the_steps() -> None:
+    adaptation = Adaptation(Scalar(), SGD(RATE).double(), 2, "implicit:2")
+    with pytest.raises(ValueError, match="goes through the steps"):
+        adaptation(Episode(SUPPORT, SUPPORT), torch.ones(2))

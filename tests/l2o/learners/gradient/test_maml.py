@@ -139,6 +139,8 @@ def test_parts_that_are_none_are_refused(network: MLP) -> None:
 def test_shared_weights_adapt_together() -> None:
     network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     network[1].weight = network[0].weight
-    learner = MAML(network)
-    fast = {name: torch.zeros_like(value) for name, value in learner.start(EPISODE.support).items()}
-    assert not learner.predict(fast, torch.ones(2, 3)).any()
+    learner, x = MAML(network), torch.randn(4, 3, generator=seeded(0))
+    fast = {name: 2 * value for name, value in learner.start(Examples(x, x)).items()}
+    expected = functional_call(network, {**fast, "1.weight": fast["0.weight"]}, (x,), tie_weights=False)
+    torch.testing.assert_close(learner.predict(fast, x), expected)
+    assert not torch.allclose(expected, functional_call(network, fast, (x,), tie_weights=False))

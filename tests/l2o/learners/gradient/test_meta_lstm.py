@@ -1,3 +1,4 @@
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -55,6 +56,35 @@ def test_the_cell_is_the_weight() -> None:
             torch.testing.assert_close(p + updates[name], f * p - i * grads[name])
             assert ((i > 0) & (i < 1) & (f > 0) & (f < 1)).all()
         params = {name: p + updates[name] for name, p in params.items()}
+
+
+def test_it_is_the_equations_on_torchs_own_lstm() -> None:
+    rule, first = make(), torch.nn.LSTMCell(4, 3).double()
+    weight, bias = rule.weight.detach(), rule.bias.detach().clone()
+    bias[3:6] += 1.0  # the forget bias of ours
+    first.load_state_dict(
+        {"weight_ih": weight[:, :4], "weight_hh": weight[:, 4:], "bias_ih": bias, "bias_hh": torch.zeros_like(bias)}
+    )
+
+    def told(x: torch.Tensor) -> torch.Tensor:
+        """Large and small numbers, as columns (equation after 3, p = 10)."""
+        large = x.abs() >= math.exp(-10)
+        log = torch.where(large, x.abs().log() / 10, -1.0)
+        return torch.stack([log, torch.where(large, x.sign(), math.exp(10) * x)], dim=-1)
+
+    w = torch.tensor([1.5, -0.7, 0.2, 0.0], dtype=torch.float64)
+    params, state = {"w": w}, rule.init({"w": w})
+    i, f, hidden = torch.zeros(4, 1).double(), torch.ones(4, 1).double(), None
+    for step in range(4):
+        grad = torch.tensor([0.3, -2e-5, 1e-9, -40.0], dtype=torch.float64) * (step + 1)
+        updates, state = rule({"w": grad}, state, params, LOSS / (step + 1))
+        params = {"w": params["w"] + updates["w"]}
+        hidden = first(torch.cat([told(grad), told(LOSS / (step + 1)).expand(4, 2)], dim=1), hidden)
+        cell = torch.cat([hidden[0], w.unsqueeze(1)], dim=1)
+        i = torch.sigmoid(torch.cat([cell, i], dim=1) @ rule.gates[0] + rule.gate_bias[0]).unsqueeze(1)
+        f = torch.sigmoid(torch.cat([cell, f], dim=1) @ rule.gates[1] + rule.gate_bias[1]).unsqueeze(1)
+        w = f.squeeze(1) * w - i.squeeze(1) * grad
+        torch.testing.assert_close(params["w"], w)
 
 
 def test_with_gates_that_see_nothing_it_is_sgd() -> None:

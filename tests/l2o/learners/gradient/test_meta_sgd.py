@@ -15,6 +15,7 @@ from l2o.learners import (
     WithContext,
     adapt,
     meta_grad,
+    shapes_of,
 )
 from l2o.learners.gradient.meta_sgd import in_order
 from l2o.rules import SGD
@@ -41,9 +42,9 @@ def learner() -> MAML:
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_equal_rates_are_sgd(learner: MAML, steps: int) -> None:
-    rule = MetaSGD(shapes := {name: list(p.shape) for name, p in learner.network.named_parameters()}, lr=0.1)
-    fast, plain = adapt(learner, rule, SUPPORT, steps), adapt(learner, SGD(0.1), SUPPORT, steps)
-    assert fast.keys() == plain.keys() == shapes.keys()
+    fast = adapt(learner, MetaSGD(SHAPES, lr=0.1), SUPPORT, steps)
+    plain = adapt(learner, SGD(0.1), SUPPORT, steps)
+    assert fast.keys() == plain.keys() == SHAPES.keys()
     for name, value in plain.items():
         torch.testing.assert_close(fast[name], value)
 
@@ -92,8 +93,6 @@ def test_other_fast_variables_are_refused(learner: MAML) -> None:
 
 
 def test_shapes_are_those_of_the_fast_variables(learner: MAML) -> None:
-    from l2o.learners import shapes_of
-
     assert shapes_of(learner) == SHAPES
     assert shapes_of(MAML(MLP([3, 4, 1]), adapted=("head.",))) == {"head.weight": [1, 4], "head.bias": [1]}
     assert shapes_of(CAVIA(WithContext(MLP([5, 4, 1])), num_context=2)) == {"context": [2]}
