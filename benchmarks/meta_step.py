@@ -96,7 +96,7 @@ def ours(case: Case, mode: str) -> tuple[Callable[[], None], dict[str, float]]:
     torch.manual_seed(0)
     adaptation, batch = _problem(case)
     episodes = Episode(Examples(batch.x, batch.y), Examples(batch.x_query, batch.y_query))
-    outer = torch.optim.Adam(adaptation.learner.parameters(), lr=1e-3)
+    outer = torch.optim.Adam(adaptation.learner.parameters(), lr=1e-3, fused=True)
     trained = {name: p for name, p in adaptation.named_parameters() if p.requires_grad}
     batching, compile = ("loop", False) if mode == "loop" else ("vmap", mode == "compiled")
 

@@ -46,11 +46,13 @@ class HandDesigned(UpdateRule):
         self, grads: Params, state: OptState, params: Params, loss: Float[Tensor, ""] | None = None
     ) -> tuple[Params, OptState]:
         hyper = {name: value * torch.exp(getattr(self, f"log_{name}")) for name, value in self._values.items()}
+        cast: dict[torch.dtype, Hyper] = {}
         updates, slots = {}, {}
         for name, p in params.items():
             x = working(p)
-            cast = {key: value.to(x.dtype) for key, value in hyper.items()}
-            update, slots[name] = self.step(x, grads[name].to(x.dtype), state.slots[name], cast)
+            if x.dtype not in cast:
+                cast[x.dtype] = {key: value.to(x.dtype) for key, value in hyper.items()}
+            update, slots[name] = self.step(x, grads[name].to(x.dtype), state.slots[name], cast[x.dtype])
             updates[name] = update.to(p.dtype)
         return updates, OptState(state.step + 1, slots, state.shared)
 

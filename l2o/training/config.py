@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -203,7 +204,8 @@ def outer_optimizer(module: nn.Module, name: str, lr: float, total_steps: int | 
     trained = [p for p in module.parameters() if p.requires_grad]
     kind = getattr(torch.optim, name, None)
     if isinstance(kind, type) and issubclass(kind, Optimizer):
-        return kind(trained, lr=lr)  # type: ignore[call-arg]
+        fused = {"fused": True} if "fused" in signature(kind).parameters else {}  # a third of the time on few numbers
+        return kind(trained, lr=lr, **fused)  # type: ignore[call-arg]
     path = Path(name).expanduser()
     if not path.exists():
         raise ValueError(f"optimizer must be a class of torch.optim or a path; got {name!r}.")
