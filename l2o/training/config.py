@@ -160,7 +160,7 @@ class MetaTrainConfig:
         estimator = self.make_estimator(rule, suite)
         pool = LocalPool(estimator, theta_of(rule), self.workers, self.seed)
         optimizer = outer_optimizer(rule, self.optimizer, self.lr)
-        schedule = LambdaLR(optimizer, Factor(self.schedule, self.warmup, self.steps))
+        schedule = LambdaLR(optimizer, rate_factor(self.schedule, self.warmup, self.steps))
         return MetaTrainer(rule, pool, optimizer, schedule, self.max_grad_norm)
 
     def make_estimator(self, rule: UpdateRule, suite: Suite) -> GradientEstimator:
@@ -204,7 +204,9 @@ def outer_optimizer(module: nn.Module, name: str, lr: float, total_steps: int | 
     trained = [p for p in module.parameters() if p.requires_grad]
     kind = getattr(torch.optim, name, None)
     if isinstance(kind, type) and issubclass(kind, Optimizer):
-        fused = {"fused": True} if "fused" in signature(kind).parameters else {}  # a third of the time on few numbers
+        fused: dict[str, Any] = (
+            {"fused": True} if "fused" in signature(kind).parameters else {}
+        )  # a third of the time on few numbers
         return kind(trained, lr=lr, **fused)  # type: ignore[call-arg]
     path = Path(name).expanduser()
     if not path.exists():
@@ -212,8 +214,7 @@ def outer_optimizer(module: nn.Module, name: str, lr: float, total_steps: int | 
     return LearnedOptimizer(trained, path, lr=lr, total_steps=total_steps)
 
 
-@dataclass
-class Factor:
+def rate_factor(kind: str, warmup: int, total: int, last: float = 0.1) -> Callable[[int], float]:
     """The outer learning rate's factor by step: linear warm-up, then constant, cosine, or linear.
 
     Arguments:
@@ -223,19 +224,18 @@ class Factor:
         last: what cosine and linear end at.
     """
 
-    kind: str
-    warmup: int
-    total: int
-    last: float = 0.1
-
-    def __call__(self, step: int) -> float:
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        if self.kind == "constant":
+    # a function: of a callable object LambdaLR would save the total, and a run that is resumed to go on for longer
+    # would be left at the rate of its first end
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        if kind == "constant":
             return 1.0
-        progress = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
-        left = 1 - progress if self.kind == "linear" else (1 + math.cos(math.pi * progress)) / 2
-        return self.last + (1 - self.last) * left
+        progress = min(1.0, (step - warmup) / max(1, total - warmup))
+        left = 1 - progress if kind == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return last + (1 - last) * left
+
+    return factor
 
 
 def to_plain(config: Any) -> dict[str, Any]:

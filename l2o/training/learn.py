@@ -16,7 +16,7 @@ from l2o.estimators import Episodic, GradientEstimator, MultiStepLoss, Reptile
 from l2o.learners.adaptation import Adaptation
 from l2o.load import load
 from l2o.rules.base import UpdateRule
-from l2o.training.config import MAPPING, Factor, outer_optimizer
+from l2o.training.config import MAPPING, outer_optimizer, rate_factor
 from l2o.training.episode_suites import SETTINGS, EpisodeSuite, Shape, load_episodes
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.recipes import RECIPES, Recipe
@@ -196,7 +196,7 @@ class LearnConfig:
         else:
             pool = LocalPool(estimator, theta, c.workers, c.seed)
         optimizer = outer_optimizer(adaptation, c.optimizer, c.lr, c.steps)
-        schedule = LambdaLR(optimizer, Factor(c.schedule or "cosine", c.warmup, c.steps, last=0.0))
+        schedule = LambdaLR(optimizer, rate_factor(c.schedule or "cosine", c.warmup, c.steps, last=0.0))
         return MetaTrainer(adaptation, pool, optimizer, schedule, c.max_grad_norm or None)
 
     def make_estimator(self, adaptation: Adaptation, suite: EpisodeSuite) -> GradientEstimator:

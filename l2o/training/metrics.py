@@ -15,13 +15,13 @@ class Dashboard:
 
     Arguments:
         folder: where the event files go.
-        first_step: on resume, the step to continue at; later points of an earlier attempt are hidden.
+        last_step: on resume, the step to go on from; later points of an earlier attempt are hidden.
     """
 
-    def __init__(self, folder: str | Path, first_step: int = 0) -> None:
+    def __init__(self, folder: str | Path, last_step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import: only when a run starts
 
-        self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
+        self._writer = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point on each curve."""

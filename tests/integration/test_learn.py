@@ -1,6 +1,7 @@
 """`l2o learn` as its user meets it."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,21 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> Non
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     reports = [json.loads((tmp_path / name / "test.json").read_text()) for name in ("whole", "cut")]
     assert reports[0]["by_steps"] == reports[1]["by_steps"]
+
+
+def test_a_finished_run_that_is_given_more_steps_learns_on(tmp_path: Path) -> None:
+    words = ["--learner", "maml", "--data", "gaussian-classes", "--num-episodes", "2", "--run", str(tmp_path)]
+    assert learn(*words) == 0
+    before = l2o.load(tmp_path).state_dict()
+    config = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(config.replace("steps: 4\n", "steps: 8\n", 1))
+    assert main(["learn", "--resume", str(tmp_path)]) == 0
+    rates = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = {event.step: event.value / 1e-3 for event in rates.Scalars("outer/lr")}
+    assert list(found) == list(range(1, 9))
+    for step in (6, 7, 8):
+        assert found[step] == pytest.approx(0.5 + 0.5 * math.cos(math.pi * (step - 1) / 8), abs=1e-3)
+    assert any(not torch.equal(before[name], value) for name, value in l2o.load(tmp_path).state_dict().items())
 
 
 def test_the_dashboard_has_its_curves(tmp_path: Path) -> None:
