@@ -1,5 +1,5 @@
 """Where meta-gradients are computed: pools of workers."""
 
-from l2o.distributed.pool import LocalPool, Worker, WorkerPool
+from l2o.distributed.pool import Estimate, LocalPool, Worker, WorkerPool
 
-__all__ = ["LocalPool", "Worker", "WorkerPool"]
+__all__ = ["Estimate", "LocalPool", "Worker", "WorkerPool"]

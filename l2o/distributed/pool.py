@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from l2o.estimators.base import GradientEstimator, MetaGradient
 from l2o.types import Theta, seeded
+
+
+class Estimate(NamedTuple):
+    """A worker's estimate, as the trainer gets it.
+
+    worker: its index in the pool.
+    number: which of the worker's estimates it is, from 1; no number is given out twice.
+    staleness: outer steps that theta has made since the worker got it; 0 where the trainer waits for everyone.
+    weight: in the mean of the step.
+    seconds: that the worker took.
+    """
+
+    gradient: MetaGradient
+    worker: int
+    number: int
+    staleness: int = 0
+    weight: float = 1.0
+    seconds: float = 0.0
 
 
 class Worker:
@@ -20,15 +40,17 @@ class Worker:
         self.estimator = estimator
         self.generator = seeded(seed)
         self.state = estimator.init(theta, self.generator)
+        self.number = 0
 
     def estimate(self, theta: Theta) -> MetaGradient:
         """One estimate; the worker's problems advance."""
         gradient, self.state = self.estimator.estimate(theta, self.state, self.generator)
+        self.number += 1
         return gradient
 
     def state_dict(self) -> dict[str, Any]:
         """All that a restart needs, as a tree of tensors."""
-        return {"generator": self.generator.get_state(), "state": self.state}
+        return {"generator": self.generator.get_state(), "state": self.state, "number": self.number}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
@@ -38,15 +60,15 @@ class Worker:
                 f"{type(self.state).__name__}, got a {type(state['state']).__name__}."
             )
         self.generator.set_state(state["generator"])
-        self.state = state["state"]
+        self.state, self.number = state["state"], state.get("number", 0)
 
 
 class WorkerPool(ABC):
     """Workers that estimate side by side."""
 
     @abstractmethod
-    def estimate(self, theta: Theta) -> list[MetaGradient]:
-        """One estimate from every worker, in the workers' order."""
+    def estimate(self, theta: Theta) -> list[Estimate]:
+        """The estimates that an outer step is to be made of, in the workers' order, whoever was first."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -54,7 +76,15 @@ class WorkerPool(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Continue where `state_dict` was taken, by this pool or one of another kind."""
+
+    def metrics(self) -> dict[str, float]:
+        """How the pool fares, for the dashboard."""
+        return {}
+
+    def events(self) -> list[dict[str, Any]]:
+        """What happened to workers since this was last asked, for the ledger: plain values, one dict an event."""
+        return []
 
     def close(self) -> None:  # noqa: B027 - most have nothing to end
         """End what the pool has started."""
@@ -71,22 +101,41 @@ class LocalPool(WorkerPool):
     """
 
     def __init__(self, estimator: GradientEstimator, theta: Theta, num_workers: int = 1, seed: int = 0) -> None:
-        if num_workers < 1:
-            raise ValueError(f"num_workers must be at least 1, because somebody has to work; got {num_workers}.")
+        check_workers(num_workers)
         self.workers = [Worker(estimator, theta, seed + i) for i in range(num_workers)]
 
-    def estimate(self, theta: Theta) -> list[MetaGradient]:
-        return [worker.estimate(theta) for worker in self.workers]
+    def estimate(self, theta: Theta) -> list[Estimate]:
+        found = []
+        for i, worker in enumerate(self.workers):
+            began = time.perf_counter()
+            gradient = worker.estimate(theta)
+            found.append(Estimate(gradient, i, worker.number, seconds=time.perf_counter() - began))
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         return {"workers": [worker.state_dict() for worker in self.workers]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        saved = state["workers"]
-        if len(saved) != len(self.workers):
-            raise ValueError(
-                "a pool resumes with the number of workers it was saved with, because each has problems of its own; "
-                f"got {len(self.workers)} workers for {len(saved)} saved ones."
-            )
-        for worker, one in zip(self.workers, saved, strict=True):
+        for worker, one in zip(self.workers, saved_workers(state, len(self.workers)), strict=True):
             worker.load_state_dict(one)
+
+
+def check_workers(num_workers: int) -> None:
+    """Raise a ValueError unless somebody is to work."""
+    if num_workers < 1:
+        raise ValueError(f"num_workers must be at least 1, because somebody has to work; got {num_workers}.")
+
+
+def saved_workers(state: dict[str, Any], num_workers: int) -> Sequence[dict[str, Any]]:
+    """The workers' states of a pool's.
+
+    Raises:
+        ValueError: it is that of a pool of another size.
+    """
+    saved: Sequence[dict[str, Any]] = state["workers"]
+    if len(saved) != num_workers:
+        raise ValueError(
+            "a pool resumes with the number of workers it was saved with, because each has problems of its own; "
+            f"got {num_workers} workers for {len(saved)} saved ones."
+        )
+    return saved

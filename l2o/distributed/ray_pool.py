@@ -1,28 +1,32 @@
-"""Workers as Ray actors, on this machine or a cluster; the only file that imports Ray."""
+"""Workers in Ray's actors, on this machine or a cluster; the only file that imports Ray."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 
-from l2o.distributed.pool import Worker, WorkerPool
-from l2o.estimators.base import GradientEstimator, MetaGradient
+from l2o.distributed.elastic import ElasticPool
+from l2o.distributed.hosts import Backend, Call, Host, HostLostError, Residents, WorkerError
+from l2o.distributed.pool import check_workers
+from l2o.estimators.base import GradientEstimator
 from l2o.types import Theta
 
 
-class RayPool(WorkerPool):
-    """The workers of a `LocalPool`, each in a process of its own: the same numbers for the same seed.
+class RayPool(ElasticPool):
+    """An `ElasticPool` whose hosts are Ray actors: the numbers of a `LocalPool` with the same seed, for quorum None.
 
-    An outer step waits for all workers; the estimates come in the workers' order, whoever was first. What a worker
-    raises is raised here.
+    Actors are spread over the nodes of a cluster and started again by Ray, on whatever node has room. The driver, which
+    is the process that makes the pool, keeps what they need to go on.
 
     Arguments:
-        estimator, theta, num_workers, seed: as of `LocalPool`; the estimator is sent to each worker.
+        estimator, theta, num_workers, seed: as of `LocalPool`; the estimator is sent to each actor.
         address: of a cluster (`auto`, `ray://...`); None starts Ray on this machine, unless it runs already.
-        threads: CPU threads of a worker, and the CPUs that it asks of a cluster; on this machine it asks for none, so
+        threads: CPU threads of an actor, and the CPUs that it asks of a cluster; on this machine it asks for none, so
             that workers that are more than CPUs share them. Sums depend on threads in their last digits.
+        quorum, max_staleness, late, timeout, snapshot_every: as of `ElasticPool`.
     """
 
     def __init__(
@@ -33,53 +37,99 @@ class RayPool(WorkerPool):
         seed: int = 0,
         address: str | None = None,
         threads: int = 1,
+        quorum: int | None = None,
+        max_staleness: int = 0,
+        late: Literal["keep", "downweight"] = "keep",
+        timeout: float = 600.0,
+        snapshot_every: int = 10,
     ) -> None:
-        if num_workers < 1 or threads < 1:
-            raise ValueError(f"a pool needs a worker and a thread; got num_workers={num_workers}, threads={threads}.")
-        self._ray = _connected(address)
-        actor = self._ray.remote(num_cpus=threads if address else 0)(_Actor)
-        shared = self._ray.put((estimator, {name: value.cpu() for name, value in theta.items()}))
-        self.actors = [actor.remote(shared, seed + i, threads) for i in range(num_workers)]
+        check_workers(num_workers)
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1; got {threads}.")
+        backend = RayBackend(estimator, theta, address, threads)
+        super().__init__(backend, num_workers, seed, None, quorum, max_staleness, late, timeout, snapshot_every)
 
-    def estimate(self, theta: Theta) -> list[MetaGradient]:
-        sent = self._ray.put({name: value.detach().cpu() for name, value in theta.items()})
-        return self._ray.get([actor.estimate.remote(sent) for actor in self.actors])
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"workers": self._ray.get([actor.state_dict.remote() for actor in self.actors])}
+class RayBackend(Backend):
+    """Actors of Ray.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        saved = state["workers"]
-        if len(saved) != len(self.actors):
-            raise ValueError(
-                "a pool resumes with the number of workers it was saved with, because each has problems of its own; "
-                f"got {len(self.actors)} workers for {len(saved)} saved ones."
-            )
-        self._ray.get([a.load_state_dict.remote(one) for a, one in zip(self.actors, saved, strict=True)])
+    Arguments:
+        estimator, theta, address, threads: as of `RayPool`.
+    """
+
+    def __init__(self, estimator: GradientEstimator, theta: Theta, address: str | None, threads: int) -> None:
+        self.ray = _connected(address)
+        options = {"num_cpus": threads if address else 0, "max_restarts": -1, "max_task_retries": 0}
+        self.actor = self.ray.remote(scheduling_strategy="SPREAD", **options)(_Actor)
+        shared = (estimator, {name: value.detach().cpu() for name, value in theta.items()})
+        self.arguments = (self.ray.put(shared), threads)
+        self.hosts: list[RayHost] = []
+
+    def start(self) -> RayHost:
+        self.hosts.append(RayHost(self.ray, self.actor.remote(*self.arguments)))
+        return self.hosts[-1]
+
+    def put(self, value: Any) -> Any:
+        return self.ray.put(value)
+
+    def wait(self, calls: Sequence[Call], timeout: float) -> list[Call]:
+        by_ref = {call.ref: call for call in calls if isinstance(call, RayCall)}
+        refs = list(by_ref)
+        done, _ = self.ray.wait(refs, num_returns=1, timeout=timeout)
+        if done:  # and whoever else is there
+            done, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0)
+        return [by_ref[ref] for ref in done]
 
     def close(self) -> None:
-        """End the workers; Ray itself goes on."""
-        for actor in self.actors:
-            self._ray.kill(actor)
-        self.actors = []
+        """End the actors; Ray itself goes on."""
+        for host in self.hosts:
+            self.ray.kill(host.actor)
+        self.hosts = []
 
 
-class _Actor:
-    """A worker in a process of its own."""
+class RayHost(Host):
+    """An actor."""
 
-    def __init__(self, shared: tuple[GradientEstimator, Theta], seed: int, threads: int) -> None:
+    def __init__(self, ray: Any, actor: Any) -> None:
+        self.ray, self.actor = ray, actor
+
+    def call(self, method: str, *args: Any) -> RayCall:
+        asked = getattr(self.actor, method)
+        if method == "ready":
+            asked = asked.options(max_task_retries=-1)  # answered after the actor has started again
+        return RayCall(self.ray, asked.remote(*args))
+
+    def kill(self) -> None:
+        self.ray.kill(self.actor, no_restart=False)
+
+
+class RayCall(Call):
+    """A result to come."""
+
+    def __init__(self, ray: Any, ref: Any) -> None:
+        self.ray, self.ref = ray, ref
+
+    def result(self) -> Any:
+        try:
+            return self.ray.get(self.ref)
+        except self.ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, HostLostError):
+                raise error.cause from None
+            raise WorkerError(str(error)) from error.cause
+        except self.ray.exceptions.RayError as error:  # actor or node died, out of memory, object lost
+            raise HostLostError(str(error).splitlines()[0]) from error
+
+
+class _Actor(Residents):
+    """Residents in a process of their own."""
+
+    def __init__(self, shared: tuple[GradientEstimator, Theta], threads: int) -> None:
         torch.set_num_threads(threads)
-        estimator, theta = shared
-        self.worker = Worker(estimator, theta, seed)
+        super().__init__(*shared)
 
-    def estimate(self, theta: Theta) -> MetaGradient:
-        return self.worker.estimate(theta)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.worker.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.worker.load_state_dict(state)
+    def pid(self) -> int:
+        """The process."""
+        return os.getpid()
 
 
 def _connected(address: str | None) -> Any:

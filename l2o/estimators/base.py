@@ -42,11 +42,28 @@ class GradientEstimator(ABC):
         """One estimate, and the next state."""
 
 
-def mean_gradient(gradients: Sequence[MetaGradient]) -> MetaGradient:
-    """The average of several estimates, in their order (so the result does not depend on who came first)."""
+def is_finite(gradient: MetaGradient) -> bool:
+    """Whether every number of the gradient is."""
+    return bool(torch.stack([grad.isfinite().all() for grad in gradient.grads.values()]).all())
+
+
+def mean_gradient(gradients: Sequence[MetaGradient], weights: Sequence[float] | None = None) -> MetaGradient:
+    """The average of several estimates, in their order (so the result does not depend on who came first).
+
+    Arguments:
+        weights: of each in the gradient's average; None for equal ones. Loss and metrics are averaged without.
+    """
     if not gradients:
         raise ValueError("at least one estimate is needed for a mean; got none.")
     names = gradients[0].grads
-    grads = {name: torch.stack([g.grads[name] for g in gradients]).mean(dim=0) for name in names}
+    if weights is None or len(set(weights)) == 1:
+        grads = {name: torch.stack([g.grads[name] for g in gradients]).mean(dim=0) for name in names}
+    else:
+        total = sum(weights)
+        shares = [weight / total for weight in weights]
+        grads = {
+            name: torch.stack([share * g.grads[name] for share, g in zip(shares, gradients, strict=True)]).sum(dim=0)
+            for name in names
+        }
     metrics = {key: torch.stack([g.metrics[key] for g in gradients]).mean() for key in gradients[0].metrics}
     return MetaGradient(grads, torch.stack([g.loss for g in gradients]).nanmean(), metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -140,17 +141,19 @@ def train(config: MetaTrainConfig, folder: Path, show_progress: bool = True) -> 
     """Meta-train as configured, from the folder's newest checkpoint if it has one; returns the last scores."""
     directory, suite = RunDirectory(folder), config.suite()
     directory.write_config(to_plain(config))
-    return meta_train(
-        config.build(suite),
-        config.steps,
-        directory,
-        save=save,
-        evaluator=_Evaluator(suite),
-        evaluate_every=config.evaluate_every,
-        checkpoint_every=config.checkpoint_every,
-        hyperparameters=to_plain(config),
-        show_progress=show_progress and sys.stdout.isatty(),
-    )
+    trainer = config.build(suite)
+    with contextlib.closing(trainer.pool):
+        return meta_train(
+            trainer,
+            config.steps,
+            directory,
+            save=save,
+            evaluator=_Evaluator(suite),
+            evaluate_every=config.evaluate_every,
+            checkpoint_every=config.checkpoint_every,
+            hyperparameters=to_plain(config),
+            show_progress=show_progress and sys.stdout.isatty(),
+        )
 
 
 class _Evaluator:

@@ -20,12 +20,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from l2o.distributed.pool import LocalPool
 from l2o.estimators import ES, NRES, PES, Backprop, GradientEstimator, Grouped, MetaLoss, Problems, Truncation
 from l2o.load import load
 from l2o.optim import LearnedOptimizer
 from l2o.rules.base import UpdateRule
 from l2o.training.meta_trainer import MetaTrainer, theta_of
+from l2o.training.pools import PoolConfig
 from l2o.training.suites import Suite, load_suite
 from l2o.types import seeded
 
@@ -69,7 +69,7 @@ MAPPING = tyro.constructors.PrimitiveConstructorSpec(
 
 
 @dataclass(frozen=True)
-class MetaTrainConfig:
+class MetaTrainConfig(PoolConfig):
     """Meta-train an update rule on a distribution of tasks.
 
     Arguments:
@@ -97,7 +97,6 @@ class MetaTrainConfig:
         warmup: outer steps of linear warm-up.
         max_grad_norm: limit on the norm of the meta-gradient.
         steps: outer steps.
-        workers: independent workers, each with its own tasks; their estimates are averaged.
         seed: of everything; the same seed gives the same run.
         threads: CPU threads; 0 leaves torch's choice. Sums depend on it in their last digits.
         evaluate_every: outer steps between held-out evaluations.
@@ -128,7 +127,6 @@ class MetaTrainConfig:
     warmup: int = 0
     max_grad_norm: float | None = 1.0
     steps: int = 1000
-    workers: int = 1
     seed: int = 0
     threads: int = 0
     evaluate_every: int = 200
@@ -158,7 +156,7 @@ class MetaTrainConfig:
             torch.manual_seed(self.seed)
             rule = load(self.rule, **self.rule_args)
         estimator = self.make_estimator(rule, suite)
-        pool = LocalPool(estimator, theta_of(rule), self.workers, self.seed)
+        pool = self.make_pool(estimator, theta_of(rule), self.seed, self.threads)
         optimizer = outer_optimizer(rule, self.optimizer, self.lr)
         schedule = LambdaLR(optimizer, rate_factor(self.schedule, self.warmup, self.steps))
         return MetaTrainer(rule, pool, optimizer, schedule, self.max_grad_norm)

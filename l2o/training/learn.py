@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from l2o.distributed.pool import LocalPool, WorkerPool
 from l2o.estimators import Episodic, GradientEstimator, MultiStepLoss, Reptile
 from l2o.learners.adaptation import Adaptation
 from l2o.load import load
@@ -19,11 +18,12 @@ from l2o.rules.base import UpdateRule
 from l2o.training.config import MAPPING, outer_optimizer, rate_factor
 from l2o.training.episode_suites import SETTINGS, EpisodeSuite, Shape, load_episodes
 from l2o.training.meta_trainer import MetaTrainer, theta_of
+from l2o.training.pools import PoolConfig
 from l2o.training.recipes import RECIPES, Recipe
 
 
 @dataclass(frozen=True)
-class LearnConfig:
+class LearnConfig(PoolConfig):
     """Train a learner on episodes. Settings that are None are those of the learner's paper.
 
     Arguments:
@@ -57,9 +57,6 @@ class LearnConfig:
         warmup: outer steps of linear warm-up.
         max_grad_norm: limit on the norm of the meta-gradient; 0 for none.
         steps: outer steps.
-        workers: independent workers, each with its own episodes; their gradients are averaged.
-        pool: where workers are: one after the other in this process, or Ray's processes, to the same numbers.
-        address: of a Ray cluster: auto, ray://...; None starts Ray on this machine.
         seed: of everything; the same seed gives the same run.
         threads: CPU threads; 0 leaves torch's choice.
         evaluate_every: outer steps between evaluations on validation episodes.
@@ -99,9 +96,6 @@ class LearnConfig:
     warmup: int = 0
     max_grad_norm: float | None = None
     steps: int = 1000
-    workers: int = 1
-    pool: Literal["local", "ray"] = "local"
-    address: str | None = None
     seed: int = 0
     threads: int = 0
     evaluate_every: int = 200
@@ -188,13 +182,7 @@ class LearnConfig:
         c = self.resolved()
         assert isinstance(adaptation, Adaptation) and c.optimizer is not None and c.lr is not None
         estimator, theta = self.make_estimator(adaptation, suite), theta_of(adaptation)
-        pool: WorkerPool
-        if c.pool == "ray":
-            from l2o.distributed.ray_pool import RayPool  # Ray is an extra
-
-            pool = RayPool(estimator, theta, c.workers, c.seed, c.address, max(1, c.threads))
-        else:
-            pool = LocalPool(estimator, theta, c.workers, c.seed)
+        pool = c.make_pool(estimator, theta, c.seed, c.threads)
         optimizer = outer_optimizer(adaptation, c.optimizer, c.lr, c.steps)
         schedule = LambdaLR(optimizer, rate_factor(c.schedule or "cosine", c.warmup, c.steps, last=0.0))
         return MetaTrainer(adaptation, pool, optimizer, schedule, c.max_grad_norm or None)

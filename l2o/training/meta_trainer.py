@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from l2o.distributed.pool import WorkerPool
-from l2o.estimators.base import mean_gradient
+from l2o.estimators.base import is_finite, mean_gradient
 from l2o.types import Theta
 
 
@@ -44,10 +44,15 @@ class MetaTrainer:
         self.max_grad_norm = max_grad_norm
         self.num_steps = 0
         self.num_skipped = 0
+        self.entry: dict[str, Any] = {}
+        """What the last step was made of, for the ledger: plain values."""
 
     def step(self) -> dict[str, float]:
-        """One outer step. A meta-gradient that is not finite is skipped and counted; theta then stays as it is."""
-        gradient = mean_gradient(self.pool.estimate(theta_of(self.module)))
+        """One outer step, of the estimates that are finite. If none is it is skipped; theta then stays as it is."""
+        estimates = self.pool.estimate(theta_of(self.module))
+        finite = [is_finite(estimate.gradient) for estimate in estimates]
+        used = [one for one, good in zip(estimates, finite, strict=True) if good] or estimates
+        gradient = mean_gradient([one.gradient for one in used], [one.weight for one in used])
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
                 parameter.grad = gradient.grads[name].to(parameter.device, parameter.dtype)
@@ -62,8 +67,16 @@ class MetaTrainer:
             self.num_skipped += 1
         self.optimizer.zero_grad()
         self.num_steps += 1
+        self.entry = {
+            "step": self.num_steps,
+            "used": [[e.worker, e.number, e.staleness] for e, good in zip(estimates, finite, strict=True) if good],
+            "not_finite": [[e.worker, e.number] for e, good in zip(estimates, finite, strict=True) if not good],
+            "events": self.pool.events(),
+        }
         metrics = {name: float(value) for name, value in gradient.metrics.items()}
-        return {"meta_loss": float(gradient.loss), "grad_norm": norm, "lr": rate, "skipped": self.num_skipped} | metrics
+        told = {"meta_loss": float(gradient.loss), "grad_norm": norm, "lr": rate, "skipped": self.num_skipped}
+        told["not_finite"] = finite.count(False)
+        return told | metrics | {f"pool/{name}": value for name, value in self.pool.metrics().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """All that makes a resumed run equal the uninterrupted one, as a tree of tensors and numbers."""

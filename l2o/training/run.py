@@ -15,13 +15,17 @@ from l2o.compiled import compile_seconds
 from l2o.load import RUN_FILE
 from l2o.saved import write_atomically
 from l2o.training.checkpoint import load_tree, save_tree
+from l2o.training.ledger import Ledger
 from l2o.training.meta_trainer import MetaTrainer
 from l2o.training.metrics import Dashboard
 
 Evaluator = Callable[[nn.Module], tuple[dict[str, float], Any]]
 """Scores a module on held-out tasks: numbers for the curves (`score` is the one to minimise) and a figure or None."""
 
-MAY_CHANGE = ("steps", "evaluate_every", "checkpoint_every", "threads", "compile", "pool", "address")
+MAY_CHANGE = (
+    *("steps", "evaluate_every", "checkpoint_every", "threads", "compile"),
+    *("pool", "address", "quorum", "max_staleness", "late", "worker_timeout", "snapshot_every"),
+)
 """Settings that a resumed run may have otherwise than before."""
 
 
@@ -32,6 +36,7 @@ class RunDirectory:
     rule.safetensors     what was trained, newest (learner.safetensors where that is a learner), for `l2o.load`
     best.safetensors     the same with the lowest held-out score
     checkpoints/         the last ones, for exact resume
+    ledger.jsonl         which estimates each step was made of
     tensorboard/         the dashboard
     """
 
@@ -52,6 +57,11 @@ class RunDirectory:
     def dashboard(self) -> Path:
         """TensorBoard's folder."""
         return self.path / "tensorboard"
+
+    @property
+    def ledger(self) -> Path:
+        """Which estimates each step was made of."""
+        return self.path / "ledger.jsonl"
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Save the resolved configuration."""
@@ -110,12 +120,13 @@ def meta_train(
         trainer.load_state_dict(state["trainer"])
         scores, best = state["scores"], state["best"]
         cpu_seconds = state.get("cpu_seconds", 0.0)
-    dashboard = Dashboard(directory.dashboard, trainer.num_steps)
+    dashboard, ledger = Dashboard(directory.dashboard, trainer.num_steps), Ledger(directory.ledger, trainer.num_steps)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), disable=not show_progress) as progress:
         bar = progress.add_task("meta-training", total=num_steps, completed=trainer.num_steps, note="")
         while trainer.num_steps < num_steps:
             metrics = trainer.step()
+            ledger.append(trainer.entry)
             step, last = trainer.num_steps, trainer.num_steps == num_steps
             if compile_seconds():
                 metrics["compile_seconds"] = compile_seconds()

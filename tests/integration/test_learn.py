@@ -43,7 +43,7 @@ def test_images_are_learned_too(learner: str, tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    words = ["--learner", "meta-sgd", "--data", "sinusoid", "--workers", "2", "--num-episodes", "3"]
+    words = ["--learner", "meta-sgd", "--data", "sinusoid", "--workers", "2", "--pool", "local", "--num-episodes", "3"]
     assert learn(*words, "--run", str(tmp_path / "whole")) == 0
     assert learn(*words, "--run", str(tmp_path / "cut")) == 0
     for path in (tmp_path / "cut" / "checkpoints").glob("*4.safetensors"):

@@ -1,5 +1,10 @@
-"""Real Ray: its workers give the numbers of local ones."""
+"""Real Ray: its workers give the numbers of local ones, whatever dies."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +16,12 @@ from l2o.cli import main
 from l2o.distributed import LocalPool
 from l2o.distributed.ray_pool import RayPool
 from l2o.estimators import PES, Episodic, Problems, Truncation
+from l2o.estimators.base import GradientEstimator
 from l2o.learners import MAML, MLP, Adaptation
 from l2o.rules import SGD, MLPRule
 from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.tasks.quadratic import Quadratics
+from l2o.training.ledger import audit
 from l2o.training.meta_trainer import theta_of
 
 ray = pytest.importorskip("ray")
@@ -33,7 +40,7 @@ def _shut_down() -> Iterator[None]:
     ray.shutdown()
 
 
-def make(kind: str) -> tuple[torch.nn.Module, object]:
+def make(kind: str) -> tuple[torch.nn.Module, GradientEstimator]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if kind == "learner":
@@ -47,19 +54,23 @@ def make(kind: str) -> tuple[torch.nn.Module, object]:
 def test_two_workers_of_ray_are_two_local_ones(kind: str) -> None:
     module, estimator = make(kind)
     theta = theta_of(module)
-    local, remote = LocalPool(estimator, theta, 2, seed=5), RayPool(estimator, theta, 2, seed=5)  # type: ignore[arg-type]
-    for _ in range(3):
+    local, remote = LocalPool(estimator, theta, 2, seed=5), RayPool(estimator, theta, 2, seed=5)
+
+    def check() -> None:
         for a, b in zip(local.estimate(theta), remote.estimate(theta), strict=True):
-            assert torch.equal(a.loss, b.loss)
-            assert all(torch.equal(a.grads[name], b.grads[name]) for name in theta)
+            assert torch.equal(a.gradient.loss, b.gradient.loss) and a.number == b.number
+            assert all(torch.equal(a.gradient.grads[name], b.gradient.grads[name]) for name in theta)
+
+    for _ in range(3):
+        check()
     # a state goes from either to the other
-    after = [pool.estimate(theta) for pool in (local, remote)]
+    before = local.state_dict()
+    remote.estimate(theta)
     local.load_state_dict(remote.state_dict())
-    remote.load_state_dict(local.state_dict())
-    again = [pool.estimate(theta) for pool in (local, remote)]
-    for a, b in zip(*again, strict=True):
-        assert all(torch.equal(a.grads[name], b.grads[name]) for name in theta)
-    assert not torch.equal(after[0][0].loss, again[0][0].loss)
+    check()
+    remote.load_state_dict(before)
+    local.load_state_dict(before)
+    check()
     with pytest.raises(ValueError, match="number of workers"):
         remote.load_state_dict({"workers": remote.state_dict()["workers"][:1]})
     remote.close()
@@ -67,9 +78,26 @@ def test_two_workers_of_ray_are_two_local_ones(kind: str) -> None:
 
 def test_what_a_worker_raises_is_raised_here() -> None:
     _, estimator = make("learner")
-    pool = RayPool(estimator, {}, 1)  # type: ignore[arg-type]
-    with pytest.raises(Exception, match="size"):
+    pool = RayPool(estimator, {}, 1)
+    with pytest.raises(Exception, match="shapes"):
         pool.estimate({"learner.network.head.weight": torch.zeros(7, 3)})
+    pool.close()
+
+
+def test_a_killed_actor_costs_nothing() -> None:
+    rule, estimator = make("rule")
+    theta = theta_of(rule)
+    pool, local = RayPool(estimator, theta, 2, seed=5, snapshot_every=3), LocalPool(estimator, theta, 2, seed=5)
+    for step in range(12):
+        if step in (4, 8):
+            victim = pool.backend.hosts[step // 8].actor  # type: ignore[attr-defined]
+            os.kill(ray.get(victim.pid.remote()), signal.SIGKILL)
+        for a, b in zip(pool.estimate(theta), local.estimate(theta), strict=True):
+            assert (a.worker, a.number) == (b.worker, b.number)
+            assert all(torch.equal(a.gradient.grads[name], b.gradient.grads[name]) for name in theta)
+        time.sleep(0.1)
+    told = pool.metrics()
+    assert told["lost"] == 2.0 and told["moved"] >= 2.0
     pool.close()
 
 
@@ -79,5 +107,26 @@ def test_the_command_trains_a_learner_on_ray_to_the_same_weights(tmp_path: Path)
     words += ["--threads", "1"]
     for pool in ("local", "ray"):
         assert main([*words, "--pool", pool, "--run", str(tmp_path / pool)]) == 0
+        found = audit(tmp_path / pool / "ledger.jsonl")
+        assert found[:3] == (3, 6, 0)
     local, remote = (l2o.load(tmp_path / pool).state_dict() for pool in ("local", "ray"))
     assert all(torch.equal(local[name], remote[name]) for name in local)
+
+
+def test_a_killed_driver_goes_on_as_if_it_had_never_died(tmp_path: Path) -> None:
+    words = ["meta-train", "--tasks", "tests.integration.tiny:suite", "--rule", "mlp", "--estimator", "pes"]
+    words += ["--num-tasks", "2", "--window", "2", "--horizon", "6", "--steps", "30", "--checkpoint-every", "3"]
+    words += ["--evaluate-every", "30", "--workers", "2", "--threads", "1"]
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "l2o.cli", *words, "--pool", "ray", "--run", str(folder)]
+    process = subprocess.Popen(command)
+    while not list(folder.glob("checkpoints/step_*6.safetensors")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert main(["meta-train", "--resume", str(folder)]) == 0
+    assert main([*words, "--pool", "local", "--run", str(tmp_path / "whole")]) == 0
+    killed, whole = (l2o.load(path).state_dict() for path in (folder, tmp_path / "whole"))
+    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+    assert audit(folder / "ledger.jsonl")[:3] == (30, 60, 0)

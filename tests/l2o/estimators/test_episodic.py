@@ -40,8 +40,9 @@ def test_two_workers_have_episodes_of_their_own_and_are_averaged(adaptation: Ada
     two = LocalPool(Episodic(adaptation, FAMILY, 3), theta, 2, seed=10).estimate(theta)
     alone = [LocalPool(Episodic(adaptation, FAMILY, 3), theta, 1, seed=s).estimate(theta)[0] for s in (10, 11)]
     for a, b in zip(two, alone, strict=True):
-        assert all(torch.equal(a.grads[name], b.grads[name]) for name in theta)
-    assert not torch.equal(two[0].grads["learner.network.head.weight"], two[1].grads["learner.network.head.weight"])
+        assert all(torch.equal(a.gradient.grads[name], b.gradient.grads[name]) for name in theta)
+    heads = [one.gradient.grads["learner.network.head.weight"] for one in two]
+    assert not torch.equal(*heads)
 
 
 def test_weights_of_steps_move_to_the_last() -> None:
@@ -137,7 +138,7 @@ def test_an_outer_step_of_reptile_with_rate_one_is_the_mean_of_adapted_weights(a
     pool = LocalPool(Reptile(adaptation, FAMILY, 2), theta, 1, seed=3)
     (found,) = pool.estimate(theta)
     for name, after in theta_of(adaptation).items():
-        torch.testing.assert_close(after, theta[name] - found.grads[name])
+        torch.testing.assert_close(after, theta[name] - found.gradient.grads[name])
 
 
 def test_reptile_refuses_fast_variables_that_are_no_slow_weights() -> None:

@@ -50,19 +50,41 @@ def test_a_step_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_gradient_that_is_not_finite_is_skipped_and_counted(monkeypatch):
-    trainer = make_trainer(Backprop)
+@pytest.mark.parametrize("num_broken", [1, 2])
+def test_gradients_that_are_not_finite_are_left_out_and_a_step_of_none_is_skipped(monkeypatch, num_broken):
+    trainer, whole = make_trainer(Backprop), make_trainer(Backprop)
     theta = {name: value.clone() for name, value in theta_of(trainer.module).items()}
     real = trainer.pool.estimate
 
     def broken(theta):
         estimates = real(theta)
-        estimates[0].grads["output"].fill_(float("nan"))
+        for one in estimates[:num_broken]:
+            one.gradient.grads["output"].fill_(float("nan"))
         return estimates
 
     monkeypatch.setattr(trainer.pool, "estimate", broken)
-    assert trainer.step()["skipped"] == 1
-    assert all(torch.equal(theta[name], value) for name, value in theta_of(trainer.module).items())
+    metrics = trainer.step()
+    assert metrics["skipped"] == (num_broken == 2) and metrics["not_finite"] == num_broken
+    assert trainer.entry["not_finite"] == [[i, 1] for i in range(num_broken)]
+    assert trainer.entry["used"] == [[1, 1, 0]][num_broken - 1 :]
+    whole.pool.workers = whole.pool.workers[num_broken:]
+    if num_broken == 1:
+        whole.step()
+    for name, value in theta_of(trainer.module).items():
+        assert torch.equal(value, theta[name] if num_broken == 2 else theta_of(whole.module)[name])
+
+
+def test_stale_estimates_count_by_their_weights(monkeypatch):
+    trainer = make_trainer(PES)
+    optimizer = torch.optim.SGD(trainer.module.parameters(), lr=1.0)
+    trainer = MetaTrainer(trainer.module, trainer.pool, optimizer, max_grad_norm=None)
+    before = {name: value.clone() for name, value in theta_of(trainer.module).items()}
+    weighted = [one._replace(weight=w) for one, w in zip(trainer.pool.estimate(before), (1.0, 0.25), strict=True)]
+    monkeypatch.setattr(trainer.pool, "estimate", lambda theta: weighted)
+    trainer.step()
+    for name, value in theta_of(trainer.module).items():
+        a, b = (one.gradient.grads[name] for one in weighted)
+        torch.testing.assert_close(value, before[name] - (0.8 * a + 0.2 * b))
 
 
 def test_another_number_of_workers_than_was_saved_is_refused():

@@ -1,0 +1,66 @@
+"""A cluster of three nodes, in one process, that loses one and gets another."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from l2o.distributed import LocalPool
+from l2o.distributed.ray_pool import RayPool
+from l2o.estimators import PES, Problems, Truncation
+from l2o.rules import MLPRule
+from l2o.tasks.quadratic import Quadratics
+from l2o.training.meta_trainer import MetaTrainer, theta_of
+
+ray = pytest.importorskip("ray")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.xdist_group("ray"),
+]
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    made.connect()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def trainer(kind: str, **settings: Any) -> MetaTrainer:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        rule = MLPRule()
+    estimator = PES(Problems(rule, Quadratics(4), num_tasks=2, copies=1, truncation=Truncation(2, 4)))
+    pool: Any = {"local": LocalPool, "ray": RayPool}[kind](estimator, theta_of(rule), 3, seed=5, **settings)
+    return MetaTrainer(rule, pool, torch.optim.Adam(rule.parameters(), lr=1e-2))
+
+
+def test_a_node_that_disappears_costs_nothing_and_one_that_comes_is_used(cluster: Any) -> None:
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
+    ours = trainer("ray", address=cluster.address, snapshot_every=4)
+    theirs = trainer("local")
+    used = []
+    for step in range(200):
+        if step == 5:
+            cluster.remove_node(nodes[1], allow_graceful=False)
+        if step == 20:
+            cluster.add_node(num_cpus=1)
+        metrics = ours.step()
+        theirs.step()
+        used += [tuple(one[:2]) for one in ours.entry["used"]]
+        if step > 20 and metrics["pool/hosts"] == 3.0 and metrics["pool/moved"] >= 2.0:
+            break
+    assert metrics["pool/lost"] == 1.0 and metrics["pool/joined"] == 4.0
+    assert sorted(used) == sorted((worker, number + 1) for number in range(step + 1) for worker in range(3))
+    for name, value in theta_of(ours.module).items():
+        assert torch.equal(value, theta_of(theirs.module)[name])
+    ours.pool.close()
