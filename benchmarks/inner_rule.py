@@ -94,7 +94,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
 
 
 def _row(config: Config, told: dict[str, Any], rule: str, seed: int) -> dict[str, Any]:
-    by_steps = {step: _plain(mean) for step, (mean, _) in told["by_steps"].items()}
+    by_steps = {step: mean for step, (mean, _) in told["by_steps"].items()}
     half = told["by_steps"][str(config.inner_steps)][1]
     kept = {name: told[name] for name in ("data", "measure", "episodes", "cpu_seconds")}
     score = by_steps[str(config.inner_steps)]

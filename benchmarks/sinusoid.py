@@ -78,9 +78,9 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
             yield {**told, "seed": seed, "settings": SETTINGS[name], "errors": finite(errors)}
 
 
-def finite(errors: dict[str, float]) -> dict[str, float | None]:
+def finite(errors: dict[str, float | None]) -> dict[str, float | None]:
     """Errors by step, None where one is not finite or beyond that of saying 0 twenty times over: it diverges there."""
-    return {step: error if error < 100 else None for step, error in errors.items()}
+    return {step: error if error is not None and error < 100 else None for step, error in errors.items()}
 
 
 def main(config: Config) -> None:

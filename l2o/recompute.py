@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -28,7 +29,7 @@ class _Recompute(torch.autograd.Function):
     def forward(
         ctx: Any, fn: Callable[..., Any], spec: _pytree.TreeSpec, out_spec: list[_pytree.TreeSpec], *leaves: Any
     ) -> tuple[Any, ...]:
-        ctx.fn, ctx.spec = fn, spec
+        ctx.fn, ctx.spec, ctx.random = fn, spec, _random_state(leaves)
         ctx.save_for_backward(*leaves)
         ctx.set_materialize_grads(False)
         out, structure = _pytree.tree_flatten(fn(*_pytree.tree_unflatten(leaves, spec)))
@@ -41,7 +42,7 @@ class _Recompute(torch.autograd.Function):
         wanted = [i for i, need in enumerate(ctx.needs_input_grad[3:]) if need]
         for i in wanted:
             leaves[i] = leaves[i].detach().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), _as_before(ctx.random):
             out = _pytree.tree_leaves(ctx.fn(*_pytree.tree_unflatten(leaves, ctx.spec)))
         reached = [(o, g) for o, g in zip(out, grads, strict=True) if g is not None and o.requires_grad]
         found: list[Tensor | None] = [None] * len(leaves)
@@ -51,3 +52,21 @@ class _Recompute(torch.autograd.Function):
             for i, grad in zip(wanted, by_input, strict=True):
                 found[i] = grad
         return (None, None, None, *found)
+
+
+def _random_state(leaves: tuple[Any, ...]) -> dict[torch.device, Tensor]:
+    """The states of the global generators that `fn` may draw from (dropout)."""
+    devices = {leaf.device for leaf in leaves if isinstance(leaf, Tensor) and leaf.device.type == "cuda"}
+    states = {device: torch.cuda.get_rng_state(device) for device in devices}
+    return states | {torch.device("cpu"): torch.get_rng_state()}
+
+
+@contextmanager
+def _as_before(states: dict[torch.device, Tensor]) -> Iterator[None]:
+    """Draw again what was drawn, and leave the generators as they are."""
+    cuda = [device for device in states if device.type == "cuda"]
+    with torch.random.fork_rng(devices=cuda):
+        torch.set_rng_state(states[torch.device("cpu")])
+        for device in cuda:
+            torch.cuda.set_rng_state(states[device], device)
+        yield

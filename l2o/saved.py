@@ -32,11 +32,12 @@ M = TypeVar("M", bound=type[nn.Module])
 
 
 class Card(NamedTuple):
-    """What the header of a saved module says."""
+    """What the header of a saved module says; `frozen` are parameters that are not trained."""
 
     class_name: str
     config: dict[str, Any]
     metadata: dict[str, Any]
+    frozen: tuple[str, ...] = ()
 
 
 def register(cls: M) -> M:
@@ -76,6 +77,7 @@ def to_bytes(module: nn.Module, notes: Mapping[str, Any]) -> bytes:
         ValueError: the module could not be loaded again.
     """
     header = {"schema": SCHEMA, **_describe(module), "metadata": dict(notes), "l2o": _version()}
+    header["frozen"] = [name for name, p in module.named_parameters() if not p.requires_grad]
     try:
         text = json.dumps(header, sort_keys=True)
     except TypeError as error:
@@ -108,8 +110,15 @@ def from_bytes(data: bytes, origin: str) -> nn.Module:
         tensors = read_tensors(data)
     except SafetensorError as error:
         raise ValueError(f"the file must be whole; {origin} is truncated or damaged: {error}.") from error
+    if all(
+        tensors.get(name, x).dtype == torch.float64 for name, x in module.state_dict().items() if x.is_floating_point()
+    ):
+        module.double()
     _check_tensors(module.state_dict(), tensors, card.class_name, origin)
     module.load_state_dict(tensors)
+    for name, parameter in module.named_parameters():
+        if name in card.frozen:
+            parameter.requires_grad_(False)
     return module
 
 
@@ -134,7 +143,8 @@ def read_card(data: bytes, origin: str) -> Card:
                 f"the schema must be {SCHEMA}, the one this version of l2o reads; {origin} has {header['schema']!r}, "
                 f"written by l2o {header.get('l2o')}."
             )
-        return Card(str(header["class"]), dict(header["config"]), dict(header["metadata"]))
+        frozen = tuple(map(str, header.get("frozen", ())))
+        return Card(str(header["class"]), dict(header["config"]), dict(header["metadata"]), frozen)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f"the header must give schema, class, config and metadata; that of {origin} does not."

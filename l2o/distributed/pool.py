@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from l2o.estimators.base import GradientEstimator, MetaGradient
 from l2o.types import Theta, seeded
 
@@ -39,18 +41,23 @@ class Worker:
     def __init__(self, estimator: GradientEstimator, theta: Theta, seed: int) -> None:
         self.estimator = estimator
         self.generator = seeded(seed)
+        self.random = seeded(seed).get_state()  # of the global generator, for what draws from that (dropout)
         self.state = estimator.init(theta, self.generator)
         self.number = 0
 
     def estimate(self, theta: Theta) -> MetaGradient:
         """One estimate; the worker's problems advance."""
-        gradient, self.state = self.estimator.estimate(theta, self.state, self.generator)
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.random)
+            gradient, self.state = self.estimator.estimate(theta, self.state, self.generator)
+            self.random = torch.get_rng_state()
         self.number += 1
         return gradient
 
     def state_dict(self) -> dict[str, Any]:
         """All that a restart needs, as a tree of tensors."""
-        return {"generator": self.generator.get_state(), "state": self.state, "number": self.number}
+        random = {"generator": self.generator.get_state(), "random": self.random}
+        return {**random, "state": self.state, "number": self.number}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
@@ -60,6 +67,7 @@ class Worker:
                 f"{type(self.state).__name__}, got a {type(state['state']).__name__}."
             )
         self.generator.set_state(state["generator"])
+        self.random = state.get("random", self.random)
         self.state, self.number = state["state"], state.get("number", 0)
 
 

@@ -51,6 +51,8 @@ class MultiStepLoss:
 class Episodic(GradientEstimator):
     """The gradient of the mean query loss over fresh episodes; episodes without a finite one are left out and counted.
 
+    If no episode has one the estimate is nan, which trainers leave out.
+
     Arguments:
         adaptation: what is trained; only its structure matters, theta comes with each call.
         family: where episodes come from.
@@ -164,10 +166,12 @@ def _stack(parts: Any) -> Any:
 
 def _told(found: MetaGrad) -> MetaGradient:
     """The estimate with its log."""
+    none = ~found.finite.any()  # then there is no gradient, rather than one of zero
+    grads = {name: torch.where(none, float("nan"), grad) for name, grad in found.grads.items()}
     usable = found.losses.isfinite()
     loss = torch.where(usable.any(), found.losses[usable].mean(), float("nan"))
     metrics = {"nonfinite": 1 - found.finite.double().mean(), "train_score": found.scores.nanmean()}
-    return MetaGradient(found.grads, loss, metrics)
+    return MetaGradient(grads, loss, metrics)
 
 
 def _check_number(num_episodes: int) -> None:

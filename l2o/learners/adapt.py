@@ -7,7 +7,8 @@ How the gradient of what comes after passes back through the steps, to the slow 
     truncated:n   the last n steps full; before them only straight through, as if they had been a constant offset
                   (Shaban et al., 2019, https://arxiv.org/abs/1810.10667)
     implicit:n    not through the steps at all, but by the implicit function theorem at their end, with n iterations of
-                  conjugate gradients (Rajeswaran et al., 2019, https://arxiv.org/abs/1909.04630)
+                  conjugate gradients (Rajeswaran et al., 2019, https://arxiv.org/abs/1909.04630). Slow weights that the
+                  inner loss does not depend on get zero, as does the rule: MAML all of them, so use `IMAML`
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def adapt(
 
     Returns:
         the fast variables; the graph behind them leads to the learner's and the rule's parameters, unless gradients are
-        off.
+        off. After zero steps they may be slow weights themselves (MAML's): do not change them in place.
     """
     fast = learner.start(support)
     for fast in trajectory(learner, rule, support, steps, order, batch_size, recompute):  # noqa: B007
@@ -122,7 +123,7 @@ def gradient(
     """
     if inside_transform():
         grads, loss = grad_and_value(loss_of)(fast)
-        return (grads if differentiable else tree_detach(grads)), loss
+        return (grads, loss) if differentiable else (tree_detach(grads), loss.detach())
     with torch.enable_grad():
         # views: the inner loss may use the same slow weights besides, which are not to be differentiated here
         at = {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
 
 from l2o.configured import Configured
 from l2o.learners.adapt import adapt, parse_order, trajectory
@@ -53,8 +53,15 @@ class Adaptation(Configured):
             )
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be positive, or None for the whole support set; got {batch_size}.")
+        _check_pure(learner)
         self.learner, self.rule, self.steps = learner, rule, steps
         self.order, self.batch_size, self.recompute = order, batch_size, recompute
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Settings that are changed are saved as they are then."""
+        super().__setattr__(name, value)
+        if name in ("steps", "order", "batch_size", "recompute"):
+            object.__setattr__(self, "config", {**self.config, name: value})
 
     def adapt(self, support: Examples, steps: int | None = None) -> Fast:
         """The fast variables of a support set.
@@ -64,6 +71,13 @@ class Adaptation(Configured):
         """
         num = self.steps if steps is None else steps
         return adapt(self.learner, self.rule, support, num, self.order, self.batch_size, self.recompute)
+
+    def predict(
+        self, support: Examples, x: Shaped[Tensor, " n *features"], steps: int | None = None
+    ) -> Float[Tensor, " n *outputs"]:
+        """What the learner says of inputs, once it has adapted to a support set; `steps` as of `adapt`."""
+        num = self.steps if steps is None else steps
+        return self.learner.predict_at(self.adapt(support, num), x, num)
 
     def forward(self, episode: Episode, weights: Float[Tensor, " steps"] | None = None) -> Outcome:
         """The query loss after adaptation.
@@ -79,6 +93,8 @@ class Adaptation(Configured):
                 "the losses of several steps need an order that goes through the steps, because the implicit gradient "
                 f"is that of the last one alone; got order={self.order!r}."
             )
+        if len(weights) != self.steps:
+            raise ValueError(f"weights must be one for each of the {self.steps} steps; got {len(weights)}.")
         path = self._path(episode.support, self.steps)
         outcomes = [self.judge(fast, episode.query, step) for step, fast in enumerate(path) if step > 0]
         losses = torch.stack([outcome.loss for outcome in outcomes])
@@ -101,3 +117,13 @@ class Adaptation(Configured):
     def _path(self, support: Examples, steps: int) -> Iterator[Fast]:
         order = "first" if self.order.startswith("implicit") else self.order
         return trajectory(self.learner, self.rule, support, steps, order, self.batch_size, self.recompute)
+
+
+def _check_pure(learner: Learner) -> None:
+    """Torch's batch normalisation changes itself whenever it is used: in loops silently, not at all under vmap."""
+    for name, m in learner.named_modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats:
+            raise ValueError(
+                "a learner must be a function of its parameters, so that episodes do not change it; its layer "
+                f"{name!r} keeps running statistics: use BatchNorm of l2o.learners.batch_norm, or track_running_stats=False."
+            )

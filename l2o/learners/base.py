@@ -72,14 +72,15 @@ def loss_of(prediction: Float[Tensor, " n *outputs"], y: Shaped[Tensor, " n *tar
     Raises:
         ValueError: targets of another shape than the prediction's, which would be broadcast.
     """
-    return _squared_error(prediction, y) if y.is_floating_point() else F.cross_entropy(prediction, y)
+    return _squared_error(prediction, y) if y.is_floating_point() else F.cross_entropy(prediction, y.long())
 
 
 def score_of(prediction: Float[Tensor, " n *outputs"], y: Shaped[Tensor, " n *targets"]) -> Float[Tensor, ""]:
-    """What is reported: accuracy (labels), or mean squared error (targets)."""
+    """What is reported: accuracy (labels), or mean squared error (targets); nan where a prediction is."""
     if y.is_floating_point():
         return _squared_error(prediction, y)
-    return (prediction.argmax(dim=-1) == y).to(prediction.dtype).mean()
+    right = (prediction.argmax(dim=-1) == y).to(prediction.dtype)
+    return torch.where(prediction.isnan().any(-1), float("nan"), right).mean()
 
 
 def _squared_error(prediction: Float[Tensor, " n *outputs"], y: Float[Tensor, " n *targets"]) -> Float[Tensor, ""]:

@@ -48,7 +48,7 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features))
         if statistics == "running":
             self.register_buffer("mean", torch.zeros(num_features))
-            self.register_buffer("variance", torch.ones(num_features))
+            self.register_buffer("variance", torch.full((num_features,), float("nan")))  # not measured yet
         self.seen: list[tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Float[Tensor, "n features *rest"]) -> Float[Tensor, "n features *rest"]:
@@ -56,6 +56,11 @@ class BatchNorm(nn.Module):
             axes = [0, *range(2, x.ndim)]
             self.seen.append((x.detach().float().mean(axes), x.detach().float().var(axes, correction=0)))
         elif self.statistics == "running" and not self.training:
+            if not torch.compiler.is_compiling() and bool(self.variance.isnan().any()):
+                raise ValueError(
+                    "running statistics must be measured before evaluation, on training episodes (`calibrate`, or "
+                    "`judge(..., calibration=...)`); these never were."
+                )
             return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias)
         return batch_norm(x, self.weight, self.bias)
 

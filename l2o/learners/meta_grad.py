@@ -100,7 +100,7 @@ def _loop(adaptation: Adaptation, theta: Theta, episodes: Episode, num: int, wei
     return MetaGrad(dict(zip(theta, total, strict=True)), losses, scores, torch.tensor(usable, device=losses.device))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _batched(adaptation: Adaptation, compile: bool, training: bool) -> Callable[..., MetaGrad]:
     def loss(theta: Theta, episode: Episode, weights: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         outcome = functional_call(adaptation, theta, (episode, weights), tie_weights=tied)
@@ -112,7 +112,7 @@ def _batched(adaptation: Adaptation, compile: bool, training: bool) -> Callable[
     def one(theta: Theta, episode: Episode, weights: Tensor | None) -> tuple[Theta, tuple[Tensor, Tensor]]:
         return grad(lambda theta: loss(theta, episode, weights), has_aux=True)(theta)
 
-    each = vmap(one, in_dims=(None, 0, None))
+    each = vmap(one, in_dims=(None, 0, None), randomness="different")
 
     def all_at_once(theta: Theta, episodes: Episode, weights: Tensor | None) -> MetaGrad:
         grads, (losses, scores) = each(theta, episodes, weights)

@@ -37,6 +37,10 @@ class EpisodicTask(Task):
     batching: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.num_episodes < 1:
+            raise ValueError(f"num_episodes must be at least 1, because a loss needs one; got {self.num_episodes}.")
+        if self.batching not in ("auto", "loop", "vmap"):
+            raise ValueError(f"batching must be auto, loop or vmap, those of a loss; got {self.batching!r}.")
         _template(self.make)  # now: not while a loss is being transformed, where nothing can be drawn
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -61,7 +65,7 @@ class EpisodicTask(Task):
             return functional_call(adaptation, params, (episode,)).loss
 
         if lanes_of(self.batching, adaptation, batch, self.num_episodes):
-            return vmap(query_loss)(batch).mean()
+            return vmap(query_loss, randomness="different")(batch).mean()
         each = [query_loss(tree_map(lambda x, i=i: x[i], batch)) for i in range(self.num_episodes)]
         return torch.stack(each).mean()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +42,9 @@ class EpisodeSuite:
         train: what training draws from.
         validation: may guide choices (which checkpoint, which setting).
         test: for the report; nothing is chosen by it.
-        network: makes the usual network with so many outputs (0: an embedding), with keywords of its own.
+        network: makes the usual network with so many outputs (0: an embedding); may take `width`, `norm`, `strided`,
+            `precision` (as `Conv4` does) and `context` (inputs besides, for CAVIA) as keywords. To be saved it must be
+            of a class that `l2o` exports, or a `Configured` one that `l2o.load.register` knows.
         outputs: of a network that answers by itself: the way, or the numbers of a target.
         classifies: whether answers are labels.
     """
@@ -125,8 +128,14 @@ def few_shot(
     network: Callable[..., nn.Module],
 ) -> EpisodeSuite:
     """A suite of three labelled sets."""
+    way = shape.train_way
+    if way > train.num_classes:
+        warnings.warn(
+            f"training episodes have all of the {train.num_classes} training classes, in place of {way}.", stacklevel=2
+        )
+        way = train.num_classes
     return EpisodeSuite(
-        FewShot(train, shape.train_way, shape.train_shot, shape.train_query),
+        FewShot(train, way, shape.train_shot, shape.train_query),
         FewShot(validation, shape.way, shape.shot, shape.query),
         FewShot(test, shape.way, shape.shot, shape.query),
         network,
@@ -134,12 +143,11 @@ def few_shot(
     )
 
 
-def mlp(sizes: tuple[int, ...], outputs: int = 0, context: int = 0, **unused: Any) -> nn.Module:
+def mlp(sizes: tuple[int, ...], outputs: int = 0, context: int = 0) -> nn.Module:
     """A perceptron; without outputs it embeds.
 
     Arguments:
         context: numbers that it reads besides the input.
-        unused: what only convolutional networks know.
     """
     inputs, *hidden = sizes
     return MLP((inputs + context, *hidden, outputs or sizes[-1]))
@@ -161,6 +169,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gaussian-classes": {"inner_lr": 0.1, "num_episodes": 16},
 }
 """What learners are trained with on these data where nothing else is said; before the learner's own settings."""
+
+RATES = {
+    ("sinusoid", "cavia"): 1.0,
+    ("sinusoid", "imaml"): 0.02,
+    ("sinusoid", "reptile"): 0.02,
+    ("gaussian-classes", "cavia"): 1.0,
+}
+"""Inner rates of learners that need others than the rest on these data."""
 
 
 def load_episodes(name: str, shape: Shape) -> EpisodeSuite:

@@ -35,9 +35,15 @@ class Judgement:
     steps: tuple[int, ...]
 
     def score(self, steps: int) -> tuple[float, float]:
-        """Mean score after `steps` steps, and half its 95% interval; not finite where an episode was not."""
+        """Mean score after `steps` steps, and half its 95% interval; not finite where an episode was not.
+
+        Raises:
+            ValueError: it was not judged after so many steps.
+        """
+        if steps not in self.steps:
+            raise ValueError(f"steps must be one of those that were judged, {self.steps}; got {steps}.")
         values = self.scores[:, self.steps.index(steps)].double()
-        half = 1.96 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+        half = 1.96 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else float("nan")
         return float(values.mean()), half
 
 
@@ -66,15 +72,17 @@ def judge(
     if calibration is not None:
         measure(adaptation, calibration)
     generator = seeded(seed)
-    was_training = adaptation.training
+    training = [m for m in adaptation.modules() if m.training]
     adaptation.eval()
     parts = []
     try:
         for start in range(0, num_episodes, CHUNK):
             episodes = family.sample_many(generator, min(CHUNK, num_episodes - start))
+            _check_classes(adaptation, episodes)
             parts.append(_outcomes(adaptation, episodes, wanted, batching))
     finally:
-        adaptation.train(was_training)
+        for m in training:
+            m.training = True
     losses, scores = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
     return Judgement(losses, scores, wanted)
 
@@ -88,6 +96,25 @@ def measure(adaptation: Adaptation, family: EpisodeFamily, num_episodes: int = 2
             adaptation(family.sample(generator))
 
     return calibrate(adaptation, run)
+
+
+def _check_classes(adaptation: Adaptation, episodes: Episode) -> None:
+    """Raise a ValueError if episodes have other classes than the learner was made for."""
+    if episodes.support.y.is_floating_point():
+        return
+    classes, way = int(episodes.support.y.max()) + 1, getattr(adaptation.learner, "way", None)
+    if way not in (None, classes):
+        raise ValueError(
+            f"episodes must have the {way} classes that the learner is made for (its `way`; None takes any number); "
+            f"they have {classes}."
+        )
+    first = tree_map(lambda x: x[0], episodes)
+    with torch.no_grad():
+        outputs = adaptation.learner.predict(adaptation.learner.start(first.support), first.query.x[:1]).shape[-1]
+    if outputs < classes:
+        raise ValueError(
+            f"the learner must have an output for each class; it has {outputs}, and episodes have {classes} classes."
+        )
 
 
 @torch.no_grad()

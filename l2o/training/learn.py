@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -13,13 +15,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from l2o.estimators import Episodic, GradientEstimator, MultiStepLoss, Reptile
 from l2o.learners.adaptation import Adaptation
-from l2o.load import load
+from l2o.load import is_untrained, load
 from l2o.rules.base import UpdateRule
 from l2o.training.config import MAPPING, outer_optimizer, rate_factor
-from l2o.training.episode_suites import SETTINGS, EpisodeSuite, Shape, load_episodes
+from l2o.training.episode_suites import RATES, SETTINGS, EpisodeSuite, Shape, load_episodes
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.pools import PoolConfig
-from l2o.training.recipes import RECIPES, Recipe
+from l2o.training.recipes import RECIPES, Given, Recipe
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class LearnConfig(PoolConfig):
         way: classes in an episode.
         shot: support examples of each class (1), or of regression: support points (10).
         query: query examples of each class.
-        train_way, train_shot, train_query: the same in training, where it differs.
+        train_way: classes in a training episode, where they are others than the way.
+        train_shot: support examples of each class there.
+        train_query: query examples of each class there.
         rule: the inner rule: a name (sgd, adam, lstm, ...) or a saved rule; None for the learner's own.
         rule_args: constructor arguments for a rule given by name, as YAML: '{lr: 0.1}'.
         learn_rule: whether the inner rule is trained along; None for what the learner does.
@@ -114,6 +118,37 @@ class LearnConfig(PoolConfig):
         for name in ("warmup", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
+        for name in ("way", "shot", "query", "train_way", "train_shot", "train_query"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, or an episode is empty; got {getattr(self, name)}.")
+        self._check_rule()
+
+    def _check_rule(self) -> None:
+        if self.rule is not None and self.inner_lr is not None:
+            raise ValueError(
+                "inner_lr is the rate of the learner's own rule; that of another is an argument of it, --rule-args "
+                f"'{{lr: ...}}'; got --rule {self.rule} --inner-lr {self.inner_lr}."
+            )
+        if self.rule is None and self.rule_args:
+            raise ValueError(f"rule_args need a rule that takes them (--rule); got {self.rule_args}.")
+        if self.learn_rule and (self.order or "").startswith("implicit"):
+            raise ValueError(
+                f"a rule gets no gradient with order {self.order}, the implicit one; leave out one of both."
+            )
+        if self.learn_rule and self.recipe.estimator == "reptile":
+            raise ValueError("a rule gets no gradient from Reptile, which moves weights only; leave out --learn-rule.")
+        if (self.order or "").startswith("implicit") and self.learner in ("maml", "reptile"):
+            raise ValueError(
+                f"{self.learner} has no gradient with order {self.order}, because the end of a minimisation does not "
+                "depend on where it begins; imaml is pulled back to where it began."
+            )
+        learned = self.recipe.learns_rule if self.learn_rule is None else self.learn_rule
+        if self.rule is not None and not learned and is_untrained(self.rule):
+            warnings.warn(
+                f"the inner rule {self.rule} is a fresh one that nobody has trained, and will not be (--learn-rule "
+                "True trains it along).",
+                stacklevel=4,
+            )
 
     @property
     def recipe(self) -> Recipe:
@@ -122,7 +157,7 @@ class LearnConfig(PoolConfig):
 
     def resolved(self) -> LearnConfig:
         """The config with nothing left open: what is None is taken from the data, the recipe, or general defaults."""
-        shot = self.shot or SETTINGS.get(self.data, {}).get("shot", 1)
+        shot = SETTINGS.get(self.data, {}).get("shot", 1) if self.shot is None else self.shot
         defaults: dict[str, Any] = {
             "shot": shot,
             "train_way": self.way,
@@ -142,6 +177,10 @@ class LearnConfig(PoolConfig):
             "learn_rule": self.recipe.learns_rule,
         }
         defaults |= {**self.recipe.settings, **SETTINGS.get(self.data, {})}
+        if (self.data, self.learner) in RATES:
+            defaults["inner_lr"] = RATES[self.data, self.learner]
+        if self.rule is not None:
+            del defaults["inner_lr"]
         if self.inner_steps is not None and self.test_steps is None:
             defaults["test_steps"] = self.inner_steps
         defaults.setdefault("test_steps", defaults["inner_steps"])
@@ -165,17 +204,38 @@ class LearnConfig(PoolConfig):
     def fresh(self, suite: EpisodeSuite) -> Adaptation:
         """The same with initial weights from the global generator."""
         c = self.resolved()
-        options: dict[str, Any] = {"norm": c.norm, "strided": c.strided, "precision": c.precision}
-        options |= {} if c.width is None else {"width": c.width}
-        make = partial(suite.network, **options)
-        way = c.way if c.way == c.train_way else None
-        learner = c.recipe.learner(make, suite.outputs, way)
-        rule = self._rule(learner)
         assert c.inner_steps is not None and c.order is not None
+        self._check_suite(suite)
+        options = self._network_options(suite)
+        way = c.way if c.way == c.train_way else None
+        given = Given(partial(suite.network, **options), suite.outputs, way, c.inner_steps, options)
+        learner = c.recipe.learner(given)
+        rule = self._rule(learner)
         made = Adaptation(learner, rule, c.inner_steps, c.order, c.inner_batch, c.recompute)
         if rule is not None and not c.learn_rule:
             rule.requires_grad_(False)
         return made
+
+    def _check_suite(self, suite: EpisodeSuite) -> None:
+        c = self.resolved()
+        if c.recipe.classifies and not suite.classifies:
+            raise ValueError(f"{c.learner} learns labels only; the answers of {c.data} are numbers.")
+        if suite.classifies and not c.recipe.classifies and c.train_way != c.way:
+            raise ValueError(
+                f"train_way must be the way, because {c.learner} has an output for each class; got "
+                f"{c.train_way} and {c.way}."
+            )
+
+    def _network_options(self, suite: EpisodeSuite) -> dict[str, Any]:
+        """What is said of the network, as far as it can be said to the suite's."""
+        c = self.resolved()
+        options: dict[str, Any] = {"norm": c.norm, "strided": c.strided, "precision": c.precision}
+        options |= {} if c.width is None else {"width": c.width}
+        known = inspect.signature(suite.network).parameters
+        takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+        if c.width is not None and not takes_all and "width" not in known and c.learner != "relation":
+            raise ValueError(f"the network of {c.data} takes no width; got {c.width}.")
+        return {name: value for name, value in options.items() if takes_all or name in known}
 
     def build(self, suite: EpisodeSuite, adaptation: nn.Module) -> MetaTrainer:
         """A trainer at step 0."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +17,10 @@ from torch import nn
 
 from l2o.learners.adaptation import Adaptation
 from l2o.load import LEARNER_FILE, load, save
-from l2o.saved import write_atomically
-from l2o.training.config import to_plain
+from l2o.saved import to_bytes, write_atomically
+from l2o.training.config import read_config, to_plain
 from l2o.training.episode_suites import EpisodeSuite, Shape, load_episodes
-from l2o.training.judge import Judgement, judge
+from l2o.training.judge import Judgement, judge, measure
 from l2o.training.learn import LearnConfig
 from l2o.training.meta_trainer import MetaTrainer
 from l2o.training.run import RunDirectory, meta_train
@@ -34,6 +36,7 @@ def learn(config: LearnConfig, folder: Path, show_progress: bool = True) -> dict
     directory, suite = RunDirectory(folder, file=LEARNER_FILE), config.suite()
     directory.write_config(to_plain(config))
     adaptation = config.adaptation(suite)
+    to_bytes(adaptation, {})  # what cannot be saved is told before it is trained
     trainer = config.build(suite, adaptation)
     with contextlib.closing(trainer.pool):
         trained = _train(trainer, config, suite, directory, show_progress)
@@ -47,7 +50,7 @@ def _train(
         trainer,
         config.steps,
         directory,
-        save=save,
+        save=partial(_save, suite),
         evaluator=_Evaluator(config, suite),
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
@@ -56,12 +59,24 @@ def _train(
     )
 
 
+def _save(suite: EpisodeSuite, module: nn.Module, path: Path) -> None:
+    """Save a learner with its `running` statistics measured."""
+    assert isinstance(module, Adaptation)
+    measure(module, suite.train)
+    save(module, path)
+
+
 def report(config: LearnConfig, suite: EpisodeSuite, directory: RunDirectory, notes: dict[str, Any]) -> dict[str, Any]:
     """Judge the run's best learner on test episodes.
 
     Arguments:
         notes: to be told with it.
     """
+    if not directory.best.exists():
+        raise ValueError(
+            "a run must have a finite score in one of its evaluations to be reported on; that of "
+            f"{directory.path} has none: its rates may be too high."
+        )
     best = load(directory.best)
     assert isinstance(best, Adaptation) and config.test_steps is not None
     steps = range(max(config.test_steps, 10) + 1) if best.rule is not None and config.test_steps else (0,)
@@ -80,10 +95,15 @@ def _told(facts: dict[str, Any], found: Judgement, suite: EpisodeSuite, steps: i
         "episodes": len(found.scores),
         "test_steps": steps,
         "measure": "accuracy" if suite.classifies else "mean squared error",
-        "score": found.score(steps)[0],
-        "half_interval": found.score(steps)[1],
-        "by_steps": {str(step): list(found.score(step)) for step in found.steps},
+        "score": _plain(found.score(steps)[0]),
+        "half_interval": _plain(found.score(steps)[1]),
+        "by_steps": {str(step): [_plain(value) for value in found.score(step)] for step in found.steps},
     }
+
+
+def _plain(value: float) -> float | None:
+    """As JSON can hold it."""
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -92,9 +112,12 @@ class JudgeConfig:
 
     Arguments:
         learner: the folder of a run, or a saved file.
-        data: a named source of episodes, a folder of pictures, or `module:object`, as for `l2o learn`.
-        way, shot, query: of the episodes.
-        steps: inner steps; several to compare them; the learner's own if empty.
+        data: a named source of episodes, a folder of pictures, or `module:object`, as for `l2o learn`; None for that
+            of the run (omniglot for a file without one).
+        way: classes in an episode; None for the run's, or 5.
+        shot: support examples of each class, or support points; None for the run's, or 1.
+        query: query examples of each class; None for the run's, or 15.
+        steps: inner steps; several to compare them; those of the run's report if empty, or the learner's own.
         episodes: how many.
         seed: of the episodes.
         part: test, or validation where choices are to be made.
@@ -102,10 +125,10 @@ class JudgeConfig:
     """
 
     learner: str
-    data: str = "omniglot"
-    way: int = 5
-    shot: int = 1
-    query: int = 15
+    data: str | None = None
+    way: int | None = None
+    shot: int | None = None
+    query: int | None = None
     steps: tuple[int, ...] = ()
     episodes: int = 1000
     seed: int = 10**6
@@ -114,20 +137,32 @@ class JudgeConfig:
 
 
 def judge_saved(config: JudgeConfig) -> dict[str, Any]:
-    """The report on a saved learner.
+    """The report on a saved learner; of a run it is the best one, on episodes like the run's where not said otherwise.
 
     Raises:
         ValueError: the file holds no learner.
     """
-    adaptation = load(config.learner)
+    usual: dict[str, Any] = {"data": "omniglot", "way": 5, "shot": 1, "query": 15}
+    path = Path(config.learner)
+    steps: tuple[int, ...] = config.steps
+    if path.is_dir() and (path / "config.yaml").is_file():
+        run = read_config(path / "config.yaml", LearnConfig).resolved()
+        usual = {name: getattr(run, name) for name in usual}
+        directory = RunDirectory(path, file=LEARNER_FILE)
+        path = directory.best if directory.best.is_file() else directory.weights
+        steps = steps or (run.test_steps or 0,)
+    adaptation = load(path)
     if not isinstance(adaptation, Adaptation):
         raise ValueError(f"{config.learner} must hold a learner; it holds a {type(adaptation).__name__}.")
-    shape = Shape(config.way, config.shot, config.query, config.way, config.shot, config.query)
-    suite = load_episodes(config.data, shape)
-    steps = config.steps or (adaptation.steps,)
+    chosen = {name: value if getattr(config, name) is None else getattr(config, name) for name, value in usual.items()}
+    way, shot, query = (int(chosen[name]) for name in ("way", "shot", "query"))
+    suite = load_episodes(str(chosen["data"]), Shape(way, shot, query, way, shot, query))
+    if getattr(adaptation.learner, "way", None) is not None and suite.classifies:
+        setattr(adaptation.learner, "way", way)  # noqa: B010 - not all learners have one; no weights depend on it
+    steps = steps or (adaptation.steps,)
     family = suite.test if config.part == "test" else suite.validation
     found = judge(adaptation, family, config.episodes, steps, config.seed)
-    facts = {"learner": Path(config.learner).name, "data": config.data, "way": config.way, "shot": config.shot}
+    facts = {"learner": Path(config.learner).name, "data": chosen["data"], "way": way, "shot": shot}
     return _told(facts, found, suite, steps[-1])
 
 
@@ -159,8 +194,8 @@ def show(told: dict[str, Any]) -> None:
     title = f"{told['learner']} on {told['data']}, {way}{told['shot']}-shot, {told['episodes']} episodes"
     shown = Table("steps", f"{told['measure']}, 95% interval", title=title, title_justify="left")
     for step, (mean, half) in told["by_steps"].items():
-        number = (
-            f"{100 * mean:.2f}% ± {100 * half:.2f}" if told["measure"] == "accuracy" else f"{mean:.4f} ± {half:.4f}"
-        )
+        scale, unit, digits = (100, "%", 2) if told["measure"] == "accuracy" else (1, "", 4)
+        number = "not finite" if mean is None else f"{scale * mean:.{digits}f}{unit}"
+        number += "" if half is None else f" ± {scale * half:.{digits}f}"
         shown.add_row(step, number, style="bold" if int(step) == told["test_steps"] else "")
     Console().print(shown)

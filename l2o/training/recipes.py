@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -30,20 +29,39 @@ Network = Callable[..., nn.Module]
 """Makes the usual network for a suite's inputs, with so many outputs (0: an embedding)."""
 
 
+class Given(NamedTuple):
+    """What a learner is made from.
+
+    make: the network.
+    outputs: of a network that answers by itself.
+    way: classes of an episode; None where they vary.
+    steps: of the inner rule.
+    options: keywords that `make` has been given, for learners with a network of their own.
+    """
+
+    make: Network
+    outputs: int
+    way: int | None
+    steps: int
+    options: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A learner by name.
 
     Arguments:
-        learner: from (make network, outputs, classes of an episode or None where they vary).
+        learner: made from what is given.
         rule: from (the learner, inner rate), the inner rule; None for learners without steps of their own.
+        classifies: whether it needs labels, and takes any number of classes in an episode.
         learns_rule: whether the rule's theta is trained too.
         estimator: episodic or reptile.
         settings: what it is trained with where nothing else is said; names are those of `LearnConfig`.
     """
 
-    learner: Callable[[Network, int, int | None], Learner]
+    learner: Callable[[Given], Learner]
     rule: Callable[[Learner, float], UpdateRule] | None = None
+    classifies: bool = False
     learns_rule: bool = False
     estimator: str = "episodic"
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -53,31 +71,31 @@ def _sgd(learner: Learner, lr: float) -> UpdateRule:
     return SGD(lr)
 
 
-def _maml(make: Network, outputs: int, way: int | None) -> Learner:
-    return MAML(make(outputs))
+def _maml(given: Given) -> Learner:
+    return MAML(given.make(given.outputs))
 
 
-def _anil(make: Network, outputs: int, way: int | None) -> Learner:
-    return MAML(make(outputs), adapted=("head.",))
+def _anil(given: Given) -> Learner:
+    return MAML(given.make(given.outputs), adapted=("head.",))
 
 
-def _boil(make: Network, outputs: int, way: int | None) -> Learner:
-    return MAML(make(outputs), frozen=("head.",))
+def _boil(given: Given) -> Learner:
+    return MAML(given.make(given.outputs), frozen=("head.",))
 
 
-def _maml_plus_plus(make: Network, outputs: int, way: int | None) -> Learner:
-    return MAMLPlusPlus(make(outputs), num_steps=5)
+def _maml_plus_plus(given: Given) -> Learner:
+    return MAMLPlusPlus(given.make(given.outputs), given.steps)
 
 
-def _imaml(make: Network, outputs: int, way: int | None) -> Learner:
-    return IMAML(make(outputs))
+def _imaml(given: Given) -> Learner:
+    return IMAML(given.make(given.outputs))
 
 
-def _cavia(make: Network, outputs: int, way: int | None) -> Learner:
-    network = make(outputs)
+def _cavia(given: Given) -> Learner:
+    network = given.make(given.outputs)
     if isinstance(network, Conv4):
         return CAVIA(FiLMConv4(network), num_context=100)
-    return CAVIA(WithContext(make(outputs, context=5)), num_context=5)
+    return CAVIA(WithContext(given.make(given.outputs, context=5)), num_context=5)
 
 
 def _meta_sgd(learner: Learner, lr: float) -> UpdateRule:
@@ -89,38 +107,38 @@ def _meta_curvature(learner: Learner, lr: float) -> UpdateRule:
 
 
 def _step_rates(learner: Learner, lr: float) -> UpdateRule:
-    return StepRates(shapes_of(learner), 5, lr)
+    assert isinstance(learner, MAMLPlusPlus)
+    return StepRates(shapes_of(learner), learner.num_steps, lr)
 
 
 def _meta_lstm(learner: Learner, lr: float) -> UpdateRule:
     return MetaLSTMRule()
 
 
-def _prototypical(make: Network, outputs: int, way: int | None) -> Learner:
-    return PrototypicalNetwork(make(0), way)
+def _prototypical(given: Given) -> Learner:
+    return PrototypicalNetwork(given.make(0), given.way)
 
 
-def _ridge(make: Network, outputs: int, way: int | None) -> Learner:
-    return RidgeHead(make(0), way)
+def _ridge(given: Given) -> Learner:
+    return RidgeHead(given.make(0), given.way)
 
 
-def _svm(make: Network, outputs: int, way: int | None) -> Learner:
-    return SVMHead(make(0), way)
+def _svm(given: Given) -> Learner:
+    return SVMHead(given.make(0), given.way)
 
 
-def _matching(make: Network, outputs: int, way: int | None) -> Learner:
-    return MatchingNetwork(make(0), way)
+def _matching(given: Given) -> Learner:
+    return MatchingNetwork(given.make(0), given.way)
 
 
-def _siamese(make: Network, outputs: int, way: int | None) -> Learner:
-    return SiameseNetwork(make(0), way)
+def _siamese(given: Given) -> Learner:
+    return SiameseNetwork(given.make(0), given.way)
 
 
-def _relation(make: Network, outputs: int, way: int | None) -> Learner:
+def _relation(given: Given) -> Learner:
     """With the encoder and the relation module of the paper in place of the usual network."""
-    options = make.keywords if isinstance(make, partial) else {}
-    chosen = {name: options[name] for name in ("width", "norm", "precision") if name in options}
-    return RelationNetwork(RelationEncoder(**chosen), way, **chosen)
+    chosen = {name: given.options[name] for name in ("width", "norm", "precision") if name in given.options}
+    return RelationNetwork(RelationEncoder(**chosen), given.way, **chosen)
 
 
 # Finn et al., 2017, appendix A.1: strided convolutions, 1 step in training and 3 in evaluation, meta-batches of 32
@@ -170,10 +188,16 @@ RECIPES: dict[str, Recipe] = {
         learns_rule=True,
         settings=MAML_SETTINGS | {"inner_steps": 5, "test_steps": 5, "order": "first"},
     ),
-    "prototypical": Recipe(_prototypical, _sgd, settings=METRIC | {"train_way": 60, "train_query": 5}),
-    "matching": Recipe(_matching, _sgd, settings=METRIC | {"train_way": 20, "train_query": 5, "num_episodes": 2}),
-    "siamese": Recipe(_siamese, _sgd, settings=METRIC | {"train_way": 20, "train_query": 5, "num_episodes": 2}),
-    "r2d2": Recipe(_ridge, _sgd, settings=METRIC | {"num_episodes": 4}),
-    "metaoptnet": Recipe(_svm, _sgd, settings=METRIC | {"num_episodes": 4}),
-    "relation": Recipe(_relation, _sgd, settings=METRIC | {"train_way": 10, "train_query": 10, "num_episodes": 2}),
+    "prototypical": Recipe(_prototypical, _sgd, classifies=True, settings=METRIC | {"train_way": 60, "train_query": 5}),
+    "matching": Recipe(
+        _matching, _sgd, classifies=True, settings=METRIC | {"train_way": 20, "train_query": 5, "num_episodes": 2}
+    ),
+    "siamese": Recipe(
+        _siamese, _sgd, classifies=True, settings=METRIC | {"train_way": 20, "train_query": 5, "num_episodes": 2}
+    ),
+    "r2d2": Recipe(_ridge, _sgd, classifies=True, settings=METRIC | {"num_episodes": 4}),
+    "metaoptnet": Recipe(_svm, _sgd, classifies=True, settings=METRIC | {"num_episodes": 4}),
+    "relation": Recipe(
+        _relation, _sgd, classifies=True, settings=METRIC | {"train_way": 10, "train_query": 10, "num_episodes": 2}
+    ),
 }

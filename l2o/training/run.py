@@ -115,7 +115,9 @@ def meta_train(
     state = directory.newest()
     scores: dict[str, float] = {}
     best, cpu_seconds, began = float("inf"), 0.0, time.process_time()
-    if state is not None:
+    if state is None:
+        directory.best.unlink(missing_ok=True)  # of another run
+    else:
         _check_same(state.get("hyperparameters"), hyperparameters, directory)
         trainer.load_state_dict(state["trainer"])
         scores, best = state["scores"], state["best"]

@@ -10,11 +10,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import l2o
 from l2o.cli import main
-from l2o.learners import Adaptation
+from l2o.learners import MAML, MLP, Adaptation
+from l2o.learners.batch_norm import BatchNorm
+from l2o.rules import SGD
 from l2o.tasks.data import digits
+from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.tasks.sinusoid import Sinusoid
 from l2o.training.judge import judge
 from l2o.training.learn import LearnConfig
+from l2o.training.learn_command import JudgeConfig, judge_saved
 from l2o.training.recipes import RECIPES
 from l2o.types import seeded
 
@@ -137,3 +141,75 @@ def test_a_judgement_is_of_the_same_episodes_whatever_the_batching() -> None:
     assert one.score(3)[0] == pytest.approx(float((prediction - episode.query.y[0]).square().mean().detach()), rel=1e-4)
     with pytest.raises(ValueError, match="needs an episode"):
         judge(adaptation, Sinusoid(), 0)
+
+
+def test_a_run_is_judged_as_it_was_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--learner", "prototypical", "--data", "gaussian-classes", "--num-episodes", "1", "--shot", "3"]
+    assert learn(*words, "--train-way", "5", "--norm", "none", "--run", str(tmp_path)) == 0
+    told = judge_saved(JudgeConfig(str(tmp_path), episodes=6))
+    report = json.loads((tmp_path / "test.json").read_text())
+    assert told["data"] == "gaussian-classes" and told["shot"] == 3
+    assert [told[name] for name in ("score", "by_steps")] == [report[name] for name in ("score", "by_steps")]
+    assert judge_saved(JudgeConfig(str(tmp_path), episodes=6, way=2))["score"] > 0.5  # of other numbers of classes
+    adaptation = l2o.load(tmp_path)
+    with pytest.raises(ValueError, match="the 5 classes that the learner is made for"):
+        judge(adaptation, GaussianClasses(way=2), 3)
+    with pytest.raises(ValueError, match="an output for each class; it has 5"):
+        judge(Adaptation(MAML(MLP([16, 5])), SGD(0.1), 1), GaussianClasses(way=8), 3)
+    assert main(["evaluate", "--rule", str(tmp_path)]) == 1
+    assert "is a learner" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--rule", "sgd", "--inner-lr", "0.4"], "--rule-args"),
+        (["--rule-args", "{lr: 3.0}"], "rule_args need a rule"),
+        (["--shot", "0"], "shot must be at least 1"),
+        (["--order", "implicit:5"], "maml has no gradient with order implicit"),
+        (["--learner", "imaml", "--order", "implicit:5", "--learn-rule", "True"], "a rule gets no gradient"),
+        (["--learner", "reptile", "--learn-rule", "True"], "a rule gets no gradient from Reptile"),
+        (["--train-way", "8"], "train_way must be the way"),
+        (["--learner", "prototypical", "--data", "sinusoid"], "learns labels only"),
+        (["--width", "8"], "takes no width"),
+        (["--quorum", "1", "--pool", "local"], "quorum needs workers of Ray"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert learn("--data", "gaussian-classes", *words, "--run", str(tmp_path / "run")) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "best.safetensors").write_bytes(b"of another run")
+    assert learn("--data", "sinusoid", "--inner-lr", "1e30", "--run", str(tmp_path)) == 1
+    assert "finite score" in capsys.readouterr().err
+
+
+def test_a_learner_takes_as_many_training_classes_as_there_are(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="all of the 16 training classes, in place of 60"):
+        suite = LearnConfig(learner="prototypical", data="digits", way=3).suite()
+    assert suite.train.way == 16  # type: ignore[attr-defined]
+
+
+def test_learners_have_their_own_rates_and_steps() -> None:
+    assert LearnConfig(learner="cavia", data="sinusoid").resolved().inner_lr == 1.0
+    assert LearnConfig(learner="maml", data="sinusoid").resolved().inner_lr == 0.01
+    config = LearnConfig(learner="maml++", data="digits", way=3, train_way=3, inner_steps=2)
+    made = config.adaptation(config.suite())
+    assert made.learner.num_steps == made.rule.num_steps == 2  # type: ignore[union-attr]
+
+
+def test_statistics_are_measured_before_a_learner_is_saved_or_judged(tmp_path: Path) -> None:
+    words = ["--learner", "prototypical", "--data", "digits", "--way", "2", "--train-way", "2", "--num-episodes", "1"]
+    assert learn(*words, "--checkpoint-every", "1", "--run", str(tmp_path)) == 0
+    saved = l2o.load(tmp_path / "learner.safetensors")
+    assert not any(m.variance.isnan().any() for m in saved.modules() if isinstance(m, BatchNorm))
+    config = LearnConfig(learner="prototypical", data="digits", way=2, train_way=2)
+    suite = config.suite()
+    fresh = config.adaptation(suite)
+    with pytest.raises(ValueError, match="must be measured before evaluation"):
+        judge(fresh, suite.test, 2)
+    assert torch.isfinite(torch.tensor(judge(fresh, suite.test, 2, calibration=suite.train).score(0))).all()

@@ -12,9 +12,11 @@ from safetensors.torch import save as write_tensors
 from torch import nn
 
 import l2o
+from l2o.configured import Configured
+from l2o.learners import MAML, MLP, Adaptation
 from l2o.load import card, is_untrained, load, names, register, save
 from l2o.optim import LearnedOptimizer
-from l2o.rules import Adam, LSTMRule, MLPRule, Scaled, UpdateRule
+from l2o.rules import SGD, Adam, LSTMRule, MLPRule, Scaled, UpdateRule
 from l2o.saved import write_atomically
 
 
@@ -113,8 +115,8 @@ def test_a_module_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save(LSTMRule(hidden_size=4), path)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"output is torch.float64"):
-        save(LSTMRule(hidden_size=4).double(), path)
+    with pytest.raises(ValueError, match=r"output is torch.float16"):
+        save(LSTMRule(hidden_size=4).half(), path)
     with pytest.raises(ValueError, match=r"that JSON can hold"):
         save(LSTMRule(), path, when=object())
     with pytest.raises(ValueError, match=r"must be named"):
@@ -215,3 +217,36 @@ def test_every_exported_name_exists() -> None:
     assert {"load", "LearnedOptimizer", "__version__"} <= set(dir(l2o))
     with pytest.raises(AttributeError, match=r"no attribute 'nonsense'"):
         _ = l2o.nonsense
+
+
+def test_frozen_parameters_double_precision_and_changed_settings_are_kept(tmp_path: Path) -> None:
+    adaptation = Adaptation(MAML(MLP([3, 4, 2])), SGD(0.1), 2).double()
+    adaptation.rule.requires_grad_(False)  # type: ignore[union-attr]
+    adaptation.steps = 5
+    save(adaptation, tmp_path / "a.safetensors")
+    again = load(tmp_path / "a.safetensors")
+    assert again.steps == 5 and again.learner.network.head.weight.dtype == torch.float64
+    flags = {name: p.requires_grad for name, p in again.named_parameters()}
+    assert flags == {name: p.requires_grad for name, p in adaptation.named_parameters()}
+    assert not flags["rule.log_lr"] and flags["learner.network.head.weight"]
+
+
+class Wrapper(Configured):
+    def __init__(self, width: int = 8, **options: int) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(width, options.get("outputs", 1))
+
+
+class Starred(Configured):
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+
+
+def test_arguments_by_keyword_are_kept_one_by_one() -> None:
+    made = Wrapper(4, outputs=3)
+    assert made.config == {"width": 4, "outputs": 3}
+    assert type(made)(**made.config).inner.weight.shape == (3, 4)
+    with pytest.raises(TypeError, match="Starred must have names"):
+        Starred(1, 2)
+    with pytest.raises(TypeError, match="MLP: got an unexpected keyword argument 'width'"):
+        MLP([2, 2], width=3)  # type: ignore[call-arg]

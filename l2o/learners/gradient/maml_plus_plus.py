@@ -60,6 +60,7 @@ class MAMLPlusPlus(MAML):
     Arguments:
         network: has `BatchNorm` layers, of `batch` statistics.
         num_steps: steps with a normalisation of their own, the start counted besides; further ones use the last.
+            `predict` uses the last too: after fewer steps ask `Adaptation.predict`, or `predict_at`.
     """
 
     # Row k is for predictions after k steps, from which step k + 1 starts. In the authors' code queries after k steps

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Generator, Tensor
 
 from l2o.tasks.data.dataset import Dataset, Loaded, loader
@@ -24,7 +24,7 @@ class LabelledDataset(Loaded):
 
     Arguments:
         name: for reports.
-        x: inputs; bytes are stored for images, and are divided by 255 when drawn.
+        x: inputs; bytes are stored for images, and are divided by 255 when drawn, others are drawn as they are.
         y: labels 0 .. classes - 1, each of them present.
         class_names: of the labels in order; numbers if empty.
     """
@@ -34,6 +34,11 @@ class LabelledDataset(Loaded):
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.x, Tensor) and isinstance(self.y, Tensor)):
+            raise TypeError(
+                f"{self.name!r} must hold tensors (`labelled` takes other labels too); got "
+                f"{type(self.x).__name__} and {type(self.y).__name__}."
+            )
         if self.x.ndim == 0 or self.y.ndim != 1 or len(self.x) != len(self.y) or len(self.x) == 0:
             raise ValueError(
                 f"{self.name!r} must hold examples, one label each; got inputs of shape {tuple(self.x.shape)} and "
@@ -46,6 +51,7 @@ class LabelledDataset(Loaded):
                 f"labels of {self.name!r} must be whole numbers 0 .. classes - 1, each of them present (`labelled` "
                 f"numbers any labels); got {sorted(set(self.y.tolist()))[:20]} as {self.y.dtype}."
             )
+        object.__setattr__(self, "y", self.y.long())
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"{self.name!r} needs one name per class; got {len(self.class_names)} names for "
@@ -85,11 +91,11 @@ class LabelledDataset(Loaded):
         keys = torch.where(torch.arange(keys.shape[-1]) < counts, keys, -1.0)
         return rows[begins[classes].unsqueeze(-1) + keys.topk(num, dim=-1).indices]
 
-    def select(self, rows: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch *features"]:
-        """The inputs of rows, as floats."""
+    def select(self, rows: Int[Tensor, "*batch"]) -> Shaped[Tensor, "*batch *features"]:
+        """The inputs of rows; bytes as floats from 0 to 1."""
         # copies whole rows, and divides in place: a fifth of the time of `self.x[rows].float() / 255`
         x = self.x.index_select(0, rows.flatten()).reshape(*rows.shape, *self.shape)
-        return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
+        return x.float().div_(255) if x.dtype == torch.uint8 else x
 
     def classes(self, index: Sequence[int] | Tensor, name: str = "") -> LabelledDataset:
         """Only some classes, numbered anew in the order given."""

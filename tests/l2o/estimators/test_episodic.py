@@ -148,3 +148,30 @@ def test_reptile_refuses_fast_variables_that_are_no_slow_weights() -> None:
         estimator.estimate(theta_of(learner), estimator.init({}, seeded(0)), seeded(0))
     with pytest.raises(ValueError, match="at least 1"):
         Reptile(learner, GaussianClasses(), 0)
+
+
+class Broken(Sinusoid):
+    def sample_many(self, generator: torch.Generator, num: int) -> Episode:
+        given = super().sample_many(generator, num)
+        return Episode(given.support, Examples(given.query.x * float("nan"), given.query.y))
+
+
+def test_without_a_usable_episode_weights_stay(adaptation: Adaptation) -> None:
+    theta = {name: value.clone() for name, value in theta_of(adaptation).items()}
+    pool = LocalPool(Episodic(adaptation, Broken(), 2), theta)
+    optimizer = torch.optim.AdamW(adaptation.learner.parameters(), lr=0.1)
+    metrics = MetaTrainer(adaptation, pool, optimizer).step()
+    assert metrics["skipped"] == 1 and metrics["not_finite"] == 1
+    assert all(torch.equal(value, theta[name]) for name, value in theta_of(adaptation).items())
+
+
+def test_what_a_worker_draws_from_the_global_generator_is_its_own() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 5))
+    dropping = Adaptation(MAML(network), SGD(0.1), 1)
+    pools = [LocalPool(Episodic(dropping, GaussianClasses(), 2), {}, 2, seed=1) for _ in range(2)]
+    for pool in pools:
+        torch.rand(3)
+        pool.estimate(theta_of(dropping))
+    pools[1].load_state_dict(pools[0].state_dict())
+    a, b = (pool.estimate(theta_of(dropping)) for pool in pools)
+    assert [one.gradient.loss for one in a] == [one.gradient.loss for one in b]

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -7,8 +8,10 @@ from torch import Tensor, nn
 from l2o.learners import MAML, MLP, Adaptation, Learner, MetaLSTMRule, PrototypicalNetwork, adapt, meta_grad
 from l2o.learners.adapt import parse_order, trajectory
 from l2o.rules import SGD, Adam, Momentum
+from l2o.rules.base import OptState
 from l2o.tasks.episodes import Episode, Examples
-from l2o.types import seeded, tree_map
+from l2o.tasks.gaussian_classes import GaussianClasses
+from l2o.types import Params, seeded, tree_map
 
 RATE = 0.1
 
@@ -268,3 +271,70 @@ def test_losses_of_several_steps_need_the_steps() -> None:
     adaptation = Adaptation(Scalar(), SGD(RATE).double(), 2, "implicit:2")
     with pytest.raises(ValueError, match="goes through the steps"):
         adaptation(Episode(SUPPORT, SUPPORT), torch.ones(2))
+
+
+def test_dropout_drops_the_same_when_steps_are_recomputed() -> None:
+    network = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 2)).double()
+    given = Examples(torch.randn(6, 3, dtype=torch.float64), torch.arange(6) % 2)
+    found = []
+    for recompute in (False, True):
+        adaptation = Adaptation(MAML(network), SGD(0.3).double(), 2, recompute=recompute)
+        torch.manual_seed(4)
+        loss = adaptation(Episode(given, given)).loss
+        found.append(torch.autograd.grad(loss, list(network.parameters())))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+class LossScaled(SGD):
+    """Steps as long as the loss is high."""
+
+    def forward(self, grads: Params, state: OptState, params: Params, loss: torch.Tensor | None = None) -> Any:
+        updates, state = super().forward(grads, state, params)
+        assert loss is not None
+        return {name: loss * update for name, update in updates.items()}, state
+
+
+def test_first_order_takes_the_loss_as_a_constant_too() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        adaptation = Adaptation(MAML(MLP([16, 6, 5])), LossScaled(0.1), 3, "first").double()
+    given = GaussianClasses().sample_many(seeded(0), 2)
+    given = tree_map(lambda x: x.double() if x.is_floating_point() else x, given)
+    loop, batched = (meta_grad(adaptation, given, batching=b).grads for b in ("loop", "vmap"))
+    for name, value in loop.items():
+        torch.testing.assert_close(batched[name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_dropout_goes_through_vmap() -> None:
+    network = nn.Sequential(nn.Linear(16, 8), nn.Dropout(0.5), nn.Linear(8, 5))
+    found = meta_grad(Adaptation(MAML(network), SGD(0.1), 1), GaussianClasses().sample_many(seeded(0), 3))
+    assert found.finite.all() and len(set(found.losses.tolist())) == 3
+
+
+def test_batch_normalisation_that_changes_itself_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'network.1' keeps running statistics"):
+        Adaptation(MAML(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))), SGD(0.1), 1)
+    Adaptation(MAML(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False))), SGD(0.1), 1)
+
+
+def test_prediction_after_adapting() -> None:
+    adaptation = Adaptation(MAML(MLP([16, 6, 5])), SGD(0.1), 3)
+    episode = GaussianClasses().sample(seeded(0))
+    fast, network = adaptation.adapt(episode.support), adaptation.learner.network
+    assert torch.equal(
+        adaptation.predict(episode.support, episode.query.x), adaptation.learner.predict(fast, episode.query.x)
+    )
+    assert torch.equal(adaptation.predict(episode.support, episode.query.x, 0), network(episode.query.x))
+
+
+def test_weights_of_steps_must_be_as_many() -> None:
+    with pytest.raises(ValueError, match="one for each of the 3 steps; got 1"):
+        Adaptation(MAML(MLP([16, 5])), SGD(0.1), 3)(GaussianClasses().sample(seeded(0)), torch.ones(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+def test_labels_of_any_whole_kind(dtype: torch.dtype) -> None:
+    adaptation, episode = Adaptation(MAML(MLP([16, 5])), SGD(0.1), 1), GaussianClasses().sample(seeded(0))
+    other = Episode(*(Examples(part.x, part.y.to(dtype)) for part in episode))
+    assert torch.equal(adaptation(other).loss, adaptation(episode).loss)
