@@ -125,5 +125,6 @@ def _check_pure(learner: Learner) -> None:
         if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats:
             raise ValueError(
                 "a learner must be a function of its parameters, so that episodes do not change it; its layer "
-                f"{name!r} keeps running statistics: use BatchNorm of l2o.learners.batch_norm, or track_running_stats=False."
+                f"{name!r} keeps running statistics: use BatchNorm of l2o.learners.batch_norm, or "
+                "track_running_stats=False."
             )
