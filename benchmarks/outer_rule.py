@@ -29,7 +29,7 @@ from l2o.rules import SGD, Adam, LSTMRule
 from l2o.tasks.base import Task, TaskFamily, choose
 from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.training import report
-from l2o.training.commands import RATES
+from l2o.training.baselines import RATES
 from l2o.training.evaluate import Contestant, compare
 from l2o.training.learn import LearnConfig
 from l2o.training.meta_trainer import MetaTrainer, theta_of

@@ -23,7 +23,7 @@ from rich.console import Console
 from benchmarks.record import RESULTS, write
 from l2o.load import load
 from l2o.training import report
-from l2o.training.commands import baselines
+from l2o.training.baselines import baselines
 from l2o.training.config import MetaTrainConfig, to_plain
 from l2o.training.evaluate import Contestant, Result, compare
 from l2o.training.run import RunDirectory

@@ -1,4 +1,4 @@
-"""The command `l2o`: meta-train | learn | judge | evaluate | info."""
+"""The command `l2o`: meta-train | population | learn | judge | evaluate | info."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from l2o.memory import keep_freed_memory
 
 COMMANDS = {
     "meta-train": "meta-train an update rule on a distribution of tasks",
+    "population": "meta-train several update rules at once, by population-based training",
     "learn": "train a learner (MAML, prototypical networks, ...) on episodes of few examples",
     "judge": "how well a trained learner does on episodes, of any shape",
     "evaluate": "train held-out tasks with a rule and with tuned baselines: table, rows, figure",
@@ -29,6 +30,7 @@ examples:
   l2o meta-train --rule mlp --estimator pes --num-tasks 32 --lr 0.01 --run runs/mlp
   l2o meta-train --config my.yaml --run runs/mine
   l2o meta-train --resume runs/lstm
+  l2o population --rule mlp --estimator pes --size 4 --round 50 --run runs/population
   l2o learn --learner maml --data omniglot --way 5 --shot 1 --run runs/maml
   l2o judge --learner runs/maml --way 5 --shot 5
   l2o evaluate --rule runs/lstm --tasks digits-mlp --steps 100

@@ -8,6 +8,7 @@ when one joins, workers move there. So a step gives the same estimates whatever 
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ from l2o.distributed.fleet import ATTEMPTS, Fleet, Member
 from l2o.distributed.hosts import Backend, Call, HostLostError, Reply, WorkerError
 from l2o.distributed.pool import Estimate, WorkerPool, check_workers, saved_workers
 from l2o.types import Theta
+
+LINGER, MANY = 0.01, 32
+"""Seconds in which answers are collected, of more than so many workers, so that not each is seen to by itself."""
 
 START = 60.0
 """Seconds that the first step waits for the last hosts, so that not all workers begin in the first."""
@@ -101,6 +105,7 @@ class ElasticPool(WorkerPool):
         self._thetas: dict[int, Any] = {}
         self._events: list[dict[str, Any]] = []
         self._stale: list[int] = []
+        self._crowd = 1  # workers of a host, which take turns
         self._raised: list[BaseException] = []
 
     # what a trainer asks for
@@ -110,6 +115,7 @@ class ElasticPool(WorkerPool):
         self._thetas[self.version] = self.backend.put({name: value.detach().cpu() for name, value in theta.items()})
         self.fleet.gather(min(self.timeout, START) if self.version == 1 else 0.0)
         self._balance()
+        self._crowd = math.ceil(len(self.workers) / max(1, len(self.fleet.living)))
         for worker in self.workers:
             if worker.call is None:
                 self._send(worker, self.version)
@@ -159,15 +165,15 @@ class ElasticPool(WorkerPool):
         replayed = self._settle(worker)
         assert worker.host is not None
         with_state = (worker.number + 1 + worker.index) % self.snapshot_every == 0
-        before = sum(other.call is not None and other.host is worker.host for other in self.workers)
         worker.call = worker.host.process.call("estimate", worker.index, worker.life, self._thetas[version], with_state)
-        worker.version, worker.deadline = version, self.backend.now() + self.timeout * (1 + replayed + before)
+        worker.version, worker.deadline = version, self.backend.now() + self.timeout * (self._crowd + replayed)
 
     def _answered(self) -> list[_Worker]:
         """Workers whose estimates are there; sees to hosts meanwhile."""
         asked = {worker.call: worker for worker in self.workers if worker.call is not None}
         soonest = min(worker.deadline for worker in asked.values())
-        done = self.backend.wait([*asked, *self.fleet.awaited()], max(0.0, soonest - self.backend.now()))
+        linger = LINGER if len(asked) > MANY else 0.0
+        done = self.backend.wait([*asked, *self.fleet.awaited()], max(0.0, soonest - self.backend.now()), linger)
         self.fleet.greet(done)
         if not done:
             self._expire()

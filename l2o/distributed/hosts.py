@@ -56,8 +56,8 @@ class Backend(ABC):
         """Make a value ready to be sent to many hosts; returns what stands for it in `Host.call`."""
 
     @abstractmethod
-    def wait(self, calls: Sequence[Call], timeout: float) -> list[Call]:
-        """The calls that are answered, at least one unless `timeout` seconds pass."""
+    def wait(self, calls: Sequence[Call], timeout: float, linger: float = 0.0) -> list[Call]:
+        """The calls that are answered, at least one unless `timeout` seconds pass; after it others for `linger`."""
 
     @abstractmethod
     def close(self) -> None:

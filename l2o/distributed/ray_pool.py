@@ -72,12 +72,12 @@ class RayBackend(Backend):
     def put(self, value: Any) -> Any:
         return self.ray.put(value)
 
-    def wait(self, calls: Sequence[Call], timeout: float) -> list[Call]:
+    def wait(self, calls: Sequence[Call], timeout: float, linger: float = 0.0) -> list[Call]:
         by_ref = {call.ref: call for call in calls if isinstance(call, RayCall)}
         refs = list(by_ref)
         done, _ = self.ray.wait(refs, num_returns=1, timeout=timeout)
         if done:  # and whoever else is there
-            done, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0)
+            done, _ = self.ray.wait(refs, num_returns=len(refs), timeout=linger)
         return [by_ref[ref] for ref in done]
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class SimulatedBackend(Backend):
     def put(self, value: Any) -> Any:
         return value
 
-    def wait(self, calls: Sequence[Call], timeout: float) -> list[Call]:
+    def wait(self, calls: Sequence[Call], timeout: float, linger: float = 0.0) -> list[Call]:
         asked = [call for call in calls if isinstance(call, SimulatedCall)]
         first = min((call.at for call in asked), default=math.inf)
         until = self.clock + timeout
@@ -64,6 +64,8 @@ class SimulatedBackend(Backend):
                 self.clock = until
             return []
         self.clock = max(self.clock, first)
+        if linger:
+            self.clock += linger
         return [call for call in asked if call.at <= self.clock]
 
     def close(self) -> None:

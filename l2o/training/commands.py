@@ -1,43 +1,35 @@
-"""What the commands do: meta-train, learn, judge, evaluate, info."""
+"""What the commands do: meta-train, population, learn, judge, evaluate, info."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-from l2o.load import SUFFIX, is_untrained, load, names, save
+from l2o.load import SUFFIX, is_untrained, load, names
 from l2o.rules.base import UpdateRule
 from l2o.training import learn_command, report
-from l2o.training.config import MetaTrainConfig, read_config, to_plain
+from l2o.training.baselines import BASELINES, RATES, baselines
+from l2o.training.config import MetaTrainConfig, read_config
 from l2o.training.episode_suites import EPISODES
-from l2o.training.evaluate import Contestant, Result, compare
+from l2o.training.evaluate import Contestant, compare
 from l2o.training.learn import LearnConfig
+from l2o.training.meta_train_command import train
+from l2o.training.population import PopulationConfig, train_population
 from l2o.training.recipes import RECIPES
-from l2o.training.run import RunDirectory, meta_train
-from l2o.training.suites import SUITES, Suite, load_suite
+from l2o.training.run import RunDirectory
+from l2o.training.suites import SUITES, load_suite
 
-RATES = tuple(10.0 ** (k / 2) for k in range(-8, 3))
-"""The baselines' sweep: 11 rates, two a decade from 1e-4 to 10."""
-
-BASELINES = {"SGD": "sgd", "momentum": "momentum", "Adam": "adam"}
-"""What learned rules are compared with: the name to report, and the rule's."""
-
-
-def baselines() -> dict[str, Contestant]:
-    """The baselines, each with the whole sweep."""
-    return {name: Contestant(load(key, lr=1.0), RATES) for name, key in BASELINES.items()}
+C = TypeVar("C")
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
@@ -46,6 +38,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
         sys.path.insert(0, os.getcwd())
     if command == "meta-train":
         return _meta_train(list(arguments))
+    if command == "population":
+        return _population(list(arguments))
     if command == "learn":
         return _learn(list(arguments))
     if command == "judge":
@@ -66,59 +60,57 @@ class RunOptions:
     run: Path
 
 
-def _meta_train(arguments: list[str]) -> int:
-    config: MetaTrainConfig
+def _run_settings(command: str, kind: type[C], about: str, arguments: list[str]) -> tuple[C, Path]:
+    """Configuration and folder of a new run, or of one that goes on; torch's threads are set."""
     resume = _take(arguments, "--resume")
     if resume is not None:
-        folder = Path(resume)
-        config, options = read_config(folder / "config.yaml"), RunOptions(folder)
         if arguments:
             raise ValueError(f"a run resumes with its own settings; besides --resume got {' '.join(arguments)}.")
+        config, folder = read_config(Path(resume) / "config.yaml", kind), Path(resume)
     else:
         given = _take(arguments, "--config")
-        default = read_config(given) if given is not None else MetaTrainConfig()
+        default = read_config(given, kind) if given is not None else kind()
         config, options = tyro.cli(
-            tuple[
-                Annotated[MetaTrainConfig, tyro.conf.arg(name="")],
-                Annotated[RunOptions, tyro.conf.arg(name="")],
-            ],
-            prog="l2o meta-train",
-            description="Meta-train an update rule. Also: --config FILE.yaml for defaults, --resume RUN to go on.",
-            default=(default, RunOptions(Path("runs/meta-train"))),
+            tuple[Annotated[kind, tyro.conf.arg(name="")], Annotated[RunOptions, tyro.conf.arg(name="")]],
+            prog=f"l2o {command}",
+            description=f"{about} Also: --config FILE.yaml for defaults, --resume RUN to go on.",
+            default=(default, RunOptions(Path("runs") / command)),
             args=arguments,
         )
-        _check_new(options.run)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    train(config, options.run)
-    Console().print(
-        f"saved {RunDirectory(options.run).weights}; use it: l2o.LearnedOptimizer(params, rule='{options.run}')"
-    )
+        folder = options.run
+        if RunDirectory(folder).checkpoints():
+            raise ValueError(
+                f"a new run needs a folder without checkpoints, so that nothing is overwritten; {folder} has some "
+                f"(go on with --resume {folder}, or choose another --run)."
+            )
+    if config.threads:  # type: ignore[attr-defined]
+        torch.set_num_threads(config.threads)  # type: ignore[attr-defined]
+    return config, folder
+
+
+def _meta_train(arguments: list[str]) -> int:
+    config, folder = _run_settings("meta-train", MetaTrainConfig, "Meta-train an update rule.", arguments)
+    train(config, folder)
+    _tell_use(folder)
     return 0
 
 
+def _population(arguments: list[str]) -> int:
+    about = "Meta-train several update rules at once; the worst take over from the best."
+    config, folder = _run_settings("population", PopulationConfig, about, arguments)
+    best = train_population(config, folder, Console().print)
+    Console().print(f"best: member {best['member']} after round {best['round']}, score {best['score']:.4g}")
+    _tell_use(folder)
+    return 0
+
+
+def _tell_use(folder: Path) -> None:
+    Console().print(f"saved {RunDirectory(folder).weights}; use it: l2o.LearnedOptimizer(params, rule='{folder}')")
+
+
 def _learn(arguments: list[str]) -> int:
-    resume = _take(arguments, "--resume")
-    config: LearnConfig
-    if resume is not None:
-        folder = Path(resume)
-        config, options = read_config(folder / "config.yaml", LearnConfig), RunOptions(folder)
-        if arguments:
-            raise ValueError(f"a run resumes with its own settings; besides --resume got {' '.join(arguments)}.")
-    else:
-        given = _take(arguments, "--config")
-        default = read_config(given, LearnConfig) if given is not None else LearnConfig()
-        config, options = tyro.cli(
-            tuple[Annotated[LearnConfig, tyro.conf.arg(name="")], Annotated[RunOptions, tyro.conf.arg(name="")]],
-            prog="l2o learn",
-            description="Train a learner on episodes. Also: --config FILE.yaml for defaults, --resume RUN to go on.",
-            default=(default, RunOptions(Path("runs/learn"))),
-            args=arguments,
-        )
-        _check_new(options.run)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    learn_command.show(learn_command.learn(config, options.run))
+    config, folder = _run_settings("learn", LearnConfig, "Train a learner on episodes.", arguments)
+    learn_command.show(learn_command.learn(config, folder))
     return 0
 
 
@@ -127,57 +119,6 @@ def _judge(config: learn_command.JudgeConfig) -> int:
         torch.set_num_threads(config.threads)
     learn_command.show(learn_command.judge_saved(config))
     return 0
-
-
-def _check_new(folder: Path) -> None:
-    if RunDirectory(folder).checkpoints():
-        raise ValueError(
-            f"a new run needs a folder without checkpoints, so that nothing is overwritten; {folder} has some "
-            f"(go on with --resume {folder}, or choose another --run)."
-        )
-
-
-def train(config: MetaTrainConfig, folder: Path, show_progress: bool = True) -> dict[str, float]:
-    """Meta-train as configured, from the folder's newest checkpoint if it has one; returns the last scores."""
-    directory, suite = RunDirectory(folder), config.suite()
-    directory.write_config(to_plain(config))
-    trainer = config.build(suite)
-    with contextlib.closing(trainer.pool):
-        return meta_train(
-            trainer,
-            config.steps,
-            directory,
-            save=save,
-            evaluator=_Evaluator(suite),
-            evaluate_every=config.evaluate_every,
-            checkpoint_every=config.checkpoint_every,
-            hyperparameters=to_plain(config),
-            show_progress=show_progress and sys.stdout.isatty(),
-        )
-
-
-class _Evaluator:
-    """Held-out curves of the rule in training against baselines, whose swept curves are computed once."""
-
-    def __init__(self, suite: Suite) -> None:
-        self.suite = suite
-        self.baselines: list[Result] | None = None
-
-    def __call__(self, rule: nn.Module) -> tuple[dict[str, float], object]:
-        assert isinstance(rule, UpdateRule)
-        if self.baselines is None:
-            self.baselines = self._compare(baselines())
-        learned = self._compare({"learned": Contestant(rule)})
-        scores = {"score": sum(float(r.area.mean()) for r in learned) / len(learned)}
-        for result in learned:
-            scores[f"final_loss/{result.task}"] = float(result.final.mean())
-        try:
-            return scores, report.figure(learned + self.baselines)
-        except ImportError:
-            return scores, None
-
-    def _compare(self, contestants: dict[str, Contestant]) -> list[Result]:
-        return compare(contestants, self.suite.validation, self.suite.num_steps, num_seeds=3, seed=1000)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def meta_train(
     if state is None:
         directory.best.unlink(missing_ok=True)  # of another run
     else:
-        _check_same(state.get("hyperparameters"), hyperparameters, directory)
+        check_same(state.get("hyperparameters"), hyperparameters, directory)
         trainer.load_state_dict(state["trainer"])
         scores, best = state["scores"], state["best"]
         cpu_seconds = state.get("cpu_seconds", 0.0)
@@ -159,7 +159,7 @@ def meta_train(
     return result
 
 
-def _check_same(saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None, directory: RunDirectory) -> None:
+def check_same(saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None, directory: RunDirectory) -> None:
     """A run goes on with the settings that its state was made with, but for its length and what is written when."""
     if saved is None or now is None:
         return
