@@ -10,7 +10,7 @@ import torch
 
 from l2o.distributed.elastic import ElasticPool
 from l2o.distributed.hosts import Backend, Call, Host, HostLostError, Residents, WorkerError
-from l2o.distributed.pool import check_workers
+from l2o.distributed.pool import Worker, check_workers
 from l2o.estimators.base import GradientEstimator
 from l2o.types import Theta
 
@@ -61,12 +61,12 @@ class RayBackend(Backend):
         self.ray = _connected(address)
         options = {"num_cpus": threads if address else 0, "max_restarts": -1, "max_task_retries": 0}
         self.actor = self.ray.remote(scheduling_strategy="SPREAD", **options)(_Actor)
-        shared = (estimator, {name: value.detach().cpu() for name, value in theta.items()})
-        self.arguments = (self.ray.put(shared), threads)
+        self.threads = threads
+        self.problem = self.ray.put((estimator, {name: value.detach().cpu() for name, value in theta.items()}))
         self.hosts: list[RayHost] = []
 
     def start(self) -> RayHost:
-        self.hosts.append(RayHost(self.ray, self.actor.remote(*self.arguments)))
+        self.hosts.append(RayHost(self.ray, self.actor.remote(self.threads), self.problem))
         return self.hosts[-1]
 
     def put(self, value: Any) -> Any:
@@ -90,14 +90,13 @@ class RayBackend(Backend):
 class RayHost(Host):
     """An actor."""
 
-    def __init__(self, ray: Any, actor: Any) -> None:
-        self.ray, self.actor = ray, actor
+    def __init__(self, ray: Any, actor: Any, problem: Any) -> None:
+        self.ray, self.actor, self.problem = ray, actor, problem
 
     def call(self, method: str, *args: Any) -> RayCall:
-        asked = getattr(self.actor, method)
-        if method == "ready":
-            asked = asked.options(max_task_retries=-1)  # answered after the actor has started again
-        return RayCall(self.ray, asked.remote(*args))
+        if method == "ready":  # answered once the actor has started, or has started again
+            return RayCall(self.ray, self.actor.furnish.options(max_task_retries=-1).remote(self.problem))
+        return RayCall(self.ray, getattr(self.actor, method).remote(*args))
 
     def kill(self) -> None:
         self.ray.kill(self.actor, no_restart=False)
@@ -121,11 +120,27 @@ class RayCall(Call):
 
 
 class _Actor(Residents):
-    """Residents in a process of their own."""
+    """Residents in a process of their own; what they work on comes after it has started, and started again."""
 
-    def __init__(self, shared: tuple[GradientEstimator, Theta], threads: int) -> None:
+    def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
-        super().__init__(*shared)
+        self.furnished = False
+
+    def furnish(self, problem: tuple[GradientEstimator, Theta]) -> None:
+        """Be told what to work on; told again, go on."""
+        if not self.furnished:
+            super().__init__(*problem)
+            self.furnished = True
+
+    def settle(self, *args: Any) -> None:
+        if not self.furnished:
+            raise HostLostError("the process has started again since")
+        super().settle(*args)
+
+    def _worker(self, worker: int, life: int) -> Worker:
+        if not self.furnished:
+            raise HostLostError("the process has started again since")
+        return super()._worker(worker, life)
 
     def pid(self) -> int:
         """The process."""

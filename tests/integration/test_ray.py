@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import l2o
 from l2o.cli import main
@@ -130,3 +131,22 @@ def test_a_killed_driver_goes_on_as_if_it_had_never_died(tmp_path: Path) -> None
     killed, whole = (l2o.load(path).state_dict() for path in (folder, tmp_path / "whole"))
     assert all(torch.equal(killed[name], whole[name]) for name in whole)
     assert audit(folder / "ledger.jsonl")[:3] == (30, 60, 0)
+
+
+def test_the_example_of_a_sweep_finds_the_better_rates(tmp_path: Path) -> None:
+    from benchmarks.sweep import Config, sweep
+
+    pytest.importorskip("ray.tune")
+    made = Config(samples=2, rounds=3, steps=2, concurrent=1, tasks="tests.integration.tiny:suite", out=tmp_path)
+    results = sweep(made)
+    assert len(results) == 2 and not results.errors
+    assert {result.metrics["outer_steps"] for result in results} <= {4, 6}
+
+
+def test_clusters_are_described_as_ray_wants_them() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    files = sorted((Path(l2o.__file__).parent / "distributed" / "launch").glob("*.yaml"))
+    assert [file.name for file in files] == ["aws.yaml", "machines.yaml"]
+    for file in files:
+        validate_config(prepare_config(yaml.safe_load(file.read_text())))
