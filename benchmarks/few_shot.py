@@ -49,6 +49,9 @@ with the next one, so that the learning rate rises again and comes down over the
 ALSO = {"prototypical": (20,)}
 """Other numbers of classes that the same learner is judged on."""
 
+TRANSDUCTIVE = ("relation",)
+"""Judged by the statistics of the batch as well, as its authors do."""
+
 TARGETS = {"prototypical": 98.5, "maml": 98.3, "relation": 99.0, "matching": 97.9, "siamese": 97.0, "reptile": 97.0}
 """Accuracy to reach, percent, 5-way 1-shot."""
 
@@ -108,6 +111,9 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         more = {"trained_at": began.read_text(), "settings": RUNS[learner], "norm": norm}
         for way in ALSO.get(learner, ()):
             yield {**judge_saved(JudgeConfig(str(folder / "best.safetensors"), way=way)), **more} | {"learner": learner}
+        if learner in TRANSDUCTIVE:
+            together = judge_saved(JudgeConfig(str(folder / "best.safetensors"), norm="batch"))
+            yield {**together, **more, "learner": learner, "norm": "batch"}
         more |= {"target": TARGETS.get(learner)}
         yield {**told, **more} | ({"verification": verification(folder)} if learner == "siamese" else {})
 

@@ -43,13 +43,23 @@ class BatchNorm(nn.Module):
         super().__init__()
         if statistics not in ("batch", "running"):
             raise ValueError(f"statistics must be 'batch' or 'running', the two known sources; got {statistics!r}.")
-        self.statistics = statistics
+        self.statistics: Statistics = statistics
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
         if statistics == "running":
             self.register_buffer("mean", torch.zeros(num_features))
             self.register_buffer("variance", torch.full((num_features,), float("nan")))  # not measured yet
         self.seen: list[tuple[Tensor, Tensor]] | None = None
+
+    def use(self, statistics: Statistics) -> None:
+        """Take other statistics from now on.
+
+        Raises:
+            ValueError: running ones, of a layer that was made without.
+        """
+        if statistics == "running" and not hasattr(self, "variance"):
+            raise ValueError("running statistics need a layer that was made with them; this one has the batch's only.")
+        self.statistics = statistics
 
     def forward(self, x: Float[Tensor, "n features *rest"]) -> Float[Tensor, "n features *rest"]:
         if self.seen is not None:

@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import nn
 
 from l2o.learners.adaptation import Adaptation
+from l2o.learners.batch_norm import BatchNorm
 from l2o.load import LEARNER_FILE, load, save
 from l2o.saved import to_bytes, write_atomically
 from l2o.training.config import read_config, to_plain
@@ -120,6 +121,7 @@ class JudgeConfig:
         steps: inner steps; several to compare them; those of the run's report if empty, or the learner's own.
         episodes: how many.
         seed: of the episodes.
+        norm: statistics of normalisation, other than the learner's own: batch (queries are judged together) or running.
         part: test, or validation where choices are to be made.
         threads: CPU threads; 0 leaves torch's choice.
     """
@@ -132,6 +134,7 @@ class JudgeConfig:
     steps: tuple[int, ...] = ()
     episodes: int = 1000
     seed: int = 10**6
+    norm: Literal["batch", "running"] | None = None
     part: Literal["test", "validation"] = "test"
     threads: int = 0
 
@@ -159,6 +162,9 @@ def judge_saved(config: JudgeConfig) -> dict[str, Any]:
     suite = load_episodes(str(chosen["data"]), Shape(way, shot, query, way, shot, query))
     if getattr(adaptation.learner, "way", None) is not None and suite.classifies:
         setattr(adaptation.learner, "way", way)  # noqa: B010 - not all learners have one; no weights depend on it
+    for m in adaptation.modules():
+        if isinstance(m, BatchNorm) and config.norm is not None:
+            m.use(config.norm)
     steps = steps or (adaptation.steps,)
     family = suite.test if config.part == "test" else suite.validation
     found = judge(adaptation, family, config.episodes, steps, config.seed)
