@@ -52,8 +52,11 @@ class HandDesigned(UpdateRule):
             x = working(p)
             if x.dtype not in cast:
                 cast[x.dtype] = {key: value.to(x.dtype) for key, value in hyper.items()}
-            update, slots[name] = self.step(x, grads[name].to(x.dtype), state.slots[name], cast[x.dtype])
-            updates[name] = update.to(p.dtype)
+                cast[x.dtype]["-lr"] = -cast[x.dtype]["lr"]
+            grad = grads[name] if grads[name].dtype == x.dtype else grads[name].to(x.dtype)
+            direction, slots[name] = self.direction(x, grad, state.slots[name], cast[x.dtype])
+            update = cast[x.dtype]["-lr"] * direction
+            updates[name] = update if p.dtype == x.dtype else update.to(p.dtype)
         return updates, OptState(state.step + 1, slots, state.shared)
 
     def init_slot(self, p: Float[Tensor, "*p"]) -> Slot:
@@ -61,8 +64,10 @@ class HandDesigned(UpdateRule):
         return {}
 
     @abstractmethod
-    def step(self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper) -> tuple[Tensor, Slot]:
-        """One tensor's update and next state, given the hyperparameters as they are now."""
+    def direction(
+        self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper
+    ) -> tuple[Tensor, Slot]:
+        """What a tensor's update is -lr times of, and its next state, given the hyperparameters as they are now."""
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -98,8 +103,10 @@ class SGD(HandDesigned):
     def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0) -> None:
         super().__init__(lr=lr, weight_decay=weight_decay)
 
-    def step(self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper) -> tuple[Tensor, Slot]:
-        return -hyper["lr"] * (grad + hyper["weight_decay"] * p if self._values["weight_decay"] else grad), slot
+    def direction(
+        self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper
+    ) -> tuple[Tensor, Slot]:
+        return grad + hyper["weight_decay"] * p if self._values["weight_decay"] else grad, slot
 
 
 class Momentum(HandDesigned):
@@ -127,11 +134,13 @@ class Momentum(HandDesigned):
     def init_slot(self, p: Float[Tensor, "*p"]) -> Slot:
         return {"momentum": torch.zeros_like(working(p))}
 
-    def step(self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper) -> tuple[Tensor, Slot]:
+    def direction(
+        self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper
+    ) -> tuple[Tensor, Slot]:
         grad = grad + hyper["weight_decay"] * p
         momentum = 1.0 - hyper["rate"].clamp(max=1.0)
         buffer = momentum * slot["momentum"] + grad
-        return -hyper["lr"] * (grad + momentum * buffer if self.nesterov else buffer), {"momentum": buffer}
+        return grad + momentum * buffer if self.nesterov else buffer, {"momentum": buffer}
 
 
 class Adam(HandDesigned):
@@ -155,9 +164,10 @@ class Adam(HandDesigned):
     def init_slot(self, p: Float[Tensor, "*p"]) -> Slot:
         return init_adam(p)
 
-    def step(self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper) -> tuple[Tensor, Slot]:
-        direction, slot = adam_direction(grad + hyper["weight_decay"] * p, slot, hyper)
-        return -hyper["lr"] * direction, slot
+    def direction(
+        self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper
+    ) -> tuple[Tensor, Slot]:
+        return adam_direction(grad + hyper["weight_decay"] * p, slot, hyper)
 
 
 class AdamW(HandDesigned):
@@ -180,9 +190,11 @@ class AdamW(HandDesigned):
     def init_slot(self, p: Float[Tensor, "*p"]) -> Slot:
         return init_adam(p)
 
-    def step(self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper) -> tuple[Tensor, Slot]:
+    def direction(
+        self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper
+    ) -> tuple[Tensor, Slot]:
         direction, slot = adam_direction(grad, slot, hyper)
-        return -hyper["lr"] * (direction + hyper["weight_decay"] * p), slot
+        return direction + hyper["weight_decay"] * p, slot
 
 
 class Muon(HandDesigned):
@@ -227,7 +239,9 @@ class Muon(HandDesigned):
     def init_slot(self, p: Float[Tensor, "*p"]) -> Slot:
         return init_adam(p) if p.ndim < 2 else {"momentum": torch.zeros_like(working(p))}
 
-    def step(self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper) -> tuple[Tensor, Slot]:
+    def direction(
+        self, p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, hyper: Hyper
+    ) -> tuple[Tensor, Slot]:
         if p.ndim < 2:
             direction, slot = adam_direction(grad, slot, hyper)
         else:
@@ -235,7 +249,7 @@ class Muon(HandDesigned):
             momentum = torch.lerp(slot["momentum"], grad, rate)
             slot = {"momentum": momentum}
             direction = self._orthogonal(torch.lerp(momentum, grad, rate) if self.nesterov else momentum)
-        return -hyper["lr"] * (direction + hyper["weight_decay"] * p), slot
+        return direction + hyper["weight_decay"] * p, slot
 
     def _orthogonal(self, b: Float[Tensor, "*p"]) -> Float[Tensor, "*p"]:
         matrix = newton_schulz(b.flatten(1), self.num_steps)
