@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import speed
+from benchmarks import learners, speed
 from benchmarks.record import read
 
 README = Path(__file__).parents[1] / "README.md"
@@ -40,7 +40,12 @@ def quickstart() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"quickstart": quickstart, "speed": speed.table}
+TABLES: dict[str, Callable[[], str]] = {
+    "quickstart": quickstart,
+    "speed": speed.table,
+    "few_shot": learners.few_shot,
+    "meta_step": learners.meta_step,
+}
 
 
 def _loss(row: dict[str, Any]) -> str:
