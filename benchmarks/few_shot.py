@@ -31,7 +31,7 @@ from l2o.types import seeded
 
 RUNS: dict[str, dict[str, Any]] = {
     "prototypical": {"steps": 6000, "precision": "bfloat16", "evaluate_every": 500},
-    "reptile": {"steps": 15000, "train_query": 1, "evaluate_every": 1500, "validation_episodes": 50},
+    "reptile": {"steps": (15000, 40000), "train_query": 1, "evaluate_every": 1500, "validation_episodes": 50},
     "relation": {"steps": (10000, 25000), "precision": "bfloat16", "evaluate_every": 500},
     "matching": {"steps": 8000, "precision": "bfloat16", "evaluate_every": 500},
     "siamese": {"steps": 8000, "precision": "bfloat16", "evaluate_every": 500},
