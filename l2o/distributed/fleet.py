@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from l2o.distributed.hosts import Backend, Call, Host, HostLostError, WorkerError
 
@@ -17,12 +18,17 @@ class Member:
 
     ready: what it has been asked to show that it is there; None once it has.
     failures: to start, in a row.
+    queue: the workers that have asked it for something, in order; it is at the first.
+    turned: when it turned to that one; heard: when it last answered.
     """
 
     process: Host
     index: int
     ready: Call | None
     failures: int = 0
+    queue: list[Any] = field(default_factory=list)
+    turned: float = 0.0
+    heard: float = 0.0
 
 
 class Fleet:
@@ -70,18 +76,20 @@ class Fleet:
             host = awaited[call]
             try:
                 call.result()
-                host.ready, host.failures = None, 0
+                host.ready, host.failures, host.heard = None, 0, self.backend.now()
                 self.note("joined", host=host.index)
             except (HostLostError, WorkerError) as error:
                 host.failures += 1
                 host.ready = host.process.call("ready")
                 if host.failures >= ATTEMPTS:
+                    self.note("given_up", host=host.index, why=str(error))
                     self.members.remove(host)
                 if not self.members:
                     raise RuntimeError(f"a pool needs a host that can start; none could: {error}") from error
 
     def lost(self, host: Member, why: str) -> None:
         """A host is gone, and waited for."""
+        host.queue = []
         if host.ready is None:
             self.note("lost", host=host.index, why=why)
             host.ready = host.process.call("ready")

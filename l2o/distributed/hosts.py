@@ -20,6 +20,10 @@ class WorkerError(Exception):
     """What was asked for raised an exception, the cause of this one; the process lives."""
 
 
+class SettleError(Exception):
+    """A worker could not be made in a process; the cause says why."""
+
+
 class Call(ABC):
     """Something asked of a host."""
 
@@ -87,32 +91,43 @@ class Residents:
 
     def __init__(self, estimator: GradientEstimator, theta: Theta) -> None:
         self.estimator, self.theta = estimator, theta
-        self.workers: dict[tuple[int, int], Worker] = {}
+        self.workers: dict[tuple[int, int], Worker | Exception] = {}
 
     def ready(self) -> bool:
         """Answers once the process is there."""
         return True
 
     def settle(
-        self, worker: int, life: int, seed: int, state: dict[str, Any] | None, number: int, *thetas: Theta
+        self,
+        worker: int,
+        life: int,
+        here: tuple[int, ...],
+        seed: int,
+        state: dict[str, Any] | None,
+        number: int,
+        *thetas: Theta,
     ) -> None:
-        """Make a worker here as it was elsewhere.
+        """Make a worker here as it was elsewhere. What goes wrong is told to whoever asks the worker next.
 
         Arguments:
             life: of the worker: how often it has been settled anywhere.
+            here: the workers that live here; others have moved away.
             seed: that it began with.
             state: of the worker at some time; None before its first estimate.
             number: of estimates that it has made by now.
             thetas: of the estimates since `state`, which are made again and thrown away.
         """
-        self.workers = {key: one for key, one in self.workers.items() if key[0] != worker}
-        made = Worker(self.estimator, self.theta, seed)
-        if state is not None:
-            made.load_state_dict(state)
-        for theta in thetas:
-            made.estimate(theta)
-        made.number = number
-        self.workers[worker, life] = made
+        self.workers = {key: one for key, one in self.workers.items() if key[0] in here and key[0] != worker}
+        try:
+            made = Worker(self.estimator, self.theta, seed)
+            if state is not None:
+                made.load_state_dict(state)
+            for theta in thetas:
+                made.estimate(theta)
+            made.number = number
+            self.workers[worker, life] = made
+        except Exception as error:
+            self.workers[worker, life] = error
 
     def state(self, worker: int, life: int) -> dict[str, Any]:
         """A worker's state."""
@@ -129,4 +144,7 @@ class Residents:
         """A worker in just this life: what it was asked to be before its process died, or was cut off, is void."""
         if (worker, life) not in self.workers:
             raise HostLostError(f"worker {worker} was made in a process that has died since")
-        return self.workers[worker, life]
+        found = self.workers[worker, life]
+        if isinstance(found, Exception):
+            raise SettleError(f"{type(found).__name__}: {found}") from found
+        return found

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from l2o.distributed.elastic import ElasticPool
 from l2o.distributed.hosts import Backend, Call, Host, HostLostError, Residents, WorkerError
-from l2o.distributed.pool import Worker, check_workers
+from l2o.distributed.pool import Worker
+from l2o.distributed.roster import Rules
 from l2o.estimators.base import GradientEstimator
 from l2o.types import Theta
+
+FETCH = 300.0
+"""Seconds for an answer that is there to be brought here."""
+
+LOST = (
+    *("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError"),
+    *("ObjectLostError", "ObjectFetchTimedOutError", "GetTimeoutError", "LocalRayletDiedError", "RpcError"),
+)
+"""Ray's errors that tell of a lost process, node or object."""
 
 
 class RayPool(ElasticPool):
@@ -26,7 +37,7 @@ class RayPool(ElasticPool):
         address: of a cluster (`auto`, `ray://...`); None starts Ray on this machine, unless it runs already.
         threads: CPU threads of an actor, and the CPUs that it asks of a cluster; on this machine it asks for none, so
             that workers that are more than CPUs share them. Sums depend on threads in their last digits.
-        quorum, max_staleness, late, timeout, snapshot_every: as of `ElasticPool`.
+        rules: as of `ElasticPool`.
     """
 
     def __init__(
@@ -37,17 +48,13 @@ class RayPool(ElasticPool):
         seed: int = 0,
         address: str | None = None,
         threads: int = 1,
-        quorum: int | None = None,
-        max_staleness: int = 0,
-        late: Literal["keep", "downweight"] = "keep",
-        timeout: float = 600.0,
-        snapshot_every: int = 10,
+        rules: Rules | None = None,
     ) -> None:
-        check_workers(num_workers)
+        (rules or Rules()).check(num_workers)
         if threads < 1:
             raise ValueError(f"threads must be at least 1; got {threads}.")
         backend = RayBackend(estimator, theta, address, threads)
-        super().__init__(backend, num_workers, seed, None, quorum, max_staleness, late, timeout, snapshot_every)
+        super().__init__(backend, num_workers, seed, rules=rules)
 
 
 class RayBackend(Backend):
@@ -75,15 +82,16 @@ class RayBackend(Backend):
     def wait(self, calls: Sequence[Call], timeout: float, linger: float = 0.0) -> list[Call]:
         by_ref = {call.ref: call for call in calls if isinstance(call, RayCall)}
         refs = list(by_ref)
-        done, _ = self.ray.wait(refs, num_returns=1, timeout=timeout)
+        done, _ = self.ray.wait(refs, num_returns=1, timeout=timeout if math.isfinite(timeout) else None)
         if done:  # and whoever else is there
             done, _ = self.ray.wait(refs, num_returns=len(refs), timeout=linger)
         return [by_ref[ref] for ref in done]
 
     def close(self) -> None:
         """End the actors; Ray itself goes on."""
-        for host in self.hosts:
-            self.ray.kill(host.actor)
+        if self.ray.is_initialized():  # or they have ended with it
+            for host in self.hosts:
+                self.ray.kill(host.actor)
         self.hosts = []
 
 
@@ -109,14 +117,17 @@ class RayCall(Call):
         self.ray, self.ref = ray, ref
 
     def result(self) -> Any:
+        known = self.ray.exceptions
         try:
-            return self.ray.get(self.ref)
-        except self.ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, HostLostError):
-                raise error.cause from None
+            return self.ray.get(self.ref, timeout=FETCH)
+        except known.RayTaskError as error:
+            if isinstance(error.cause, HostLostError | known.RayError):  # a RayError: an argument did not arrive
+                raise HostLostError(_told(error.cause)) from error
             raise WorkerError(str(error)) from error.cause
-        except self.ray.exceptions.RayError as error:  # actor or node died, out of memory, object lost
-            raise HostLostError(str(error).splitlines()[0]) from error
+        except tuple(getattr(known, name) for name in LOST if hasattr(known, name)) as error:
+            raise HostLostError(_told(error)) from error
+        except known.RayError as error:  # an exception that cannot be unpickled here, for one
+            raise WorkerError(str(error)) from error
 
 
 class _Actor(Residents):
@@ -145,6 +156,11 @@ class _Actor(Residents):
     def pid(self) -> int:
         """The process."""
         return os.getpid()
+
+
+def _told(error: BaseException) -> str:
+    """The first lines of an error's message."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _connected(address: str | None) -> Any:

@@ -92,23 +92,26 @@ class SimulatedHost(Host):
     def call(self, method: str, *args: Any) -> SimulatedCall:
         self._see_to_death()
         now = self.backend.now()
+        clock = self.backend.now
         if method == "ready":
-            return SimulatedCall(max(now, self.born), True)
+            return SimulatedCall(clock, max(now, self.born), True)
         if now < self.born:
-            return SimulatedCall(now, HostLostError("it has died and is not back"))
+            return SimulatedCall(clock, now, HostLostError("it has died and is not back"))
         began = max(now, self.busy_until)
-        ends = began + (self.backend.delay(self.backend.generator) if method == "estimate" else 0.0)
+        estimates = {"estimate": 1, "settle": max(0, len(args) - 6)}.get(method, 0)
+        ends = began + sum(self.backend.delay(self.backend.generator) for _ in range(estimates))
         if ends > self.dies:
-            return SimulatedCall(self.dies, HostLostError("it died"))
+            self.busy_until = math.inf  # what is asked after this dies with it
+            return SimulatedCall(clock, self.dies, HostLostError("it died"))
         self.busy_until = ends
         try:
-            return SimulatedCall(ends, getattr(self.residents, method)(*args))
+            return SimulatedCall(clock, ends, getattr(self.residents, method)(*args))
         except HostLostError as error:
-            return SimulatedCall(ends, error)
+            return SimulatedCall(clock, ends, error)
         except Exception as error:
             told = WorkerError(str(error))
             told.__cause__ = error
-            return SimulatedCall(ends, told)
+            return SimulatedCall(clock, ends, told)
 
     def kill(self) -> None:
         """Dies now."""
@@ -120,10 +123,12 @@ class SimulatedHost(Host):
 class SimulatedCall(Call):
     """An answer, and when it comes."""
 
-    def __init__(self, at: float, answer: Any) -> None:
-        self.at, self.answer = at, answer
+    def __init__(self, clock: Callable[[], float], at: float, answer: Any) -> None:
+        self.clock, self.at, self.answer = clock, at, answer
 
     def result(self) -> Any:
+        if self.clock() < self.at:
+            raise AssertionError(f"an answer of {self.at} s was taken at {self.clock()} s")
         if isinstance(self.answer, HostLostError | WorkerError):
             raise self.answer
         return self.answer

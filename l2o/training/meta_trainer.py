@@ -70,6 +70,7 @@ class MetaTrainer:
         self.entry = {
             "step": self.num_steps,
             "used": [[e.worker, e.number, e.staleness] for e, good in zip(estimates, finite, strict=True) if good],
+            "skipped": not math.isfinite(norm),
             "not_finite": [[e.worker, e.number] for e, good in zip(estimates, finite, strict=True) if not good],
             "events": self.pool.events(),
         }

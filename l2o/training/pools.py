@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from l2o.distributed.pool import LocalPool, WorkerPool
+from l2o.distributed.roster import Rules
 from l2o.estimators.base import GradientEstimator
 from l2o.types import Theta
 
@@ -65,9 +66,11 @@ class PoolConfig:
             seed,
             self.address,
             max(1, threads),
-            self.quorum,
-            self.max_staleness if self.quorum is not None else 0,
-            self.late,
-            self.worker_timeout,
-            self.snapshot_every,
+            Rules(
+                self.quorum,
+                self.max_staleness if self.quorum is not None else 0,
+                self.late,
+                self.worker_timeout,
+                self.snapshot_every,
+            ),
         )

@@ -28,7 +28,7 @@ from l2o.training.config import MetaTrainConfig, to_plain
 from l2o.training.meta_train_command import Evaluator
 from l2o.training.meta_trainer import MetaTrainer
 from l2o.training.metrics import Dashboard
-from l2o.training.run import RunDirectory, check_same
+from l2o.training.run import RunDirectory
 from l2o.types import seeded
 
 EXPLORED = ("lr", "max_grad_norm")
@@ -139,14 +139,13 @@ def train_population(
     """
     directory, suite = RunDirectory(folder), config.suite()
     state, plain = directory.newest(), to_plain(config)
-    if state is not None:
-        check_same(state["hyperparameters"], plain, directory)
     directory.write_config(plain)
     evaluator = Evaluator(suite)
     with ExitStack() as stack:
-        members = [Member(config.member(i).build(suite)) for i in range(config.size)]
-        for member in members:
-            stack.enter_context(closing(member.trainer.pool))
+        members = []
+        for i in range(config.size):
+            members.append(Member(config.member(i).build(suite)))
+            stack.enter_context(closing(members[-1].trainer.pool))
         best: dict[str, Any] = {"score": math.inf, "member": 0, "round": 0}
         history: list[dict[str, Any]] = []
         if state is not None:

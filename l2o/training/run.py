@@ -64,7 +64,14 @@ class RunDirectory:
         return self.path / "ledger.jsonl"
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Save the resolved configuration."""
+        """Save the resolved configuration.
+
+        Raises:
+            ValueError: the folder holds a run with other settings.
+        """
+        state = self.newest()
+        if state is not None:
+            check_same(state.get("hyperparameters"), config, self)
         write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
 
     def checkpoints(self) -> list[Path]:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,14 +17,16 @@ import l2o
 from l2o.cli import main
 from l2o.distributed import LocalPool
 from l2o.distributed.ray_pool import RayPool
+from l2o.distributed.roster import Rules
 from l2o.estimators import PES, Episodic, Problems, Truncation
-from l2o.estimators.base import GradientEstimator
+from l2o.estimators.base import GradientEstimator, MetaGradient
 from l2o.learners import MAML, MLP, Adaptation
 from l2o.rules import SGD, MLPRule
 from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.tasks.quadratic import Quadratics
 from l2o.training.ledger import audit
 from l2o.training.meta_trainer import theta_of
+from l2o.types import Theta
 
 ray = pytest.importorskip("ray")
 pytestmark = [
@@ -88,7 +91,10 @@ def test_what_a_worker_raises_is_raised_here() -> None:
 def test_a_killed_actor_costs_nothing() -> None:
     rule, estimator = make("rule")
     theta = theta_of(rule)
-    pool, local = RayPool(estimator, theta, 2, seed=5, snapshot_every=3), LocalPool(estimator, theta, 2, seed=5)
+    pool, local = (
+        RayPool(estimator, theta, 2, seed=5, rules=Rules(snapshot_every=3)),
+        LocalPool(estimator, theta, 2, seed=5),
+    )
     for step in range(12):
         if step in (4, 8):
             victim = pool.backend.hosts[step // 8].actor  # type: ignore[attr-defined]
@@ -150,3 +156,41 @@ def test_clusters_are_described_as_ray_wants_them() -> None:
     assert [file.name for file in files] == ["aws.yaml", "machines.yaml"]
     for file in files:
         validate_config(prepare_config(yaml.safe_load(file.read_text())))
+
+
+class TwoArgumentsError(Exception):
+    """Cannot be unpickled."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+
+
+class Raises(GradientEstimator):
+    def init(self, theta: Theta, generator: torch.Generator) -> torch.Tensor:
+        return torch.zeros(())
+
+    def estimate(self, theta: Theta, state: torch.Tensor, generator: torch.Generator) -> Any:
+        raise TwoArgumentsError("digits", "no such file")
+
+
+class Crashes(Raises):
+    def estimate(self, theta: Theta, state: torch.Tensor, generator: torch.Generator) -> Any:
+        if generator.initial_seed() == 1:
+            os._exit(139)
+        return MetaGradient({}, torch.zeros(()), {}), state
+
+
+def test_what_cannot_be_unpickled_is_told_too() -> None:
+    pool = RayPool(Raises(), {}, 1)
+    with pytest.raises(Exception, match="no such file"):
+        pool.estimate({})
+    assert pool.counts["lost"] == 0
+    pool.close()
+
+
+def test_a_worker_that_crashes_its_process_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2o.distributed.elastic.DEATHS", 2)
+    pool = RayPool(Crashes(), {}, 2)
+    assert [len(pool.estimate({})) for _ in range(2)] == [1, 2]
+    assert pool.counts["begun_anew"] == 1
+    pool.close()

@@ -8,6 +8,7 @@ import torch
 
 from l2o.distributed import LocalPool
 from l2o.distributed.ray_pool import RayPool
+from l2o.distributed.roster import Rules
 from l2o.estimators import PES, Problems, Truncation
 from l2o.rules import MLPRule
 from l2o.tasks.quadratic import Quadratics
@@ -46,7 +47,7 @@ def trainer(kind: str, **settings: Any) -> MetaTrainer:
 
 def test_a_node_that_disappears_costs_nothing_and_one_that_comes_is_used(cluster: Any) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
-    ours = trainer("ray", address=cluster.address, snapshot_every=4)
+    ours = trainer("ray", address=cluster.address, rules=Rules(snapshot_every=4))
     theirs = trainer("local")
     used = []
     for step in range(200):

@@ -17,8 +17,11 @@ head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 10000)) # of this job alone
 
 run=runs/meta-train
-for ((i = 1; i < $#; i++)); do
-    if [[ ${!i} == --run ]]; then j=$((i + 1)); run=${!j}; fi
+for ((i = 1; i <= $#; i++)); do
+    case ${!i} in
+        --run) j=$((i + 1)); run=${!j} ;;
+        --run=*) run=${!i#--run=} ;;
+    esac
 done
 if compgen -G "$run/checkpoints/*.safetensors" > /dev/null; then
     command=(l2o meta-train --resume "$run")
