@@ -82,9 +82,14 @@ def outer_rule() -> str:
     for task in dict.fromkeys(row["task"] for row in rows):
         of = {row["method"]: row for row in rows if row["task"] == task}
         ours, adam = of["LSTM"], of["Adam"]
-        cells = [f"{r['final_loss']:.3f} [{r['final_low']:.3f}, {r['final_high']:.3f}]" for r in (ours, adam)]
-        ratio = ours["final_loss"] / adam["final_loss"]
-        lines.append(f"| {task} | {cells[0]} | {cells[1]} ({adam['rate']:.3g}) | {ratio:.2f} |")
+        cells = [
+            "diverges"
+            if r["final_loss"] is None
+            else f"{r['final_loss']:.3f} [{r['final_low']:.3f}, {r['final_high']:.3f}]"
+            for r in (ours, adam)
+        ]
+        ratio = "" if ours["final_loss"] is None else f"{ours['final_loss'] / adam['final_loss']:.2f}"
+        lines.append(f"| {task} | {cells[0]} | {cells[1]} ({adam['rate']:.3g}) | {ratio} |")
     first = rows[0]
     lines += [
         "",

@@ -9,6 +9,7 @@ Adam at the best of its rates, chosen for each learner on these very runs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +21,13 @@ import tyro
 from rich.console import Console
 from torch import Generator
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import RESULTS, commit, write
 from l2o.distributed import LocalPool
 from l2o.estimators import Backprop, MetaLoss, Problems, Truncation
 from l2o.learners import MAML, MLP, Adaptation, EpisodicTask, PrototypicalNetwork
 from l2o.load import load, save
 from l2o.rules import SGD, Adam, LSTMRule
+from l2o.saved import write_atomically
 from l2o.tasks.base import Task, TaskFamily, choose
 from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.training import report
@@ -132,14 +134,18 @@ def meta_trained(config: Config) -> LSTMRule:
 
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
-    """One row a learner and method."""
+    """One row a learner and method; what an earlier run has finished is taken from its folder."""
     rule = meta_trained(config)
     contestants = {"LSTM": Contestant(rule), "Adam": Contestant(Adam(1.0), RATES)}
     for learner in config.learners:
-        tasks = {learner: held_out(learner, config.num_episodes)}
-        results = compare(contestants, tasks, config.num_steps, config.num_seeds)
-        yield from report.rows(results, ("Adam",))
-        Console().print(report.table(results, baseline="Adam"))
+        done = config.out / "rows" / f"{learner}.jsonl"
+        if not done.exists():
+            tasks = {learner: held_out(learner, config.num_episodes)}
+            results = compare(contestants, tasks, config.num_steps, config.num_seeds)
+            Console().print(report.table(results, baseline="Adam"))
+            lines = [json.dumps(row | {"computed_at": commit()}) for row in report.rows(results, ("Adam",))]
+            write_atomically(done, "\n".join(lines).encode())
+        yield from map(json.loads, done.read_text().splitlines())
 
 
 def main(config: Config) -> None:
