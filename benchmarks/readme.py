@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import learners, speed
+from benchmarks import cluster, learners, speed
 from benchmarks.record import read
 
 README = Path(__file__).parents[1] / "README.md"
@@ -45,6 +45,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed.table,
     "few_shot": learners.few_shot,
     "meta_step": learners.meta_step,
+    "scaling": cluster.scaling,
 }
 
 
