@@ -15,19 +15,20 @@ def scaling() -> str:
     (pieces,) = (row for row in rows if row["kind"] == "pieces")
     (simulated,) = (row for row in rows if row["kind"] == "driver" and row["workers"] == 256)
     clusters = [row for row in rows if row["kind"] == "model"]
-    reckoned = "; ".join(
-        f"{row['workers']}: {100 * row['efficiency']:.0f}% of their time at work with estimates of a second, 90% with "
-        f"ones of {readable(row['estimate_for_90_percent'])} s"
-        for row in clusters
-    )
+    lines += ["", "| workers, reckoned | time at work, estimates of 1 s | estimates for 90% | MB moved a step |"]
+    lines.append("| --- | --- | --- | --- |")
+    for row in clusters:
+        moved = readable(row["bytes_per_step"] / 1e6)
+        long = readable(row["estimate_for_90_percent"])
+        lines.append(f"| {row['workers']} | {100 * row['efficiency']:.0f}% | {long} s | {moved} |")
+    theta, gradient, state = (readable(pieces[f"{name}_bytes"] / 1e3) for name in ("theta", "gradient", "state"))
     lines += [
         "",
-        f"A worker moves {readable(pieces['theta_bytes'] / 1e3)} kB of theta, {readable(pieces['gradient_bytes'] / 1e3)} "
-        f"kB of gradient and a tenth of {readable(pieces['state_bytes'] / 1e6)} MB of snapshot a step, and costs the "
-        f"driver {readable(1e3 * pieces['call_seconds'])} ms, with the workers' own part, which shares its two cores "
-        f"here. With 256 simulated workers, of which {simulated['lost']} died in {rows[0]['config']['simulated_steps']} "
-        f"steps, the driver itself took {readable(1e3 * simulated['driver_seconds'])} ms a step. From these pieces, "
-        f"workers that wait for each other are reckoned to spend: {reckoned}. Assumed: {clusters[0]['assumptions']}. "
+        f"Measured: a step moves {theta} kB of theta, {gradient} kB of gradient and a tenth of {state} kB of snapshot for "
+        f"each worker, and takes the driver {readable(1e3 * pieces['call_seconds'])} ms for it (the worker's own part "
+        f"included, on the same two cores); with 256 simulated workers, of which {simulated['lost']} died in "
+        f"{rows[0]['config']['simulated_steps']} steps, the driver itself took "
+        f"{readable(1e3 * simulated['driver_seconds'])} ms a step. Assumed: {clusters[0]['assumptions']}. "
         f"{rows[0]['machine']}, commit {rows[0]['commit']}.",
     ]
     return "\n".join(lines)
