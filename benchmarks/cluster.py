@@ -24,9 +24,9 @@ def scaling() -> str:
     theta, gradient, state = (readable(pieces[f"{name}_bytes"] / 1e3) for name in ("theta", "gradient", "state"))
     lines += [
         "",
-        f"Measured: a step moves {theta} kB of theta, {gradient} kB of gradient and a tenth of {state} kB of snapshot for "
-        f"each worker, and takes the driver {readable(1e3 * pieces['call_seconds'])} ms for it (the worker's own part "
-        f"included, on the same two cores); with 256 simulated workers, of which {simulated['lost']} died in "
+        f"Measured: a step moves {theta} kB of theta, {gradient} kB of gradient and a tenth of {state} kB of snapshot "
+        f"for each worker, and takes the driver {readable(1e3 * pieces['call_seconds'])} ms for it (the worker's own "
+        f"part included, on the same two cores); with 256 simulated workers, of which {simulated['lost']} died in "
         f"{rows[0]['config']['simulated_steps']} steps, the driver itself took "
         f"{readable(1e3 * simulated['driver_seconds'])} ms a step. Assumed: {clusters[0]['assumptions']}. "
         f"{rows[0]['machine']}, commit {rows[0]['commit']}.",
