@@ -172,7 +172,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 RATES = {
     ("sinusoid", "cavia"): 1.0,
-    ("sinusoid", "imaml"): 0.02,
     ("sinusoid", "reptile"): 0.02,
     ("gaussian-classes", "cavia"): 1.0,
 }
