@@ -4,7 +4,8 @@
 
 Both have a learned initialisation, trained for the same 5 inner steps over the same outer steps and tasks. SGD's rate
 is swept: each rate gets a training of its own, and the best on validation tasks is trained again from all seeds. The
-LSTM rule (Andrychowicz et al., 2016) is trained along with the initialisation.
+LSTM rule (Ravi and Larochelle, 2017), which starts out as SGD with a small rate, is trained along with the
+initialisation. (The coordinatewise LSTM of Andrychowicz et al., 2016, has to learn the size of a step from nothing.)
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Config:
         seeds: of weights and training tasks.
         steps: outer steps.
         inner_steps: steps of either rule.
-        hidden_size: of the LSTM, one layer.
+        hidden_size: of the LSTM.
         threads: CPU threads.
         out: folder of the runs and rows.
         record: keep the rows in benchmarks/results.
@@ -88,7 +89,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
                 "rate": rate,
                 "swept": {str(k): _plain(v) for k, v in swept.items()},
             }
-            settings = {"rule": "lstm", "rule_args": {"hidden_size": config.hidden_size, "num_layers": 1}}
+            settings = {"rule": "metalstm", "rule_args": {"hidden_size": config.hidden_size}}
             told, _ = trained(config, data, "lstm", seed, learn_rule=True, **settings)
             yield _row(config, told, "LSTM", seed)
 
