@@ -148,12 +148,13 @@ def _evaluate(config: EvaluateConfig) -> int:
     suite = load_suite(config.tasks)
     for name in filter(is_untrained, config.rule):
         Console(stderr=True).print(f"l2o evaluate: {name} is a fresh rule that nobody has trained.")
-    for name in config.rule:
-        if not isinstance(load(name), UpdateRule):
+    rules = [load(name) for name in config.rule]
+    for name, rule in zip(config.rule, rules, strict=True):
+        if not isinstance(rule, UpdateRule):
             raise ValueError(f"evaluate compares update rules; {name} is a learner (l2o judge).")
     contestants = {
-        label: Contestant(load(name), RATES if config.sweep else (1.0,))
-        for label, name in zip(labels(config.rule), config.rule, strict=True)
+        label: Contestant(rule, RATES if config.sweep else (1.0,))
+        for label, rule in zip(labels(config.rule), rules, strict=True)
     }
     contestants |= baselines()
     num_steps = config.steps or suite.num_steps

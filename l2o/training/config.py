@@ -202,9 +202,8 @@ def outer_optimizer(module: nn.Module, name: str, lr: float, total_steps: int | 
     trained = [p for p in module.parameters() if p.requires_grad]
     kind = getattr(torch.optim, name, None)
     if isinstance(kind, type) and issubclass(kind, Optimizer):
-        fused: dict[str, Any] = (
-            {"fused": True} if "fused" in signature(kind).parameters else {}
-        )  # a third of the time on few numbers
+        # a third of the time on few numbers
+        fused: dict[str, Any] = {"fused": True} if "fused" in signature(kind).parameters else {}
         return kind(trained, lr=lr, **fused)  # type: ignore[call-arg]
     path = Path(name).expanduser()
     if not path.exists():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from l2o.training.episode_suites import EpisodeSuite, Shape, load_episodes
 from l2o.training.judge import Judgement, judge, measure
 from l2o.training.learn import LearnConfig
 from l2o.training.meta_trainer import MetaTrainer
+from l2o.training.report import plain
 from l2o.training.run import RunDirectory, meta_train
 
 
@@ -96,15 +96,10 @@ def _told(facts: dict[str, Any], found: Judgement, suite: EpisodeSuite, steps: i
         "episodes": len(found.scores),
         "test_steps": steps,
         "measure": "accuracy" if suite.classifies else "mean squared error",
-        "score": _plain(found.score(steps)[0]),
-        "half_interval": _plain(found.score(steps)[1]),
-        "by_steps": {str(step): [_plain(value) for value in found.score(step)] for step in found.steps},
+        "score": plain(found.score(steps)[0]),
+        "half_interval": plain(found.score(steps)[1]),
+        "by_steps": {str(step): [plain(value) for value in found.score(step)] for step in found.steps},
     }
-
-
-def _plain(value: float) -> float | None:
-    """As JSON can hold it."""
-    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

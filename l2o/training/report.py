@@ -38,13 +38,13 @@ def rows(results: Sequence[Result], baselines: Sequence[str] = ()) -> Iterator[d
         for name in baselines:
             times = speed_up(result, find(results, result.task, name))
             row |= {f"speed_up_{name}": float(times.mean()), **_bounds(f"speed_up_{name}", times)}
-        yield {key: _plain(value) for key, value in row.items()}
+        yield {key: plain(value) for key, value in row.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as JSON can hold it: None where a number is not finite, as of a rate that diverged."""
     if isinstance(value, dict):
-        return {str(key): _plain(child) for key, child in value.items()}
+        return {str(key): plain(child) for key, child in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

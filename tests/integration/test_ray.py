@@ -27,15 +27,10 @@ from l2o.tasks.quadratic import Quadratics
 from l2o.training.ledger import audit
 from l2o.training.meta_trainer import theta_of
 from l2o.types import Theta
+from tests.integration.ray_marks import MARKS
 
 ray = pytest.importorskip("ray")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.xdist_group("ray"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module", autouse=True)

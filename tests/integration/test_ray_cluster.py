@@ -13,15 +13,10 @@ from l2o.estimators import PES, Problems, Truncation
 from l2o.rules import MLPRule
 from l2o.tasks.quadratic import Quadratics
 from l2o.training.meta_trainer import MetaTrainer, theta_of
+from tests.integration.ray_marks import MARKS
 
 ray = pytest.importorskip("ray")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.xdist_group("ray"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture
