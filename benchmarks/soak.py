@@ -2,9 +2,10 @@
 
     python -m benchmarks.soak --record
 
-Meta-trains an MLP rule by PES with Ray's workers, kills one of their processes at random every minute, and notes every
-half minute how much memory driver and workers have, the meta-loss, and how many hosts were lost. Afterwards the same
-number of outer steps is made without any death by workers in this process: the rows tell whether theta is the same.
+Meta-trains an MLP rule by PES with Ray's workers and kills one of their processes at a random moment of every minute.
+A twin whose workers live in this process makes every outer step as well, undisturbed. Every half minute a row notes the
+memory of driver and workers, the meta-loss of both, how many hosts were lost, and after how many steps the two differed
+in any bit of theta.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 import tyro
 from rich.console import Console
@@ -41,6 +44,7 @@ class Config:
         workers: of Ray.
         kill_every: seconds between deaths.
         note_every: seconds between rows.
+        rest: seconds between outer steps, which leave the machine to others.
         num_tasks: tasks of a worker.
         seed: of everything, and of who dies.
         out: folder of ledger and rows.
@@ -51,6 +55,7 @@ class Config:
     workers: int = 2
     kill_every: float = 60.0
     note_every: float = 30.0
+    rest: float = 0.5
     num_tasks: int = 8
     seed: int = 0
     out: Path = Path("runs/soak")
@@ -78,62 +83,86 @@ def resident(pid: int) -> int:
     return next((1024 * int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS")), 0)
 
 
+class Killer(threading.Thread):
+    """Kills the process of a random host once in every interval, at a random moment of it.
+
+    Arguments:
+        hosts: of the pool, kept up to date by it.
+        interval: seconds.
+        chance: decides who and when.
+    """
+
+    def __init__(self, hosts: list[Any], interval: float, chance: random.Random) -> None:
+        super().__init__(daemon=True)
+        self.hosts, self.interval, self.chance = hosts, interval, chance
+        self.kills, self.ended = 0, threading.Event()
+
+    def run(self) -> None:
+        """Until `ended`."""
+        began, turn = time.monotonic(), 0
+        while not self.ended.wait(began + self.interval * (turn + self.chance.random()) - time.monotonic()):
+            turn += 1
+            pid = process_of(self.chance.choice(self.hosts))
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+                self.kills += 1
+
+
+def process_of(host: Any) -> int | None:
+    """Number of the process that a host of Ray lives in; None while it is starting or dead."""
+    try:
+        pid: int = ray.get(host.actor.pid.remote(), timeout=20)
+    except ray.exceptions.RayError:
+        return None
+    return pid
+
+
 def run(config: Config) -> Iterator[dict[str, Any]]:
     """A row every half minute, and one at the end."""
-    import ray
-
     torch.set_num_threads(1)
-    chance = random.Random(config.seed)
-    ours = trainer(config, on_ray=True)
-    assert isinstance(ours.pool, RayPool) and isinstance(ours.pool.backend, RayBackend)
-    hosts = ours.pool.backend.hosts
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "ledger.jsonl").unlink(missing_ok=True)
     ledger = Ledger(config.out / "ledger.jsonl")
+    disturbed, twin = trainer(config, on_ray=True), trainer(config, on_ray=False)
+    assert isinstance(disturbed.pool, RayPool) and isinstance(disturbed.pool.backend, RayBackend)
+    hosts = disturbed.pool.backend.hosts
+    killer = Killer(hosts, config.kill_every, random.Random(config.seed))
+    killer.start()
     began = time.monotonic()
-    kill_at, note_at, kills, losses = began + config.kill_every, began, 0, []
+    note_at, losses, differing = began, [], 0
     while (now := time.monotonic()) < began + 3600 * config.hours:
-        metrics = ours.step()
-        ledger.append(ours.entry)
-        losses.append(metrics["meta_loss"])
-        if now >= kill_at:
-            kill_at += config.kill_every
-            victim = chance.choice(hosts)
-            try:
-                os.kill(ray.get(victim.actor.pid.remote(), timeout=20), signal.SIGKILL)
-                kills += 1
-            except (ray.exceptions.RayError, ProcessLookupError):
-                pass  # it is starting still
+        metrics, undisturbed = disturbed.step(), twin.step()
+        ledger.append(disturbed.entry)
+        losses.append((metrics["meta_loss"], undisturbed["meta_loss"]))
+        theirs = theta_of(twin.module)
+        differing += not all(torch.equal(value, theirs[name]) for name, value in theta_of(disturbed.module).items())
         if now >= note_at:
             note_at += config.note_every
-            pids = []
-            for host in hosts:
-                try:
-                    pids.append(ray.get(host.actor.pid.remote(), timeout=20))
-                except ray.exceptions.RayError:
-                    continue
+            pids = [pid for pid in map(process_of, hosts) if pid is not None]
+            loss, undisturbed_loss = (sum(column) / len(column) for column in zip(*losses, strict=True))
+            losses = []
             yield {
                 "kind": "course",
                 "seconds": now - began,
-                "step": ours.num_steps,
-                "meta_loss": sum(losses) / len(losses),
+                "step": disturbed.num_steps,
+                "meta_loss": loss,
+                "undisturbed_meta_loss": undisturbed_loss,
+                "steps_of_other_theta": differing,
                 "driver_mebibytes": resident(os.getpid()) / 2**20,
                 "worker_mebibytes": [resident(pid) / 2**20 for pid in pids],
-                "kills": kills,
+                "kills": killer.kills,
                 "lost": metrics["pool/lost"],
                 "replayed": metrics["pool/replayed"],
             }
-            losses = []
-    steps, seconds = ours.num_steps, time.monotonic() - began
-    ours.pool.close()
-    theirs = trainer(config, on_ray=False)
-    for _ in range(steps):
-        theirs.step()
-    same = all(torch.equal(value, theta_of(theirs.module)[name]) for name, value in theta_of(ours.module).items())
+        time.sleep(config.rest)
+    killer.ended.set()
+    disturbed.pool.close()
     found = audit(ledger.path)
     yield {
         "kind": "end",
-        "seconds": seconds,
-        "kills": kills,
-        "same_theta_as_undisturbed": same,
+        "seconds": time.monotonic() - began,
+        "kills": killer.kills,
+        "steps_of_other_theta": differing,
         "steps": found.steps,
         "used": found.used,
         "missing": found.missing,
@@ -143,7 +172,6 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
 
 def main(config: Config) -> None:
     """Run, write as it goes, show."""
-    config.out.mkdir(parents=True, exist_ok=True)
     rows = []
 
     def told() -> Iterator[dict[str, Any]]:
