@@ -33,7 +33,12 @@ class LSTMRule(UpdateRule):
             with the output through a tanh (Lv et al., 2017, https://arxiv.org/abs/1703.03633), which makes the rule
             independent of the gradient's scale.
         p: exponent range of the log-gradient preprocessing, 10 in the paper.
-        output_scale: size of a step; small, so an untrained rule is harmless.
+        output_scale: factor of the output: 0.1 of a step, so that an untrained rule is harmless, 1 of a rate's logarithm.
+        base_lr: None, or a rate: the LSTM then writes no step but the logarithm of each coordinate's rate, around a
+            learned one that starts here, and the step is -rate * g (per-coordinate rates from the history, as in
+            Wichrowska et al., 2017, https://arxiv.org/abs/1703.04813). An untrained rule is SGD. What the LSTM reads
+            is a constant (Andrychowicz et al., section 2.1), so that `order="full"` takes derivatives of the gradients
+            only where they are multiplied by the rate.
     """
 
     large_slots = ("hidden", "m", "v")
@@ -44,7 +49,8 @@ class LSTMRule(UpdateRule):
         num_layers: int = 2,
         inputs: Literal["log_gradient", "rnnprop"] = "log_gradient",
         p: float = 10.0,
-        output_scale: float = 0.1,
+        output_scale: float | None = None,
+        base_lr: float | None = None,
     ) -> None:
         super().__init__()
         known = inputs in ("log_gradient", "rnnprop")
@@ -52,8 +58,9 @@ class LSTMRule(UpdateRule):
         check(hidden_size >= 1 and num_layers >= 1, "an LSTM needs a unit", size=hidden_size, layers=num_layers)
         check(p > 0.0, "p must be > 0, the exponent range of the gradients told apart", p=p)
         self.hidden_size, self.num_layers, self.inputs, self.p = hidden_size, num_layers, inputs, p
-        self.output_scale = output_scale
-        self.nominal_lr = 1e-3
+        check(base_lr is None or base_lr > 0.0, "base_lr must be > 0, for its logarithm is learned", base_lr=base_lr)
+        self.output_scale = (0.1 if base_lr is None else 1.0) if output_scale is None else output_scale
+        self.nominal_lr = 1e-3 if base_lr is None else base_lr
         sizes = [2] + [hidden_size] * num_layers
         self.weights = nn.ParameterList(
             nn.Parameter(torch.randn(4 * hidden_size, size + hidden_size) / math.sqrt(size + hidden_size))
@@ -61,6 +68,7 @@ class LSTMRule(UpdateRule):
         )
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(4 * hidden_size)) for _ in range(num_layers))
         self.output = nn.Parameter(torch.randn(hidden_size) * 0.01 / math.sqrt(hidden_size))
+        self.log_lr = None if base_lr is None else nn.Parameter(torch.tensor(math.log(base_lr)))
 
     def init(self, params: Params, total_steps: int | Tensor | None = None) -> OptState:
         slots = {}
@@ -76,6 +84,9 @@ class LSTMRule(UpdateRule):
     ) -> tuple[Params, OptState]:
         slots = [state.slots[name] for name in params]
         gradients, features = [working(grads[name]) for name in params], []
+        directions = gradients
+        if self.log_lr is not None:
+            gradients = [grad.detach() for grad in gradients]
         if self.inputs == "rnnprop":
             read = [_rnnprop(grad, slot) for grad, slot in zip(gradients, slots, strict=True)]
             features, slots = [x for x, _ in read], [slot for _, slot in read]
@@ -84,6 +95,9 @@ class LSTMRule(UpdateRule):
         form = Form(self.inputs == "rnnprop", self.output_scale, self.p)
         step = fused_lstm.step if _fast(given, theta, form) else lstm_reference.step
         steps, hidden = step(given, theta, form)
+        if self.log_lr is not None:
+            rates = [torch.exp(self.log_lr.to(u.dtype) + u) for u in steps]
+            steps = [-rate * grad for rate, grad in zip(rates, directions, strict=True)]
         updates = {name: u.to(params[name].dtype) for name, u in zip(params, steps, strict=True)}
         made = zip(params, slots, hidden, strict=True)
         new_slots = {name: slot | {"hidden": h.to(slot["hidden"].dtype)} for name, slot, h in made}

@@ -38,6 +38,7 @@ class LearnConfig(PoolConfig):
         train_way: classes in a training episode, where they are others than the way.
         train_shot: support examples of each class there.
         train_query: query examples of each class there.
+        start: a saved learner or the folder of its run, whose slow weights this one starts from; None for fresh ones.
         rule: the inner rule: a name (sgd, adam, lstm, ...) or a saved rule; None for the learner's own.
         rule_args: constructor arguments for a rule given by name, as YAML: '{lr: 0.1}'.
         learn_rule: whether the inner rule is trained along; None for what the learner does.
@@ -79,6 +80,7 @@ class LearnConfig(PoolConfig):
     train_way: int | None = None
     train_shot: int | None = None
     train_query: int | None = None
+    start: str | None = None
     rule: str | None = None
     rule_args: Annotated[dict[str, Any], MAPPING] = field(default_factory=dict)
     learn_rule: bool | None = None
@@ -210,6 +212,8 @@ class LearnConfig(PoolConfig):
         way = c.way if c.way == c.train_way else None
         given = Given(partial(suite.network, **options), suite.outputs, way, c.inner_steps, options)
         learner = c.recipe.learner(given)
+        if c.start is not None:
+            _take_weights(learner, c.start)
         rule = self._rule(learner)
         made = Adaptation(learner, rule, c.inner_steps, c.order, c.inner_batch, c.recompute)
         if rule is not None and not c.learn_rule:
@@ -264,3 +268,17 @@ class LearnConfig(PoolConfig):
             return None
         assert c.inner_lr is not None
         return c.recipe.rule(learner, c.inner_lr)  # type: ignore[arg-type]
+
+
+def _take_weights(learner: nn.Module, start: str) -> None:
+    """Give a learner the slow weights of a saved one."""
+    found = load(start)
+    if not isinstance(found, Adaptation):
+        raise ValueError(f"start must be a saved learner, for its slow weights; {start} is a {type(found).__name__}.")
+    theirs = found.learner.state_dict()
+    given = {name: tuple(x.shape) for name, x in theirs.items()}
+    wanted = {name: tuple(x.shape) for name, x in learner.state_dict().items()}
+    if given != wanted:
+        differing = sorted({name for name, _ in given.items() ^ wanted.items()})
+        raise ValueError(f"start must have the same weights as this learner; {start} has others: {differing[:5]}.")
+    learner.load_state_dict(theirs)

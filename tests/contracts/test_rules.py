@@ -41,13 +41,14 @@ RULES: dict[str, Callable[[], UpdateRule]] = {
     "muon": partial(Muon, weight_decay=0.0),
     "lstm": partial(LSTMRule, hidden_size=4),
     "rnnprop": partial(LSTMRule, hidden_size=4, inputs="rnnprop"),
+    "lstm_rates": partial(LSTMRule, hidden_size=4, base_lr=1e-4),
     "mlp": MLPRule,
     "velo": SMALL_VELO,
     "matrix": MatrixRule,
     "matrix_published": partial(MatrixRule, residual=False, orthogonalize=True, vectors="learned"),
     "scaled": lambda: Scaled(MLPRule(), lr=0.5),
 }
-GRADIENT_SIZED = {"sgd", "momentum", "nesterov"}  # a step in proportion to the gradient has no bound
+GRADIENT_SIZED = {"sgd", "momentum", "nesterov", "lstm_rates"}  # a step in proportion to the gradient has no bound
 MIXING = {"velo"}  # a tensor's step depends on the other tensors
 
 SHAPES = [(), (0,), (3, 0), (1,), (5, 1), (4,), (2, 3, 4), (2, 3, 3, 3)]

@@ -39,8 +39,20 @@ def test_every_coordinate_is_moved_alike() -> None:
     torch.testing.assert_close(updates["w"], updates["s"].expand(2, 3))
 
 
+def test_learned_rates_start_as_those_of_sgd_and_are_learned_through_constant_readings() -> None:
+    rule = LSTMRule(hidden_size=4, base_lr=0.1)
+    params, grad = {"w": torch.ones(5)}, torch.randn(5, generator=seeded(0)).requires_grad_(True)
+    step = rule({"w": grad}, rule.init(params), params)[0]["w"]
+    torch.testing.assert_close(step, -0.1 * grad, rtol=0.02, atol=0.0)
+    by_gradient, by_output = torch.autograd.grad(step.sum(), [grad, rule.output])
+    torch.testing.assert_close(by_gradient, step / grad)  # the rate: what the LSTM reads adds nothing
+    assert by_output.abs().max() > 0
+
+
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"p must be > 0.*got p=0\.0"):
         LSTMRule(p=0.0)
+    with pytest.raises(ValueError, match="base_lr must be > 0"):
+        LSTMRule(base_lr=-0.1)
     with pytest.raises(ValueError, match="an LSTM needs a unit; got size=0"):
         LSTMRule(hidden_size=0)
