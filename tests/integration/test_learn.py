@@ -92,6 +92,20 @@ def test_any_rule_can_be_the_inner_and_the_outer_one(tmp_path: Path) -> None:
     assert l2o.load(tmp_path / "run").rule.hidden_size == 4
 
 
+def test_a_learned_rule_takes_over_where_sgd_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", "sinusoid", "--num-episodes", "2", "--inner-steps", "2"]
+    assert learn("--learner", "maml", *words, "--run", str(tmp_path / "sgd")) == 0
+    rule = ["--rule", "lstm", "--rule-args", "{base_lr: 0.01, hidden_size: 4}", "--learn-rule", "True", "--lr", "0"]
+    start = ["--start", str(tmp_path / "sgd")]
+    assert learn("--learner", "maml", *words, *start, *rule, "--run", str(tmp_path / "lstm")) == 0
+    ours, theirs = (l2o.load(tmp_path / name).learner.state_dict() for name in ("lstm", "sgd"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    errors = [json.loads((tmp_path / name / "test.json").read_text())["score"] for name in ("lstm", "sgd")]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-2)  # a fresh rule of rates is nearly SGD
+    assert learn("--learner", "cavia", *words, *start, "--run", str(tmp_path / "other")) == 1
+    assert "start must have the same weights as this learner" in capsys.readouterr().err
+
+
 def test_a_folder_of_pictures_is_learned(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     data = digits().train
