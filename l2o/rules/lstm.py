@@ -33,7 +33,8 @@ class LSTMRule(UpdateRule):
             with the output through a tanh (Lv et al., 2017, https://arxiv.org/abs/1703.03633), which makes the rule
             independent of the gradient's scale.
         p: exponent range of the log-gradient preprocessing, 10 in the paper.
-        output_scale: factor of the output: 0.1 of a step, so that an untrained rule is harmless, 1 of a rate's logarithm.
+        output_scale: factor of the output: 0.1 of a step, so that an untrained rule is harmless, 1 of the log of
+            a rate.
         base_lr: None, or a rate: the LSTM then writes no step but the logarithm of each coordinate's rate, around a
             learned one that starts here, and the step is -rate * g (per-coordinate rates from the history, as in
             Wichrowska et al., 2017, https://arxiv.org/abs/1703.04813). An untrained rule is SGD. What the LSTM reads
