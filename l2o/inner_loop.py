@@ -17,7 +17,7 @@ from l2o.compiled import compiled
 from l2o.recompute import recomputed
 from l2o.rules.base import OptState, UpdateRule
 from l2o.tasks.base import Task, stack_tasks, structure_of, with_tensors
-from l2o.types import Batch, Params, Theta, tree_map, tree_stack
+from l2o.types import Batch, Params, Theta, device_of, tree_map, tree_stack, tree_to
 
 T = TypeVar("T")
 
@@ -75,6 +75,8 @@ class InnerLoop:
 class Lanes:
     """Many tasks of one structure trained side by side: every tensor gains a leading axis of lanes.
 
+    They are trained where the rule is: all draws are made on the CPU, by its generators, and brought there.
+
     Arguments:
         tasks: one task a lane; all of one structure (see `TaskFamily.fix`).
         compile: fuse the inner step with `torch.compile`; the first call of a structure takes 5 to 60 seconds.
@@ -93,7 +95,8 @@ class Lanes:
         _check_order(order)
         self.tasks, self.rule, self.order = tuple(tasks), rule, order
         self.compile, self.recompute = compile, recompute
-        self._tensors = stack_tasks(self.tasks)
+        self.device = device_of(rule)
+        self._tensors = tree_to(stack_tasks(self.tasks), self.device)
         self._template = _Template(self.tasks[0])
 
     def repeat(self, copies: int) -> Lanes:
@@ -120,7 +123,8 @@ class Lanes:
 
     def start(self, params: Sequence[Params], total_steps: Float[Tensor, " lanes"] | None = None) -> InnerState:
         """Begin from given parameters, one tree a lane."""
-        stacked = tree_stack(params)
+        stacked = tree_to(tree_stack(params), self.device)
+        total_steps = None if total_steps is None else total_steps.to(self.device)
         with torch.no_grad():
             opt = vmap(self.rule.init, in_dims=(0, None if total_steps is None else 0))(stacked, total_steps)
         return InnerState(stacked, tree_map(lambda x: x.contiguous(), opt))
@@ -151,12 +155,12 @@ class Lanes:
     def sample_batches(self, generator: Generator, num: int, copies: int = 1) -> list[Batch]:
         """Batches for `num` steps of every lane, drawn task by task at once; leading axis: lanes, `copies` times."""
         drawn = [task.sample_batches(generator, num) for task in self.tasks]
-        steps = tree_stack(drawn * copies, dim=1)  # copied once, into the order in which they are used
+        steps = tree_to(tree_stack(drawn * copies, dim=1), self.device)  # copied once, into the order of their use
         return [tree_map(lambda x, i=i: x[i], steps) for i in range(num)]
 
     def sample_validation_batch(self, generator: Generator) -> Batch:
         """One validation batch a lane."""
-        return tree_stack([task.sample_validation_batch(generator) for task in self.tasks])
+        return tree_to(tree_stack([task.sample_validation_batch(generator) for task in self.tasks]), self.device)
 
 
 def repeat_lanes(tree: T, copies: int) -> T:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.utils import _pytree
 
 Params: TypeAlias = dict[str, Tensor]
@@ -19,6 +19,7 @@ Batch: TypeAlias = Any
 """One mini-batch: any tree of tensors, or None for a full-batch problem."""
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 def tree_map(fn: Callable[..., Tensor], tree: T, *rest: T) -> T:
@@ -43,6 +44,31 @@ def tree_leaves(tree: Any) -> list[Tensor]:
 def tree_stack(trees: Sequence[T], dim: int = 0) -> T:
     """Stack equal trees along a new axis."""
     return _map_many(lambda *xs: torch.stack(xs, dim), *trees)
+
+
+def tree_to(tree: T, device: torch.device | str) -> T:
+    """Every tensor of a tree on a device; those that are there already are not copied."""
+    return tree_map(lambda x: x.to(device), tree)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters are; the CPU if it has none."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def bring(module: M, device: str) -> M:
+    """The module, moved to a device by its name.
+
+    Raises:
+        ValueError: torch has no such device here.
+    """
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device must be one that torch has here (cpu, cuda, ...); got {device!r}: {reason}"
+        ) from error
 
 
 def tree_detach(tree: T) -> T:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from l2o.distributed.pool import Worker
 from l2o.estimators.base import GradientEstimator, MetaGradient
-from l2o.types import Theta
+from l2o.types import Theta, tree_to
 
 
 class HostLostError(Exception):
@@ -131,14 +131,15 @@ class Residents:
 
     def state(self, worker: int, life: int) -> dict[str, Any]:
         """A worker's state."""
-        return self._worker(worker, life).state_dict()
+        return tree_to(self._worker(worker, life).state_dict(), "cpu")
 
     def estimate(self, worker: int, life: int, theta: Theta, with_state: bool) -> Reply:
         """One estimate of a worker."""
         one, began = self._worker(worker, life), time.perf_counter()
         gradient = one.estimate(theta)
         seconds = time.perf_counter() - began
-        return Reply(gradient, one.number, seconds, one.state_dict() if with_state else None)
+        state = one.state_dict() if with_state else None
+        return Reply(tree_to(gradient, "cpu"), one.number, seconds, tree_to(state, "cpu"))
 
     def _worker(self, worker: int, life: int) -> Worker:
         """A worker in just this life: what it was asked to be before its process died, or was cut off, is void."""

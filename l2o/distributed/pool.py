@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from l2o.estimators.base import GradientEstimator, MetaGradient
-from l2o.types import Theta, seeded
+from l2o.types import Theta, device_of, seeded, tree_to
 
 
 class Estimate(NamedTuple):
@@ -42,17 +42,22 @@ class Worker:
         self.estimator = estimator
         self.generator = seeded(seed)
         self.random = seeded(seed).get_state()  # of the global generator, for what draws from that (dropout)
-        self.state = estimator.init(theta, self.generator)
+        self.state = estimator.init(self._here(theta), self.generator)
         self.number = 0
 
     def estimate(self, theta: Theta) -> MetaGradient:
         """One estimate; the worker's problems advance."""
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.random)
-            gradient, self.state = self.estimator.estimate(theta, self.state, self.generator)
+            gradient, self.state = self.estimator.estimate(self._here(theta), self.state, self.generator)
             self.random = torch.get_rng_state()
         self.number += 1
         return gradient
+
+    def _here(self, theta: Theta) -> Theta:
+        """Theta on the device that estimates are made on, whence gradients come."""
+        module = self.estimator.module
+        return tree_to(theta, torch.device("cpu") if module is None else device_of(module))
 
     def state_dict(self) -> dict[str, Any]:
         """All that a restart needs, as a tree of tensors."""

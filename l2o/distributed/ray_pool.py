@@ -14,7 +14,7 @@ from l2o.distributed.hosts import Backend, Call, Host, HostLostError, Residents,
 from l2o.distributed.pool import Worker
 from l2o.distributed.roster import Rules
 from l2o.estimators.base import GradientEstimator
-from l2o.types import Theta
+from l2o.types import Theta, bring
 
 FETCH = 300.0
 """Seconds for an answer that is there to be brought here."""
@@ -37,6 +37,8 @@ class RayPool(ElasticPool):
         address: of a cluster (`auto`, `ray://...`); None starts Ray on this machine, unless it runs already.
         threads: CPU threads of an actor, and the CPUs that it asks of a cluster; on this machine it asks for none, so
             that workers that are more than CPUs share them. Sums depend on threads in their last digits.
+        gpus_per_worker: GPUs that each process asks for and computes on, a share of one if below 1; 0 for the CPU.
+        cpu_workers: processes that do without.
         rules: as of `ElasticPool`.
     """
 
@@ -48,12 +50,18 @@ class RayPool(ElasticPool):
         seed: int = 0,
         address: str | None = None,
         threads: int = 1,
+        gpus_per_worker: float = 0.0,
+        cpu_workers: int = 0,
         rules: Rules | None = None,
     ) -> None:
         (rules or Rules()).check(num_workers)
+        if gpus_per_worker < 0 or (gpus_per_worker > 1 and gpus_per_worker % 1):
+            raise ValueError(f"gpus_per_worker must be a share of one GPU or a whole number; got {gpus_per_worker}.")
+        if not 0 <= cpu_workers <= num_workers:
+            raise ValueError(f"cpu_workers must be some of the {num_workers} workers; got {cpu_workers}.")
         if threads < 1:
             raise ValueError(f"threads must be at least 1; got {threads}.")
-        backend = RayBackend(estimator, theta, address, threads)
+        backend = RayBackend(estimator, theta, address, threads, gpus_per_worker, cpu_workers)
         super().__init__(backend, num_workers, seed, rules=rules)
 
 
@@ -61,19 +69,32 @@ class RayBackend(Backend):
     """Actors of Ray.
 
     Arguments:
-        estimator, theta, address, threads: as of `RayPool`.
+        estimator, theta, address, threads, gpus_per_worker, cpu_workers: as of `RayPool`.
+        gpu: what torch calls a GPU.
     """
 
-    def __init__(self, estimator: GradientEstimator, theta: Theta, address: str | None, threads: int) -> None:
+    def __init__(
+        self,
+        estimator: GradientEstimator,
+        theta: Theta,
+        address: str | None,
+        threads: int,
+        gpus_per_worker: float = 0.0,
+        cpu_workers: int = 0,
+        gpu: str = "cuda",
+    ) -> None:
         self.ray = _connected(address)
         options = {"num_cpus": threads if address else 0, "max_restarts": -1, "max_task_retries": 0}
         self.actor = self.ray.remote(scheduling_strategy="SPREAD", **options)(_Actor)
-        self.threads = threads
+        self.threads, self.gpus, self.cpu_hosts, self.gpu = threads, gpus_per_worker, cpu_workers, gpu
         self.problem = self.ray.put((estimator, {name: value.detach().cpu() for name, value in theta.items()}))
         self.hosts: list[RayHost] = []
 
     def start(self) -> RayHost:
-        self.hosts.append(RayHost(self.ray, self.actor.remote(self.threads), self.problem))
+        on_gpu = self.gpus > 0 and len(self.hosts) >= self.cpu_hosts
+        kind = self.actor.options(num_gpus=self.gpus) if on_gpu else self.actor
+        actor = kind.remote(self.threads, self.gpu if on_gpu else "cpu")
+        self.hosts.append(RayHost(self.ray, actor, self.problem))
         return self.hosts[-1]
 
     def put(self, value: Any) -> Any:
@@ -133,13 +154,15 @@ class RayCall(Call):
 class _Actor(Residents):
     """Residents in a process of their own; what they work on comes after it has started, and started again."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, device: str) -> None:
         torch.set_num_threads(threads)
-        self.furnished = False
+        self.furnished, self.device = False, device
 
     def furnish(self, problem: tuple[GradientEstimator, Theta]) -> None:
         """Be told what to work on; told again, go on."""
         if not self.furnished:
+            if problem[0].module is not None:
+                bring(problem[0].module, self.device)
             super().__init__(*problem)
             self.furnished = True
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from l2o.estimators.base import GradientEstimator, MetaGradient
 from l2o.estimators.problems import Problems, ProblemState
@@ -38,6 +38,10 @@ class Backprop(GradientEstimator):
                 "window must be at least 2 inner steps with the mean of training losses, because the loss before the "
                 "window's first step does not depend on theta; got window=1."
             )
+
+    @property
+    def module(self) -> nn.Module:
+        return self.problems.rule
 
     def init(self, theta: Theta, generator: Generator) -> ProblemState:
         return self.problems.start(generator)

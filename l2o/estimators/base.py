@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from l2o.types import Theta
 
@@ -32,6 +32,11 @@ class GradientEstimator(ABC):
     The estimator itself holds configuration only. What goes on between calls (half-trained networks, accumulated
     perturbations) is its state: a tree of tensors, so that it can be checkpointed and sent.
     """
+
+    @property
+    def module(self) -> nn.Module | None:
+        """What theta belongs to, and on whose device estimates are made; None for the CPU."""
+        return None
 
     @abstractmethod
     def init(self, theta: Theta, generator: Generator) -> Any:

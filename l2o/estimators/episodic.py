@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.func import functional_call, vmap
 
 from l2o.estimators.base import GradientEstimator, MetaGradient
 from l2o.learners.adaptation import Adaptation
 from l2o.learners.meta_grad import MetaGrad, lanes_of, meta_grad
 from l2o.tasks.episodes import Episode, EpisodeFamily
-from l2o.types import Theta, tree_map
+from l2o.types import Theta, device_of, tree_map, tree_to
 
 
 class EpisodicState(NamedTuple):
@@ -71,11 +71,15 @@ class Episodic(GradientEstimator):
     def __post_init__(self) -> None:
         _check_number(self.num_episodes)
 
+    @property
+    def module(self) -> nn.Module:
+        return self.adaptation
+
     def init(self, theta: Theta, generator: Generator) -> EpisodicState:
         return EpisodicState(torch.zeros((), dtype=torch.int64))
 
     def estimate(self, theta: Theta, state: EpisodicState, generator: Generator) -> tuple[MetaGradient, EpisodicState]:
-        episodes = self.family.sample_many(generator, self.num_episodes)
+        episodes = tree_to(self.family.sample_many(generator, self.num_episodes), device_of(self.adaptation))
         weights = None
         if self.multi_step is not None and self.adaptation.steps:
             weights = self.multi_step(int(state.num_estimates), self.adaptation.steps)
@@ -106,12 +110,16 @@ class Reptile(GradientEstimator):
     def __post_init__(self) -> None:
         _check_number(self.num_episodes)
 
+    @property
+    def module(self) -> nn.Module:
+        return self.adaptation
+
     def init(self, theta: Theta, generator: Generator) -> EpisodicState:
         return EpisodicState(torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def estimate(self, theta: Theta, state: EpisodicState, generator: Generator) -> tuple[MetaGradient, EpisodicState]:
-        episodes = self.family.sample_many(generator, self.num_episodes)
+        episodes = tree_to(self.family.sample_many(generator, self.num_episodes), device_of(self.adaptation))
         self.adaptation.train()
         mover = _Move(self.adaptation)
         inner = {f"adaptation.{name}": value for name, value in theta.items()}

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from l2o.estimators.base import GradientEstimator, MetaGradient
 from l2o.estimators.problems import Problems, ProblemState
@@ -50,13 +50,18 @@ class EvolutionStrategy(GradientEstimator):
             raise ValueError(f"std must be positive, because the estimate divides by it; got std={self.std}.")
         object.__setattr__(self, "problems", replace(self.problems, copies=2))
 
+    @property
+    def module(self) -> nn.Module:
+        return self.problems.rule
+
     def init(self, theta: Theta, generator: Generator) -> ESState:
         problems = self.problems.start(generator)
         return ESState(problems, self._initial_noise(theta, generator))
 
     @torch.no_grad()
     def estimate(self, theta: Theta, state: ESState, generator: Generator) -> tuple[MetaGradient, ESState]:
-        epsilon, weight = self._perturb(theta, state.noise, generator)
+        noise = {name: value.to(theta[name].device) for name, value in state.noise.items()}
+        epsilon, weight = self._perturb(theta, noise, generator)
         pairs = {name: torch.cat([value + epsilon[name], value - epsilon[name]]) for name, value in theta.items()}
         window, problems = self.problems.advance(pairs, self._before(state.problems), generator)
         delta = window.values[0] - window.values[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Generator
+from torch import Generator, nn
 
 from l2o.estimators.base import GradientEstimator, MetaGradient, mean_gradient
 from l2o.types import Theta
@@ -29,6 +29,10 @@ class Grouped(GradientEstimator):
     def __post_init__(self) -> None:
         if self.num_groups < 1:
             raise ValueError(f"num_groups must be at least 1, because a gradient needs a task; got {self.num_groups}.")
+
+    @property
+    def module(self) -> nn.Module | None:
+        return self.estimator.module
 
     def init(self, theta: Theta, generator: Generator) -> tuple[Any, ...]:
         return tuple(self.estimator.init(theta, generator) for _ in range(self.num_groups))

@@ -15,7 +15,7 @@ from l2o.estimators.truncation import Truncation
 from l2o.inner_loop import InnerState, Lanes, Order, repeat_lanes, replace_lanes
 from l2o.rules.base import UpdateRule
 from l2o.tasks.base import TaskFamily
-from l2o.types import Theta, draw_seed, seeded, tree_detach, tree_stack
+from l2o.types import Theta, draw_seed, seeded, tree_detach, tree_stack, tree_to
 
 
 class ProblemState(NamedTuple):
@@ -112,6 +112,7 @@ class Problems:
             the window, and the state after it with ended tasks not yet replaced (see `renew`).
         """
         tasks, copies, steps = self.lanes(state), self.copies, self.truncation.window
+        state = state._replace(inner=tree_to(state.inner, tasks.device), initial=state.initial.to(tasks.device))
         batches = tasks.sample_batches(generator, steps, copies)
         end_batch = repeat_lanes(self.meta_loss.end_batch(tasks, generator), copies)
         lanes = tasks.repeat(copies)
@@ -153,7 +154,8 @@ class Problems:
         lanes = Lanes(tasks, self.rule, self.order, self.compile, self.recompute)
         self._lanes[seeds] = lanes
         inner = lanes.reset(generators, horizon.double())
-        batch = tree_stack([task.sample_batch(g) for task, g in zip(tasks, generators, strict=True)])
+        drawn = tree_stack([task.sample_batch(g) for task, g in zip(tasks, generators, strict=True)])
+        batch = tree_to(drawn, lanes.device)
         with torch.no_grad():
             initial = lanes.losses(inner.params, batch)
         age = torch.zeros_like(horizon)

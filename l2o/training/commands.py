@@ -28,6 +28,7 @@ from l2o.training.population import PopulationConfig, train_population
 from l2o.training.recipes import RECIPES
 from l2o.training.run import RunDirectory
 from l2o.training.suites import SUITES, load_suite
+from l2o.types import bring
 
 C = TypeVar("C")
 
@@ -133,6 +134,7 @@ class EvaluateConfig:
         seed: of initial parameters and batches.
         out: folder for rows.jsonl and curves.png.
         sweep: also sweep the learned rules' rate.
+        device: where to train: cpu, cuda, ...
     """
 
     rule: tuple[str, ...]
@@ -142,6 +144,7 @@ class EvaluateConfig:
     seed: int = 0
     out: Path = Path("runs/evaluate")
     sweep: bool = False
+    device: str = "cpu"
 
 
 def _evaluate(config: EvaluateConfig) -> int:
@@ -157,6 +160,8 @@ def _evaluate(config: EvaluateConfig) -> int:
         for label, rule in zip(labels(config.rule), rules, strict=True)
     }
     contestants |= baselines()
+    for contestant in contestants.values():
+        bring(contestant.rule, config.device)
     num_steps = config.steps or suite.num_steps
     results = compare(contestants, suite.test, num_steps, config.num_seeds, config.seed)
     config.out.mkdir(parents=True, exist_ok=True)

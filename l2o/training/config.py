@@ -27,7 +27,7 @@ from l2o.rules.base import UpdateRule
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.pools import PoolConfig
 from l2o.training.suites import Suite, load_suite
-from l2o.types import seeded
+from l2o.types import bring, seeded
 
 C = TypeVar("C")
 
@@ -154,7 +154,7 @@ class MetaTrainConfig(PoolConfig):
         """A trainer at step 0. The rule's initial weights are drawn from `seed`; the global generator is restored."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            rule = load(self.rule, **self.rule_args)
+            rule = bring(load(self.rule, **self.rule_args), self.device)
         estimator = self.make_estimator(rule, suite)
         pool = self.make_pool(estimator, theta_of(rule), self.seed, self.threads)
         optimizer = outer_optimizer(rule, self.optimizer, self.lr)

@@ -18,7 +18,7 @@ from l2o.inner_loop import Lanes, repeat_lanes
 from l2o.rules.base import UpdateRule
 from l2o.rules.scaled import Scaled
 from l2o.tasks.base import Task
-from l2o.types import seeded
+from l2o.types import device_of, seeded
 
 CHUNK = 100
 """Steps whose batches are drawn at once: few draws, and little memory however long the run."""
@@ -103,12 +103,12 @@ def _run(
     name: str, task: Task, method: str, contestant: Contestant, num_steps: int, num_seeds: int, seed: int
 ) -> Result:
     num_rates = len(contestant.rates)
-    rule = Scaled(contestant.rule)
+    rule = Scaled(contestant.rule).to(device_of(contestant.rule))
     one = Lanes([task] * num_seeds, rule)
     lanes = Lanes([task] * num_seeds * num_rates, rule)
     params = [task.init(seeded(seed + i)) for i in range(num_seeds)]  # lanes are rate-major
     state = lanes.start(params * num_rates, torch.full((num_seeds * num_rates,), float(num_steps)).double())
-    rates = torch.tensor(contestant.rates).repeat_interleave(num_seeds)
+    rates = torch.tensor(contestant.rates).repeat_interleave(num_seeds).to(lanes.device)
     theta = {key: value.expand(len(rates), *value.shape) for key, value in rule.named_parameters()}
     theta["log_lr"] = rates.log().to(theta["log_lr"].dtype)
     generator = seeded(seed + num_seeds)  # of batches: the seeds before it are those of initial parameters
@@ -117,8 +117,8 @@ def _run(
         for batch in one.sample_batches(generator, min(CHUNK, num_steps - start)):
             state, loss = lanes.unroll(theta, state, [repeat_lanes(batch, num_rates)])
             losses.append(loss[0])
-    curves = torch.stack(losses, dim=-1).view(num_rates, num_seeds, num_steps)
-    held_out = lanes.losses(state.params, repeat_lanes(one.sample_validation_batch(generator), num_rates))
+    curves = torch.stack(losses, dim=-1).cpu().view(num_rates, num_seeds, num_steps)
+    held_out = lanes.losses(state.params, repeat_lanes(one.sample_validation_batch(generator), num_rates)).cpu()
     means = final_loss(curves).mean(dim=-1)
     best = int(means.argmin())
     swept = {rate: float(mean) for rate, mean in zip(contestant.rates, means, strict=True)}

@@ -16,7 +16,7 @@ from l2o.learners.adaptation import Adaptation
 from l2o.learners.batch_norm import calibrate
 from l2o.learners.meta_grad import lanes_of
 from l2o.tasks.episodes import Episode, EpisodeFamily
-from l2o.types import seeded, tree_map
+from l2o.types import device_of, seeded, tree_map, tree_to
 
 CHUNK = 50
 """Episodes drawn, and batched, at once."""
@@ -77,13 +77,14 @@ def judge(
     parts = []
     try:
         for start in range(0, num_episodes, CHUNK):
-            episodes = family.sample_many(generator, min(CHUNK, num_episodes - start))
+            drawn = family.sample_many(generator, min(CHUNK, num_episodes - start))
+            episodes = tree_to(drawn, device_of(adaptation))
             _check_classes(adaptation, episodes)
             parts.append(_outcomes(adaptation, episodes, wanted, batching))
     finally:
         for m in training:
             m.training = True
-    losses, scores = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
+    losses, scores = (torch.cat(of_all).cpu() for of_all in zip(*parts, strict=True))
     return Judgement(losses, scores, wanted)
 
 
@@ -93,7 +94,7 @@ def measure(adaptation: Adaptation, family: EpisodeFamily, num_episodes: int = 2
 
     def run() -> None:
         for _ in range(num_episodes):
-            adaptation(family.sample(generator))
+            adaptation(tree_to(family.sample(generator), device_of(adaptation)))
 
     return calibrate(adaptation, run)
 

@@ -22,6 +22,7 @@ from l2o.training.episode_suites import RATES, SETTINGS, EpisodeSuite, Shape, lo
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.pools import PoolConfig
 from l2o.training.recipes import RECIPES, Given, Recipe
+from l2o.types import bring
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,7 @@ class LearnConfig(PoolConfig):
         """A trainer at step 0."""
         c = self.resolved()
         assert isinstance(adaptation, Adaptation) and c.optimizer is not None and c.lr is not None
+        bring(adaptation, c.device)
         estimator, theta = self.make_estimator(adaptation, suite), theta_of(adaptation)
         pool = c.make_pool(estimator, theta, c.seed, c.threads)
         optimizer = outer_optimizer(adaptation, c.optimizer, c.lr, c.steps)

@@ -25,6 +25,7 @@ from l2o.training.learn import LearnConfig
 from l2o.training.meta_trainer import MetaTrainer
 from l2o.training.report import plain
 from l2o.training.run import RunDirectory, meta_train
+from l2o.types import bring
 
 
 def learn(config: LearnConfig, folder: Path, show_progress: bool = True) -> dict[str, Any]:
@@ -119,6 +120,7 @@ class JudgeConfig:
         norm: statistics of normalisation, other than the learner's own: batch (queries are judged together) or running.
         part: test, or validation where choices are to be made.
         threads: CPU threads; 0 leaves torch's choice.
+        device: where to compute: cpu, cuda, ...
     """
 
     learner: str
@@ -132,6 +134,7 @@ class JudgeConfig:
     norm: Literal["batch", "running"] | None = None
     part: Literal["test", "validation"] = "test"
     threads: int = 0
+    device: str = "cpu"
 
 
 def judge_saved(config: JudgeConfig) -> dict[str, Any]:
@@ -160,6 +163,7 @@ def judge_saved(config: JudgeConfig) -> dict[str, Any]:
     for m in adaptation.modules():
         if isinstance(m, BatchNorm) and config.norm is not None:
             m.use(config.norm)
+    bring(adaptation, config.device)
     steps = steps or (adaptation.steps,)
     family = suite.test if config.part == "test" else suite.validation
     found = judge(adaptation, family, config.episodes, steps, config.seed)

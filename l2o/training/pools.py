@@ -20,6 +20,11 @@ class PoolConfig:
         workers: independent workers, each with tasks of its own; their estimates are averaged.
         pool: where workers are: one after the other in this process (local), in processes of Ray (ray), or Ray where
             there are several and Ray is installed (auto). The numbers are the same.
+        device: where this process computes, and the workers in it: cpu, cuda, cuda:1, ...; all draws are made on the
+            CPU, so tasks are the same.
+        gpus_per_worker: GPUs that each process of Ray's asks for and computes on; 0.25 puts four on one, 0 leaves them
+            on the CPU.
+        cpu_workers: of Ray's processes, those that do without a GPU all the same.
         address: of a Ray cluster: auto, ray://...; None starts Ray on this machine.
         quorum: estimates that make an outer step, of Ray's workers; None waits for all. With fewer, the rest go on with
             the theta they have, and runs are no longer the same for the same seed.
@@ -31,6 +36,9 @@ class PoolConfig:
 
     workers: int = 1
     pool: Literal["auto", "local", "ray"] = "auto"
+    device: str = "cpu"
+    gpus_per_worker: float = 0.0
+    cpu_workers: int = 0
     address: str | None = None
     quorum: int | None = None
     max_staleness: int = 4
@@ -42,7 +50,7 @@ class PoolConfig:
     def on_ray(self) -> bool:
         """Whether workers are Ray's."""
         if self.pool == "auto":
-            asked = self.address is not None or self.quorum is not None
+            asked = self.address is not None or self.quorum is not None or self.gpus_per_worker > 0
             return asked or (self.workers > 1 and find_spec("ray") is not None)
         return self.pool == "ray"
 
@@ -53,10 +61,15 @@ class PoolConfig:
             ValueError: settings of Ray's workers for local ones.
         """
         if not self.on_ray:
-            for name in ("address", "quorum"):
-                if getattr(self, name) is not None:
+            for name in ("address", "quorum", "gpus_per_worker", "cpu_workers"):
+                if getattr(self, name):
                     raise ValueError(f"{name} needs workers of Ray's (--pool ray); got {getattr(self, name)!r}.")
             return LocalPool(estimator, theta, self.workers, seed)
+        if self.device != "cpu" and not self.gpus_per_worker:
+            raise ValueError(
+                f"device is that of this process only, so workers of Ray's need gpus_per_worker beside it (or --pool "
+                f"local); got device {self.device!r} and gpus_per_worker 0."
+            )
         from l2o.distributed.ray_pool import RayPool  # Ray is an extra
 
         return RayPool(
@@ -66,6 +79,8 @@ class PoolConfig:
             seed,
             self.address,
             max(1, threads),
+            self.gpus_per_worker,
+            self.cpu_workers,
             Rules(
                 self.quorum,
                 self.max_staleness if self.quorum is not None else 0,

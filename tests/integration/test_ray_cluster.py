@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from l2o.distributed import LocalPool
-from l2o.distributed.ray_pool import RayPool
+from l2o.distributed.elastic import ElasticPool
+from l2o.distributed.ray_pool import RayBackend, RayPool
 from l2o.distributed.roster import Rules
 from l2o.estimators import PES, Problems, Truncation
 from l2o.rules import MLPRule
@@ -60,3 +61,31 @@ def test_a_node_that_disappears_costs_nothing_and_one_that_comes_is_used(cluster
     for name, value in theta_of(ours.module).items():
         assert torch.equal(value, theta_of(theirs.module)[name])
     ours.pool.close()
+
+
+def test_workers_share_a_gpu_or_do_without(cluster: Any) -> None:
+    cluster.add_node(num_cpus=3, num_gpus=1)
+    made = trainer("local")
+    estimator = made.pool.workers[0].estimator
+    backend = RayBackend(estimator, theta_of(made.module), cluster.address, 1, 0.25, cpu_workers=1, gpu="cpu")
+    pool = ElasticPool(backend, 3, seed=5)
+    for _ in range(2):
+        ours, theirs = pool.estimate(theta_of(made.module)), made.pool.estimate(theta_of(made.module))
+        for one, other in zip(ours, theirs, strict=True):
+            assert all(torch.equal(one.gradient.grads[name], other.gradient.grads[name]) for name in one.gradient.grads)
+    assert ray.cluster_resources()["GPU"] - ray.available_resources()["GPU"] == pytest.approx(0.5)
+    pool.close()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_worker_whose_gpu_torch_cannot_use_says_so(cluster: Any) -> None:
+    cluster.add_node(num_cpus=1, num_gpus=1)
+    made = trainer("local")
+    pool = RayPool(made.pool.workers[0].estimator, theta_of(made.module), 1, address=cluster.address, gpus_per_worker=1.0)
+    with pytest.raises(RuntimeError, match="device must be one that torch has here"):
+        pool.estimate(theta_of(made.module))
+    pool.close()
+    with pytest.raises(ValueError, match="gpus_per_worker must be a share"):
+        RayPool(made.pool.workers[0].estimator, {}, 1, address=cluster.address, gpus_per_worker=1.5)
+    with pytest.raises(ValueError, match="cpu_workers must be some of the 1 workers"):
+        RayPool(made.pool.workers[0].estimator, {}, 1, address=cluster.address, cpu_workers=2)
