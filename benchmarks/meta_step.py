@@ -59,7 +59,7 @@ class Case:
         )
 
 
-BATCHED = ("vmap", "compiled")
+BATCHED = ("vmap", "traced", "compiled")
 CASES = (
     Case("sinusoid", 1, 25, 10, 10, 0.01, modes=BATCHED),
     Case("sinusoid", 5, 25, 10, 10, 0.01, modes=BATCHED),
@@ -98,11 +98,12 @@ def ours(case: Case, mode: str) -> tuple[Callable[[], None], dict[str, float]]:
     episodes = Episode(Examples(batch.x, batch.y), Examples(batch.x_query, batch.y_query))
     outer = torch.optim.Adam(adaptation.learner.parameters(), lr=1e-3, fused=True)
     trained = {name: p for name, p in adaptation.named_parameters() if p.requires_grad}
-    batching, compile = ("loop", False) if mode == "loop" else ("vmap", mode == "compiled")
+    batching = "loop" if mode == "loop" else "vmap"
+    how = {"compile": mode == "compiled", "trace": mode == "traced"}
 
     def gradient() -> float:
         theta = {name: p.detach() for name, p in trained.items()}
-        found = meta_grad(adaptation, episodes, theta, batching, compile=compile)
+        found = meta_grad(adaptation, episodes, theta, batching, **how)
         for name, p in trained.items():
             p.grad = found.grads[name]
         return float(found.losses.mean())

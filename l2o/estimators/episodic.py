@@ -57,7 +57,7 @@ class Episodic(GradientEstimator):
         adaptation: what is trained; only its structure matters, theta comes with each call.
         family: where episodes come from.
         num_episodes: episodes of an estimate.
-        batching, compile: see `meta_grad`.
+        batching, compile, trace: see `meta_grad`.
         multi_step: sum the query losses after every inner step; None for the last one alone.
     """
 
@@ -67,6 +67,7 @@ class Episodic(GradientEstimator):
     batching: str = "auto"
     compile: bool = False
     multi_step: MultiStepLoss | None = None
+    trace: bool = False
 
     def __post_init__(self) -> None:
         _check_number(self.num_episodes)
@@ -84,7 +85,7 @@ class Episodic(GradientEstimator):
         if self.multi_step is not None and self.adaptation.steps:
             weights = self.multi_step(int(state.num_estimates), self.adaptation.steps)
         self.adaptation.train()
-        found = meta_grad(self.adaptation, episodes, theta, self.batching, weights, self.compile)
+        found = meta_grad(self.adaptation, episodes, theta, self.batching, weights, self.compile, self.trace)
         return _told(found), EpisodicState(state.num_estimates + 1)
 
 

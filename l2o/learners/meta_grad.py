@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from l2o.compiled import compiled
+from l2o.compiled import compiled, traced
 from l2o.learners.adaptation import Adaptation
 from l2o.learners.transforms import has_ties
 from l2o.tasks.episodes import Episode
@@ -39,6 +39,7 @@ def meta_grad(
     batching: str = "auto",
     weights: Float[Tensor, " steps"] | None = None,
     compile: bool = False,
+    trace: bool = False,
 ) -> MetaGrad:
     """The gradient of the mean query loss.
 
@@ -51,17 +52,21 @@ def meta_grad(
             and where steps are recomputed.
         weights: see `Adaptation`.
         compile: fuse the whole with `torch.compile`, not with `loop`; the first call takes from 10 seconds to minutes.
+        trace: record its operations on tensors and play them back, not with `loop`: half the time of a small network,
+            without a compiler; the first call takes a second or two.
 
     Raises:
-        ValueError: an unknown batching.
+        ValueError: an unknown batching, or both compile and trace.
     """
+    if compile and trace:
+        raise ValueError("compile and trace are two ways to the same end; got both.")
     if theta is None:
         theta = {name: p.detach() for name, p in adaptation.named_parameters() if p.requires_grad}
     num = len(tree_leaves(episodes)[0])
     size = lanes_of(batching, adaptation, episodes, num)
     if size == 0:
         return _loop(adaptation, theta, episodes, num, weights)
-    function = _batched(adaptation, compile, adaptation.training)
+    function = _batched(adaptation, "compile" if compile else "trace" if trace else "", adaptation.training)
     parts = [function(theta, part, weights) for part in _chunks(episodes, num, size)]
     if len(parts) == 1:
         return parts[0]
@@ -101,7 +106,7 @@ def _loop(adaptation: Adaptation, theta: Theta, episodes: Episode, num: int, wei
 
 
 @lru_cache(maxsize=8)
-def _batched(adaptation: Adaptation, compile: bool, training: bool) -> Callable[..., MetaGrad]:
+def _batched(adaptation: Adaptation, how: str, training: bool) -> Callable[..., MetaGrad]:
     def loss(theta: Theta, episode: Episode, weights: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         outcome = functional_call(adaptation, theta, (episode, weights), tie_weights=tied)
         return outcome.loss, (outcome.loss, outcome.score)
@@ -116,14 +121,16 @@ def _batched(adaptation: Adaptation, compile: bool, training: bool) -> Callable[
 
     def all_at_once(theta: Theta, episodes: Episode, weights: Tensor | None) -> MetaGrad:
         grads, (losses, scores) = each(theta, episodes, weights)
-        if not compile:  # most often all are finite, and then so is their mean
+        if not how:  # most often all are finite, and then so is their mean
             means = {name: g.mean(0) for name, g in grads.items()}
             if bool(torch.stack(torch._foreach_norm([losses, *means.values()])).isfinite().all()):
                 return MetaGrad(means, losses, scores, torch.ones_like(losses, dtype=torch.bool))
         usable = torch.stack([losses, *(g.reshape(len(g), -1).sum(1) for g in grads.values())]).isfinite().all(0)
         return MetaGrad({name: _mean(g, usable) for name, g in grads.items()}, losses, scores, usable)
 
-    return compiled(all_at_once) if compile else all_at_once
+    if how == "trace":
+        return traced(all_at_once, adaptation)
+    return compiled(all_at_once) if how else all_at_once
 
 
 def _mean(grads: Float[Tensor, " episodes *p"], finite: Bool[Tensor, " episodes"]) -> Float[Tensor, "*p"]:

@@ -250,6 +250,42 @@ def test_compiled_gradients_equal_eager_ones() -> None:
         torch.testing.assert_close(b.grads[name], grad, rtol=1e-10, atol=1e-12)
 
 
+def test_recordings_equal_what_is_not_recorded_and_follow_settings_and_shapes() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    adaptation = Adaptation(MAML(network), SGD(0.1), 2).double()
+    adaptation.rule.requires_grad_(False)
+
+    def check(**settings: Any) -> None:
+        expected = meta_grad(adaptation, regression(), batching="vmap")
+        found = meta_grad(adaptation, regression(), batching="vmap", trace=True)
+        for name, grad in expected.grads.items():
+            torch.testing.assert_close(found.grads[name], grad, rtol=1e-10, atol=1e-12)
+            assert not found.grads[name].requires_grad
+        torch.testing.assert_close(found.losses, expected.losses)
+
+    check()
+    check()
+    adaptation.steps = 3
+    check()
+    adaptation.order = "first"
+    check()
+    with torch.no_grad():
+        adaptation.rule.log_lr.add_(1.0)  # frozen, read through the module
+        network[0].weight.mul_(2.0)
+    check()
+    network[1] = nn.Tanh()
+    check()
+    fewer = tree_map(lambda x: x[:2], regression())
+    a, b = (meta_grad(adaptation, fewer, batching="vmap", trace=trace) for trace in (False, True))
+    torch.testing.assert_close(a.losses, b.losses)
+
+
+def test_two_ways_at_once_are_refused() -> None:
+    adaptation = Adaptation(MAML(MLP([3, 4, 1])), SGD(0.1), 2).double()
+    with pytest.raises(ValueError, match="compile and trace are two ways"):
+        meta_grad(adaptation, regression(), compile=True, trace=True)
+
+
 class Besides(Scalar):
     """Inner loss w s: the slow weight s, where w starts, counts besides."""
 
