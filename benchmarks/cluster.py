@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 from benchmarks.record import read, readable
 
 
@@ -30,5 +32,29 @@ def scaling() -> str:
         f"{rows[0]['config']['simulated_steps']} steps, the driver itself took "
         f"{readable(1e3 * simulated['driver_seconds'])} ms a step. Assumed: {clusters[0]['assumptions']}. "
         f"{rows[0]['machine']}, commit {rows[0]['commit']}.",
+    ]
+    return "\n".join(lines)
+
+
+def soak() -> str:
+    """How a long run on Ray fares while its workers die."""
+    *course, end = read("soak")
+    tenth = max(1, len(course) // 10)
+    lines = ["| minutes | driver, MiB | workers, MiB | meta-loss | of the undisturbed twin | killed |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for part in [course[i : i + tenth] for i in range(1, len(course), tenth)]:
+        minutes = f"{part[0]['seconds'] / 60:.0f} to {part[-1]['seconds'] / 60:.0f}"
+        workers = [size for row in part for size in row["worker_mebibytes"]]
+        driver = mean(row["driver_mebibytes"] for row in part)
+        losses = (mean(row[key] for row in part) for key in ("meta_loss", "undisturbed_meta_loss"))
+        shown = [f"{driver:.0f}", f"{mean(workers):.0f}", *(f"{loss:.3f}" for loss in losses), str(part[-1]["kills"])]
+        lines.append(f"| {minutes} | " + " | ".join(shown) + " |")
+    lines += [
+        "",
+        f"{end['steps']:,} outer steps in {end['seconds'] / 3600:.1f} hours. One of {end['config']['workers']} workers is "
+        f"killed at a random moment of every {end['config']['kill_every']:.0f} s, unless it "
+        "is starting; means over the time. After "
+        f"{end['steps_of_other_theta']} steps theta differed from the twin's in a bit. The ledger has "
+        f"{end['used']:,} estimates, {end['missing']} missing, none twice. {end['machine']}, commit {end['commit']}.",
     ]
     return "\n".join(lines)

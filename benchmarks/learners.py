@@ -56,23 +56,40 @@ def sinusoid() -> str:
 def inner_rule() -> str:
     """The LSTM as inner optimizer against SGD at its best rate."""
     rows = read("inner_rule")
-    lines = ["| tasks | SGD at its best rate | LSTM | what |", "| --- | --- | --- | --- |"]
+    config = rows[0]["config"]
+    heads = {
+        "SGD": f"SGD, {config['steps']:,} outer steps",
+        "SGD, longer": f"SGD, {config['longer'] * config['steps']:,}",
+        "LSTM": f"LSTM, {config['steps']:,}",
+    }
+    lines = ["| tasks | " + " | ".join(heads.values()) + " | what |", "| --- |" + " --- |" * (len(heads) + 1)]
     for data in dict.fromkeys(row["data"] for row in rows):
-        of = [row for row in rows if row["data"] == data]
         cells = []
-        for rule in ("SGD", "LSTM"):
-            scores = [row["score"] for row in of if row["rule"] == rule]
-            rate = next((f" ({row['rate']:g})" for row in of if row["rule"] == rule and "rate" in row), "")
-            cells.append(f"{sum(scores) / len(scores):.3f} [{min(scores):.3f}, {max(scores):.3f}]{rate}")
-        lines.append(f"| {data} | {cells[0]} | {cells[1]} | {of[0]['measure']} |")
-    first = rows[0]
+        for rule in heads:
+            of = [row for row in rows if (row["data"], row["rule"]) == (data, rule)]
+            scores, minutes = [row["score"] for row in of], [row["cpu_seconds"] / 60 for row in of]
+            spread = f"{sum(scores) / len(scores):.4f} [{min(scores):.4f}, {max(scores):.4f}]"
+            cells.append(f"{spread}, {readable(sum(minutes) / len(minutes))} CPU min")
+        lines.append(f"| {data} | {' | '.join(cells)} | {_row_of(rows, data)['measure']} |")
+    pairs = len(_row_of(rows, rows[0]["data"])["swept"])
+    rates = "; ".join(
+        f"{data}: {row['rate']:g}, outer {row['lr']:g}"
+        for data in dict.fromkeys(row["data"] for row in rows)
+        for row in [_row_of(rows, data)]
+    )
     lines += [
         "",
-        f"After 5 inner steps on {first['episodes']:,} held-out tasks; mean [lowest, highest] over "
-        f"{len({row['seed'] for row in rows})} seeds; the rate was chosen of 7 on validation tasks. "
-        f"{first['machine']}, commit {_commits(rows, 'commit')}.",
+        f"After {config['inner_steps']} inner steps on {rows[0]['episodes']:,} held-out tasks; mean [lowest, highest] "
+        f"over {len(config['seeds'])} seeds. All go on from the same MAML, trained with SGD for "
+        f"{config['first_steps']:,} outer steps; SGD's rates, inner and outer, were chosen of {pairs} pairs "
+        f"on validation tasks ({rates}). CPU minutes after that, some of them beside other work. {rows[0]['machine']}, "
+        f"commit {_commits(rows, 'commit')}.",
     ]
     return "\n".join(lines)
+
+
+def _row_of(rows: list[dict[str, Any]], data: str) -> dict[str, Any]:
+    return next(row for row in rows if row["data"] == data)
 
 
 def outer_rule() -> str:
@@ -95,7 +112,7 @@ def outer_rule() -> str:
         "",
         f"Query loss over the last tenth of {first['num_steps']} steps, mean over {first['num_seeds']} seeds [95% "
         f"interval]; Adam's rate in brackets, chosen of 11 on these very runs. {first['machine']}, commit "
-        f"{_commits(rows, 'commit')}.",
+        f"{', '.join(sorted({row['computed_at'] for row in rows}))}.",
     ]
     return "\n".join(lines)
 
