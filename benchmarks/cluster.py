@@ -51,9 +51,9 @@ def soak() -> str:
         lines.append(f"| {minutes} | " + " | ".join(shown) + " |")
     lines += [
         "",
-        f"{end['steps']:,} outer steps in {end['seconds'] / 3600:.1f} hours. One of {end['config']['workers']} workers is "
-        f"killed at a random moment of every {end['config']['kill_every']:.0f} s, unless it "
-        "is starting; means over the time. After "
+        f"{end['steps']:,} outer steps in {end['seconds'] / 3600:.1f} hours. At a random moment of every "
+        f"{end['config']['kill_every']:.0f} s one of {end['config']['workers']} workers is killed, unless it is "
+        "starting; means over the time. After "
         f"{end['steps_of_other_theta']} steps theta differed from the twin's in a bit. The ledger has "
         f"{end['used']:,} estimates, {end['missing']} missing, none twice. {end['machine']}, commit {end['commit']}.",
     ]
