@@ -10,6 +10,7 @@ in any bit of theta.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -84,28 +85,33 @@ def resident(pid: int) -> int:
 
 
 class Killer(threading.Thread):
-    """Kills the process of a random host once in every interval, at a random moment of it.
+    """Kills a random process once in every interval, at a random moment of it.
+
+    Whoever is asked for its process answers only between estimates, so the processes are told beforehand.
 
     Arguments:
-        hosts: of the pool, kept up to date by it.
         interval: seconds.
         chance: decides who and when.
     """
 
-    def __init__(self, hosts: list[Any], interval: float, chance: random.Random) -> None:
+    def __init__(self, interval: float, chance: random.Random) -> None:
         super().__init__(daemon=True)
-        self.hosts, self.interval, self.chance = hosts, interval, chance
-        self.kills, self.ended = 0, threading.Event()
+        self.interval, self.chance = interval, chance
+        self.pids: list[int] = []
+        self.estimating = False
+        self.kills, self.at_work, self.ended = 0, 0, threading.Event()
 
     def run(self) -> None:
         """Until `ended`."""
         began, turn = time.monotonic(), 0
         while not self.ended.wait(began + self.interval * (turn + self.chance.random()) - time.monotonic()):
             turn += 1
-            pid = process_of(self.chance.choice(self.hosts))
-            if pid is not None:
-                os.kill(pid, signal.SIGKILL)
-                self.kills += 1
+            pids = [pid for pid in self.pids if resident(pid)]
+            if pids:  # or all are starting
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.chance.choice(pids), signal.SIGKILL)
+                    self.kills += 1
+                    self.at_work += self.estimating
 
 
 def process_of(host: Any) -> int | None:
@@ -126,19 +132,23 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     disturbed, twin = trainer(config, on_ray=True), trainer(config, on_ray=False)
     assert isinstance(disturbed.pool, RayPool) and isinstance(disturbed.pool.backend, RayBackend)
     hosts = disturbed.pool.backend.hosts
-    killer = Killer(hosts, config.kill_every, random.Random(config.seed))
+    killer = Killer(config.kill_every, random.Random(config.seed))
     killer.start()
     began = time.monotonic()
     note_at, losses, differing = began, [], 0
     while (now := time.monotonic()) < began + 3600 * config.hours:
-        metrics, undisturbed = disturbed.step(), twin.step()
+        killer.estimating = True
+        metrics = disturbed.step()
+        killer.estimating = False
+        if disturbed.entry["events"] or not killer.pids:  # processes that started anew
+            killer.pids = [pid for pid in map(process_of, hosts) if pid is not None]
+        undisturbed = twin.step()
         ledger.append(disturbed.entry)
         losses.append((metrics["meta_loss"], undisturbed["meta_loss"]))
         theirs = theta_of(twin.module)
         differing += not all(torch.equal(value, theirs[name]) for name, value in theta_of(disturbed.module).items())
         if now >= note_at:
             note_at += config.note_every
-            pids = [pid for pid in map(process_of, hosts) if pid is not None]
             loss, undisturbed_loss = (sum(column) / len(column) for column in zip(*losses, strict=True))
             losses = []
             yield {
@@ -149,8 +159,9 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
                 "undisturbed_meta_loss": undisturbed_loss,
                 "steps_of_other_theta": differing,
                 "driver_mebibytes": resident(os.getpid()) / 2**20,
-                "worker_mebibytes": [resident(pid) / 2**20 for pid in pids],
+                "worker_mebibytes": [size / 2**20 for pid in killer.pids if (size := resident(pid))],
                 "kills": killer.kills,
+                "kills_at_work": killer.at_work,
                 "lost": metrics["pool/lost"],
                 "replayed": metrics["pool/replayed"],
             }
@@ -162,6 +173,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         "kind": "end",
         "seconds": time.monotonic() - began,
         "kills": killer.kills,
+        "kills_at_work": killer.at_work,
         "steps_of_other_theta": differing,
         "steps": found.steps,
         "used": found.used,

@@ -21,6 +21,7 @@ has left it in torch's cache."""
 MAX_RECORDINGS = 16
 """Kinds of arguments for which a traced function is kept."""
 
+CONTAINERS = ("_parameters", "_buffers", "_modules")
 PLAIN = (bool, int, float, str, type(None))
 
 T = TypeVar("T")
@@ -62,8 +63,9 @@ def traced(fn: Callable[..., T], modules: nn.Module) -> Callable[..., T]:
     function looks at numbers, to decide what to do next, recording it fails.
 
     Arguments:
-        modules: what the function reads besides. It is recorded anew when a plain attribute in there (a number of
-            steps, a mode), or which tensor stands where, has changed.
+        modules: what the function reads besides. It is recorded anew when an attribute in there (a number of steps, a
+            mode, a list of numbers) has changed, or another object or tensor stands in its place; what changes inside
+            of objects of other kinds is not seen.
     """
 
     @lru_cache(maxsize=MAX_RECORDINGS)
@@ -103,8 +105,9 @@ def _settings(modules: nn.Module) -> Iterator[Any]:
     for module in modules.modules():
         yield type(module)
         for name, value in vars(module).items():
-            if isinstance(value, PLAIN) or (isinstance(value, tuple) and all(isinstance(x, PLAIN) for x in value)):
-                yield name, value
+            if isinstance(value, list | tuple | dict | set) and name not in CONTAINERS:
+                value = repr([x if isinstance(x, PLAIN) else id(x) for x in _pytree.tree_leaves(value)])
+            yield name, value if isinstance(value, PLAIN) else id(value)
         for tensors in (module._parameters, module._buffers):
             yield from (id(value) for value in tensors.values())
 

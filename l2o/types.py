@@ -61,9 +61,14 @@ def bring(module: M, device: str) -> M:
 
     Raises:
         ValueError: torch has no such device here.
+        torch.OutOfMemoryError: it is full.
     """
     try:
+        if torch.device(device).type == "meta":
+            raise ValueError("nothing is computed on it")
         return module.to(device)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Generator
 
 from l2o.estimators.base import GradientEstimator, MetaGradient
 from l2o.types import Theta, device_of, seeded, tree_to
@@ -40,28 +41,35 @@ class Worker:
 
     def __init__(self, estimator: GradientEstimator, theta: Theta, seed: int) -> None:
         self.estimator = estimator
+        self.device = None if estimator.module is None else device_of(estimator.module)
         self.generator = seeded(seed)
-        self.random = seeded(seed).get_state()  # of the global generator, for what draws from that (dropout)
+        # of the global generators, for what draws from those (dropout)
+        self.random = seeded(seed).get_state()
+        self.gpu = self.device if self.device is not None and self.device.type == "cuda" else None
+        self.gpu_random = None if self.gpu is None else Generator(self.gpu).manual_seed(seed).get_state()
         self.state = estimator.init(self._here(theta), self.generator)
         self.number = 0
 
     def estimate(self, theta: Theta) -> MetaGradient:
         """One estimate; the worker's problems advance."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[] if self.gpu is None else [self.gpu]):
             torch.set_rng_state(self.random)
+            if self.gpu is not None and self.gpu_random is not None:
+                torch.cuda.set_rng_state(self.gpu_random, self.gpu)
             gradient, self.state = self.estimator.estimate(self._here(theta), self.state, self.generator)
             self.random = torch.get_rng_state()
+            if self.gpu is not None:
+                self.gpu_random = torch.cuda.get_rng_state(self.gpu)
         self.number += 1
         return gradient
 
     def _here(self, theta: Theta) -> Theta:
         """Theta on the device that estimates are made on, whence gradients come."""
-        module = self.estimator.module
-        return tree_to(theta, torch.device("cpu") if module is None else device_of(module))
+        return theta if self.device is None else tree_to(theta, self.device)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a restart needs, as a tree of tensors."""
-        random = {"generator": self.generator.get_state(), "random": self.random}
+        random = {"generator": self.generator.get_state(), "random": self.random, "gpu_random": self.gpu_random}
         return {**random, "state": self.state, "number": self.number}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -73,6 +81,7 @@ class Worker:
             )
         self.generator.set_state(state["generator"])
         self.random = state.get("random", self.random)
+        self.gpu_random = state.get("gpu_random") if state.get("gpu_random") is not None else self.gpu_random
         self.state, self.number = state["state"], state.get("number", 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from l2o.distributed.hosts import Backend, Call, Host, HostLostError, Residents,
 from l2o.distributed.pool import Worker
 from l2o.distributed.roster import Rules
 from l2o.estimators.base import GradientEstimator
-from l2o.types import Theta, bring
+from l2o.types import Theta, bring, device_of
 
 FETCH = 300.0
 """Seconds for an answer that is there to be brought here."""
@@ -28,6 +29,8 @@ LOST = (
 
 class RayPool(ElasticPool):
     """An `ElasticPool` whose hosts are Ray actors: the numbers of a `LocalPool` with the same seed, for quorum None.
+
+    On GPUs the numbers are the same up to rounding, which depends on where a worker has lived.
 
     Actors are spread over the nodes of a cluster and started again by Ray, on whatever node has room. The driver, which
     is the process that makes the pool, keeps what they need to go on.
@@ -83,11 +86,19 @@ class RayBackend(Backend):
         cpu_workers: int = 0,
         gpu: str = "cuda",
     ) -> None:
+        if gpus_per_worker and estimator.module is None:
+            raise ValueError(
+                f"gpus_per_worker needs an estimator that tells its module, to be brought to the GPU; "
+                f"{type(estimator).__name__} does not."
+            )
         self.ray = _connected(address)
+        there = self.ray.cluster_resources().get("GPU", 0.0)
+        if gpus_per_worker > there and not address:
+            raise ValueError(f"gpus_per_worker must be there; Ray finds {there:g} GPUs here, got {gpus_per_worker:g}.")
         options = {"num_cpus": threads if address else 0, "max_restarts": -1, "max_task_retries": 0}
         self.actor = self.ray.remote(scheduling_strategy="SPREAD", **options)(_Actor)
         self.threads, self.gpus, self.cpu_hosts, self.gpu = threads, gpus_per_worker, cpu_workers, gpu
-        self.problem = self.ray.put((estimator, {name: value.detach().cpu() for name, value in theta.items()}))
+        self.problem = self.ray.put(portable(estimator, theta))
         self.hosts: list[RayHost] = []
 
     def start(self) -> RayHost:
@@ -114,6 +125,16 @@ class RayBackend(Backend):
             for host in self.hosts:
                 self.ray.kill(host.actor)
         self.hosts = []
+
+
+def portable(estimator: GradientEstimator, theta: Theta) -> tuple[GradientEstimator, Theta]:
+    """Both as a process without a GPU can receive them."""
+    module = estimator.module
+    if module is not None and device_of(module).type != "cpu":
+        estimator = copy.deepcopy(estimator)
+        assert estimator.module is not None
+        bring(estimator.module, "cpu")
+    return estimator, {name: value.detach().cpu() for name, value in theta.items()}
 
 
 class RayHost(Host):

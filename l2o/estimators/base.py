@@ -35,7 +35,7 @@ class GradientEstimator(ABC):
 
     @property
     def module(self) -> nn.Module | None:
-        """What theta belongs to, and on whose device estimates are made; None for the CPU."""
+        """What theta belongs to, and on whose device estimates are made; None: wherever theta is given."""
         return None
 
     @abstractmethod

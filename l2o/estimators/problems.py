@@ -15,7 +15,7 @@ from l2o.estimators.truncation import Truncation
 from l2o.inner_loop import InnerState, Lanes, Order, repeat_lanes, replace_lanes
 from l2o.rules.base import UpdateRule
 from l2o.tasks.base import TaskFamily
-from l2o.types import Theta, draw_seed, seeded, tree_detach, tree_stack, tree_to
+from l2o.types import Theta, device_of, draw_seed, seeded, tree_detach, tree_stack, tree_to
 
 
 class ProblemState(NamedTuple):
@@ -96,7 +96,7 @@ class Problems:
 
     def lanes(self, state: ProblemState) -> Lanes:
         """The tasks of a state, one lane each."""
-        if state.seeds not in self._lanes:
+        if state.seeds not in self._lanes or self._lanes[state.seeds].device != device_of(self.rule):
             family = self.family.fix(seeded(int(state.structure)))
             tasks = [family.sample(seeded(seed)) for seed in state.seeds.tolist()]
             self._lanes[state.seeds] = Lanes(tasks, self.rule, self.order, self.compile, self.recompute)

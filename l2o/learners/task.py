@@ -16,7 +16,7 @@ from l2o.learners.adaptation import Adaptation
 from l2o.learners.meta_grad import lanes_of
 from l2o.tasks.base import Task
 from l2o.tasks.episodes import Episode, EpisodeFamily
-from l2o.types import Batch, Params, draw_seed, tree_map
+from l2o.types import Batch, Params, draw_seed, tree_leaves, tree_map
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,10 @@ class EpisodicTask(Task):
         return tree_map(lambda x: x.unflatten(0, (num, self.num_episodes)), episodes)
 
     def loss(self, params: Params, batch: Batch) -> Float[Tensor, ""]:
-        adaptation = _template(self.make)
+        adaptation, device = _template(self.make), tree_leaves(params)[0].device
+        if device.type != "cpu":  # what is not trained is there as well
+            rest = dict(adaptation.named_parameters()) | dict(adaptation.named_buffers())
+            params = {name: x.detach().to(device) for name, x in rest.items()} | params
 
         def query_loss(episode: Episode) -> Float[Tensor, ""]:
             return functional_call(adaptation, params, (episode,)).loss

@@ -37,9 +37,9 @@ class LSTMRule(UpdateRule):
             a rate.
         base_lr: None, or a rate: the LSTM then writes no step but the logarithm of each coordinate's rate, around a
             learned one that starts here, and the step is -rate * g (per-coordinate rates from the history, as in
-            Wichrowska et al., 2017, https://arxiv.org/abs/1703.04813). An untrained rule is SGD. What the LSTM reads
-            is a constant (Andrychowicz et al., section 2.1), so that `order="full"` takes derivatives of the gradients
-            only where they are multiplied by the rate.
+            Wichrowska et al., 2017, https://arxiv.org/abs/1703.04813). An untrained rule is nearly SGD. What the LSTM
+            reads is a constant (Andrychowicz et al., section 2.1), so that `order="full"` takes derivatives of the
+            gradients only where they are multiplied by the rate.
     """
 
     large_slots = ("hidden", "m", "v")
@@ -59,7 +59,11 @@ class LSTMRule(UpdateRule):
         check(hidden_size >= 1 and num_layers >= 1, "an LSTM needs a unit", size=hidden_size, layers=num_layers)
         check(p > 0.0, "p must be > 0, the exponent range of the gradients told apart", p=p)
         self.hidden_size, self.num_layers, self.inputs, self.p = hidden_size, num_layers, inputs, p
-        check(base_lr is None or base_lr > 0.0, "base_lr must be > 0, for its logarithm is learned", base_lr=base_lr)
+        check(
+            base_lr is None or 0.0 < base_lr < math.inf,
+            "base_lr must be > 0, for its logarithm is learned",
+            base_lr=base_lr,
+        )
         self.output_scale = (0.1 if base_lr is None else 1.0) if output_scale is None else output_scale
         self.nominal_lr = 1e-3 if base_lr is None else base_lr
         sizes = [2] + [hidden_size] * num_layers

@@ -135,6 +135,7 @@ class MetaTrainConfig(PoolConfig):
     recompute: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.horizon) not in (1, 2):
             raise ValueError(f"horizon must be one number or two (low high); got {self.horizon}.")
         for name in ("steps", "evaluate_every", "checkpoint_every"):

@@ -15,13 +15,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from l2o.estimators import Episodic, GradientEstimator, MultiStepLoss, Reptile
 from l2o.learners.adaptation import Adaptation
-from l2o.load import is_untrained, load
+from l2o.load import LEARNER_FILE, is_untrained, load
 from l2o.rules.base import UpdateRule
 from l2o.training.config import MAPPING, outer_optimizer, rate_factor
 from l2o.training.episode_suites import RATES, SETTINGS, EpisodeSuite, Shape, load_episodes
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.pools import PoolConfig
 from l2o.training.recipes import RECIPES, Given, Recipe
+from l2o.training.run import RunDirectory
 from l2o.types import bring
 
 
@@ -39,7 +40,8 @@ class LearnConfig(PoolConfig):
         train_way: classes in a training episode, where they are others than the way.
         train_shot: support examples of each class there.
         train_query: query examples of each class there.
-        start: a saved learner or the folder of its run, whose slow weights this one starts from; None for fresh ones.
+        start: a saved learner, or the folder of a run for its best one, whose slow weights this one starts from; None
+            for fresh ones.
         rule: the inner rule: a name (sgd, adam, lstm, ...) or a saved rule; None for the learner's own.
         rule_args: constructor arguments for a rule given by name, as YAML: '{lr: 0.1}'.
         learn_rule: whether the inner rule is trained along; None for what the learner does.
@@ -115,6 +117,7 @@ class LearnConfig(PoolConfig):
     recompute: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.learner not in RECIPES:
             raise ValueError(f"learner must be one of {', '.join(RECIPES)}; got {self.learner!r}.")
         for name in ("steps", "evaluate_every", "checkpoint_every", "validation_episodes", "test_episodes", "workers"):
@@ -276,7 +279,8 @@ class LearnConfig(PoolConfig):
 
 def _take_weights(learner: nn.Module, start: str) -> None:
     """Give a learner the slow weights of a saved one."""
-    found = load(start)
+    best = RunDirectory(start, file=LEARNER_FILE).best
+    found = load(best if best.is_file() else start)
     if not isinstance(found, Adaptation):
         raise ValueError(f"start must be a saved learner, for its slow weights; {start} is a {type(found).__name__}.")
     theirs = found.learner.state_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ def learn(config: LearnConfig, folder: Path, show_progress: bool = True) -> dict
     config = config.resolved()
     directory, suite = RunDirectory(folder, file=LEARNER_FILE), config.suite()
     directory.write_config(to_plain(config))
-    adaptation = config.adaptation(suite)
+    # what goes on needs no start, which may be gone
+    begun = dataclasses.replace(config, start=None) if directory.checkpoints() else config
+    adaptation = begun.adaptation(suite)
     to_bytes(adaptation, {})  # what cannot be saved is told before it is trained
     trainer = config.build(suite, adaptation)
     with contextlib.closing(trainer.pool):
@@ -79,7 +82,7 @@ def report(config: LearnConfig, suite: EpisodeSuite, directory: RunDirectory, no
             "a run must have a finite score in one of its evaluations to be reported on; that of "
             f"{directory.path} has none: its rates may be too high."
         )
-    best = load(directory.best)
+    best = bring(load(directory.best), config.device)
     assert isinstance(best, Adaptation) and config.test_steps is not None
     steps = range(max(config.test_steps, 10) + 1) if best.rule is not None and config.test_steps else (0,)
     found = judge(best, suite.test, config.test_episodes, steps, seed=config.seed + 10**6, calibration=suite.train)

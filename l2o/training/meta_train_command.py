@@ -16,6 +16,7 @@ from l2o.training.config import MetaTrainConfig, to_plain
 from l2o.training.evaluate import Contestant, Result, compare
 from l2o.training.run import RunDirectory, meta_train
 from l2o.training.suites import Suite
+from l2o.types import device_of
 
 
 def train(config: MetaTrainConfig, folder: Path, show_progress: bool = True) -> dict[str, float]:
@@ -46,7 +47,10 @@ class Evaluator:
 
     def __call__(self, rule: nn.Module) -> tuple[dict[str, float], object]:
         if self.baselines is None:
-            self.baselines = self._compare(baselines())
+            tuned = baselines()
+            for one in tuned.values():
+                one.rule.to(device_of(rule))
+            self.baselines = self._compare(tuned)
         scores, learned = self.scores(rule)
         try:
             return scores, report.figure(learned + self.baselines)

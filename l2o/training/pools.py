@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
@@ -19,9 +20,9 @@ class PoolConfig:
     Arguments:
         workers: independent workers, each with tasks of its own; their estimates are averaged.
         pool: where workers are: one after the other in this process (local), in processes of Ray (ray), or Ray where
-            there are several and Ray is installed (auto). The numbers are the same.
-        device: where this process computes, and the workers in it: cpu, cuda, cuda:1, ...; all draws are made on the
-            CPU, so tasks are the same.
+            there are several and Ray is installed (auto). The numbers are the same, on GPUs up to rounding.
+        device: where this process computes, and the workers in it: cpu, cuda, cuda:1, ...; tasks, batches and
+            perturbations are drawn on the CPU, so they are the same everywhere (dropout is drawn where it acts).
         gpus_per_worker: GPUs that each process of Ray's asks for and computes on; 0.25 puts four on one, 0 leaves them
             on the CPU.
         cpu_workers: of Ray's processes, those that do without a GPU all the same.
@@ -45,6 +46,15 @@ class PoolConfig:
     late: Literal["keep", "downweight"] = "downweight"
     worker_timeout: float = 600.0
     snapshot_every: int = 10
+
+    def __post_init__(self) -> None:
+        share = self.gpus_per_worker
+        if not 0 <= share < math.inf or (share > 1 and share % 1):
+            raise ValueError(f"gpus_per_worker must be a share of one GPU or a whole number; got {share}.")
+        if self.cpu_workers and not share:
+            raise ValueError(f"cpu_workers need gpus_per_worker for the others; got {self.cpu_workers} and none.")
+        if not 0 <= self.cpu_workers <= self.workers:
+            raise ValueError(f"cpu_workers must be some of the {self.workers} workers; got {self.cpu_workers}.")
 
     @property
     def on_ray(self) -> bool:

@@ -23,8 +23,18 @@ Evaluator = Callable[[nn.Module], tuple[dict[str, float], Any]]
 """Scores a module on held-out tasks: numbers for the curves (`score` is the one to minimise) and a figure or None."""
 
 MAY_CHANGE = (
-    *("steps", "evaluate_every", "checkpoint_every", "threads", "compile"),
-    *("pool", "address", "quorum", "max_staleness", "late", "worker_timeout", "snapshot_every"),
+    *("steps", "evaluate_every", "checkpoint_every", "threads", "compile", "trace", "device"),
+    *(
+        "gpus_per_worker",
+        "cpu_workers",
+        "pool",
+        "address",
+        "quorum",
+        "max_staleness",
+        "late",
+        "worker_timeout",
+        "snapshot_every",
+    ),
 )
 """Settings that a resumed run may have otherwise than before."""
 

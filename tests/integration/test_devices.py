@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from l2o.cli import main
+from l2o.estimators import ES, Problems
+from l2o.rules import SGD
+from l2o.tasks import Quadratics
 from l2o.training.config import MetaTrainConfig
 from l2o.training.suites import load_suite
 
@@ -20,14 +23,20 @@ CASES = {
         {"run": "meta_train", "rule": rule} for rule in ("mlp", "lstm", "rnnprop", "rates", "matrix", "velo", "muon")
     ],
     "estimators": [{"run": "meta_train", "rule": "mlp", "estimator": one} for one in ("es", "nres", "backprop")],
-    "families": [{"run": "meta_train", "rule": "mlp", "family": one} for one in ("conv", "recurrent", "transformer")],
+    "families": [
+        {"run": "meta_train", "rule": "mlp", "family": one}
+        for one in ("conv", "recurrent", "transformer", "autoencoder", "student")
+    ],
     "meta-losses": [{"run": "meta_train", "rule": "mlp", "reduction": one} for one in ("final", "validation")],
+    "what is sent": [{"run": "sent"}],
+    "learners as tasks": [{"run": "outer", "rule": rule} for rule in ("mlp", "lstm")],
     "learners": [
         {"run": "learn", "learner": one}
         for one in ("maml", "anil", "meta-sgd", "meta-curvature", "imaml", "cavia", "meta-lstm", "r2d2", "metaoptnet")
     ],
     "learners of images": [
-        {"run": "learn", "learner": one, "data": "digits"} for one in ("prototypical", "matching", "siamese", "maml++")
+        {"run": "learn", "learner": one, "data": "digits"}
+        for one in ("prototypical", "matching", "siamese", "maml++", "reptile")
     ],
 }
 
@@ -49,9 +58,9 @@ def test_a_device_that_is_not_there_is_told(tmp_path: object, capsys: pytest.Cap
 
 
 def test_a_device_for_workers_elsewhere_is_refused() -> None:
-    config = MetaTrainConfig(rule="mlp", tasks="quadratics", estimator="pes", workers=2, pool="ray", device="meta")
+    config = MetaTrainConfig(rule="mlp", tasks="quadratics", estimator="pes", workers=2, pool="ray", device="cuda")
     with pytest.raises(ValueError, match="device is that of this process only"):
-        config.build(load_suite("quadratics"))
+        config.make_pool(ES(Problems(SGD(), Quadratics(3))), {}, 0, 1)
     config = MetaTrainConfig(rule="mlp", tasks="quadratics", estimator="pes", gpus_per_worker=0.5, pool="local")
     with pytest.raises(ValueError, match="gpus_per_worker needs workers of Ray's"):
         config.build(load_suite("quadratics"))

@@ -102,6 +102,11 @@ def test_a_learned_rule_takes_over_where_sgd_ended(tmp_path: Path, capsys: pytes
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     errors = [json.loads((tmp_path / name / "test.json").read_text())["score"] for name in ("lstm", "sgd")]
     assert errors[0] == pytest.approx(errors[1], rel=1e-2)  # a fresh rule of rates is nearly SGD
+    for path in (tmp_path / "lstm" / "checkpoints").glob("*4.safetensors"):
+        path.unlink()
+    (tmp_path / "sgd").rename(tmp_path / "moved")
+    assert main(["learn", "--resume", str(tmp_path / "lstm")]) == 0  # what goes on needs its start no more
+    (tmp_path / "moved").rename(tmp_path / "sgd")
     assert learn("--learner", "cavia", *words, *start, "--run", str(tmp_path / "other")) == 1
     assert "start must have the same weights as this learner" in capsys.readouterr().err
 
