@@ -2,16 +2,19 @@
 
     python -m benchmarks.inner_rule --record
 
-Both go on from the same MAML: trained with SGD for 5 inner steps, its rate and the outer rate the best of a sweep on
-validation tasks. From there on weights and rule are trained together: SGD as it was, for as many outer steps as the
-LSTM, and for twenty times as many; the LSTM, which writes the rate of every coordinate and is SGD at first.
+All go on from the same MAML: trained with SGD for 5 inner steps, its rate and the outer rate the best of a sweep on
+validation tasks. From there on the weights are trained with SGD as it was, for as many outer steps as the LSTM and for
+twenty times as many, with SGD and Meta-SGD whose rates are learned along, and with the LSTM, which writes the rate of
+every coordinate in every step and is SGD at first; each with the best outer rate of two on validation tasks.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +23,11 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import RESULTS, commit, write
 from l2o.load import LEARNER_FILE, load
+from l2o.saved import write_atomically
 from l2o.training.judge import judge
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import learn
@@ -33,6 +38,7 @@ RATES = tuple(round(10 ** (k / 2), 6) for k in range(-6, 1))
 """Inner rates, from 0.001 to 1, two a decade."""
 
 OUTER_RATES = (0.001, 0.003)
+"""Tried for every rule."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,6 @@ class Config:
         longer: times as many for SGD, in rows of their own.
         inner_steps: steps of either rule.
         hidden_size: of the LSTM, which has one layer.
-        lr: outer rate of LSTM and weights together; SGD has the best of its sweep.
         test_episodes: held-out tasks.
         threads: CPU threads.
         out: folder of the runs and rows.
@@ -61,7 +66,6 @@ class Config:
     longer: int = 20
     inner_steps: int = 5
     hidden_size: int = 10
-    lr: float = 0.003
     test_episodes: int = 4000
     threads: int = 1
     out: Path = Path("runs/inner_rule")
@@ -74,17 +78,19 @@ class Trained(NamedTuple):
     report: of `l2o learn`, on test tasks.
     validation: mean score on validation tasks.
     file: of the learner.
+    scores: of each test task, after the inner steps.
     """
 
     report: dict[str, Any]
     validation: float
     file: Path
+    scores: Tensor
 
 
 def trained(config: Config, data: str, name: str, seed: int, **settings: Any) -> Trained:
     """A run that is made, or taken as it stands if it was before."""
     made = LearnConfig(
-        learner="maml",
+        **{"learner": "maml", **settings},
         data=data,
         inner_steps=config.inner_steps,
         test_steps=config.inner_steps,
@@ -93,63 +99,89 @@ def trained(config: Config, data: str, name: str, seed: int, **settings: Any) ->
         checkpoint_every=1000,
         test_episodes=config.test_episodes,
         threads=config.threads,
-        compile=True,
-        **settings,
     )
-    folder = config.out / f"{data}_{name}_{seed}"
-    report = learn(made, folder, show_progress=False)
-    file = RunDirectory(folder, file=LEARNER_FILE).best
-    found = judge(load(file), made.suite().validation, 1000, seed=10**5 + 1)
-    return Trained(report, found.score(config.inner_steps)[0], file)
+    directory = RunDirectory(config.out / f"{data}_{name}_{made.steps}_{seed}", file=LEARNER_FILE)
+    stamp = directory.path / "commit"
+    if not stamp.exists():
+        learn(made, directory.path, show_progress=False)
+        write_atomically(stamp, commit().encode())
+    report = json.loads((directory.path / "test.json").read_text())
+    best, suite = load(directory.best), made.suite()
+    validation = judge(best, suite.validation, 1000, seed=10**5 + 1).score(config.inner_steps)[0]
+    tested = judge(best, suite.test, config.test_episodes, seed=10**6 + seed)
+    return Trained(report | {"computed_at": stamp.read_text()}, validation, directory.best, tested.scores[:, 0])
+
+
+def swept(make: Callable[..., Trained], sign: int, *grid: Sequence[float]) -> tuple[tuple[float, ...], dict[str, Any]]:
+    """The values with the best score on validation tasks, and all scores.
+
+    Arguments:
+        sign: -1 where higher is better.
+    """
+    scores = {}
+    for values in product(*grid):
+        try:
+            scores[values] = make(*values).validation
+        except ValueError:  # no evaluation of it was finite
+            scores[values] = math.nan
+    usable = {values: score for values, score in scores.items() if math.isfinite(score)}
+    best = min(usable, key=lambda values: sign * usable[values])
+    return best, {", ".join(map(str, values)): plain(score) for values, score in scores.items()}
+
+
+def first(config: Config, data: str, seed: int, rate: float, lr: float) -> Trained:
+    """MAML trained with SGD, that all go on from."""
+    settings = {"steps": config.first_steps, "inner_lr": rate, "lr": lr, "compile": True}
+    return trained(config, data, f"first_{rate}_{lr}", seed, **settings)
+
+
+def rules(config: Config, rate: float) -> dict[str, dict[str, Any]]:
+    """What goes on from there, by name; SGD comes first."""
+    lstm = {"base_lr": rate, "hidden_size": config.hidden_size, "num_layers": 1}
+    return {
+        "SGD": {"inner_lr": rate, "trace": True},
+        "SGD, longer": {"inner_lr": rate, "compile": True, "steps": config.longer * config.steps},
+        "SGD, learned rate": {"inner_lr": rate, "learn_rule": True, "trace": True},
+        "Meta-SGD": {"learner": "meta-sgd", "inner_lr": rate, "trace": True},
+        "LSTM": {"rule": "lstm", "rule_args": lstm, "learn_rule": True, "compile": True},
+    }
 
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
     """One row a source, rule and seed."""
     for data in config.data:
-        sign = 1 if data == "sinusoid" else -1
+        sign, begin = 1 if data == "sinusoid" else -1, config.seeds[0]
+        (rate, first_lr), told = swept(partial(first, config, data, begin), sign, RATES, OUTER_RATES)
+        starts = {seed: str(first(config, data, seed, rate, first_lr).file) for seed in config.seeds}
+        facts = {"rate": rate, "first_lr": first_lr, "swept": told}
+        rates: dict[str, tuple[float, ...]] = {}
+        of_sgd: dict[int, Tensor] = {}
+        for rule, settings in rules(config, rate).items():
 
-        def first(rate: float, lr: float, seed: int, data: str = data) -> Trained:
-            name = f"first_{rate}_{lr}"
-            return trained(config, data, name, seed, steps=config.first_steps, inner_lr=rate, lr=lr)
+            def second(seed: int, lr: float, rule: str = rule, settings: Any = settings) -> Trained:
+                name = f"{rule.lower().replace(', ', '_').replace(' ', '_')}_{lr}"
+                usual = {"steps": config.steps, "start": starts[seed], "lr": lr}  # noqa: B023 - called in this turn
+                return trained(config, data, name, seed, **{**usual, **settings})  # noqa: B023
 
-        swept = {}
-        for both in product(RATES, OUTER_RATES):
-            try:
-                swept[both] = first(*both, config.seeds[0]).validation
-            except ValueError:  # no evaluation of it was finite
-                swept[both] = math.nan
-        usable = {both: score for both, score in swept.items() if math.isfinite(score)}
-        rate, lr = min(usable, key=lambda both: sign * usable[both])
-        told = {
-            "rate": rate,
-            "lr": lr,
-            "swept": {f"{rate}, {lr}": plain(score) for (rate, lr), score in swept.items()},
-        }
-        for seed in config.seeds:
-            start = str(first(rate, lr, seed).file)
-            for name, times in (("SGD", 1), ("SGD, longer", config.longer)):
-                steps = times * config.steps
-                report = trained(config, data, f"sgd{times}", seed, start=start, steps=steps, inner_lr=rate, lr=lr)[0]
-                yield _row(config, report, name, seed) | told
-            report = trained(
-                config,
-                data,
-                "lstm",
-                seed,
-                start=start,
-                steps=config.steps,
-                lr=config.lr,
-                rule="lstm",
-                rule_args={"base_lr": rate, "hidden_size": config.hidden_size, "num_layers": 1},
-                learn_rule=True,
-            )[0]
-            yield _row(config, report, "LSTM", seed)
+            again = rule == "SGD, longer"  # its sweep would take as long as all others
+            rates[rule] = rates["SGD"] if again else swept(partial(second, begin), sign, OUTER_RATES)[0]
+            for seed in config.seeds:
+                found = second(seed, rates[rule][0])
+                gain = _gain(sign * (of_sgd.setdefault(seed, found.scores) - found.scores))
+                yield _row(config, found, rule, seed) | gain | facts | {"lr": rates[rule][0]}
 
 
-def _row(config: Config, told: dict[str, Any], rule: str, seed: int) -> dict[str, Any]:
+def _gain(differences: Tensor) -> dict[str, Any]:
+    """How much better than SGD on the same tasks, and half its 95% interval."""
+    half = 1.96 * float(differences.double().std()) / math.sqrt(len(differences))
+    return {"gain": plain(float(differences.double().mean())), "half_gain": plain(half)}
+
+
+def _row(config: Config, found: Trained, rule: str, seed: int) -> dict[str, Any]:
+    told = found.report
     by_steps = {step: plain(mean) for step, (mean, _) in told["by_steps"].items()}
     score, half = told["by_steps"][str(config.inner_steps)]
-    kept = {name: told[name] for name in ("data", "measure", "episodes", "cpu_seconds")}
+    kept = {name: told[name] for name in ("data", "measure", "episodes", "steps", "cpu_seconds", "computed_at")}
     return {**kept, "rule": rule, "seed": seed, "score": score, "half_interval": half, "by_steps": by_steps}
 
 
@@ -159,11 +191,12 @@ def main(config: Config) -> None:
     rows = list(run(config))
     for folder in [config.out, RESULTS] if config.record else [config.out]:
         write("inner_rule", config, rows, folder)
-    shown = Table("data", "rule", "seed", "score after 5 steps, 95%", "measure", "CPU s")
+    shown = Table("data", "rule", "seed", "score after 5 steps, 95%", "better than SGD by, 95%", "measure", "CPU s")
     for row in rows:
-        rule = row["rule"] if "rate" not in row else f"{row['rule']}, rate {row['rate']:g}"
         score = f"{row['score']:.4f} ± {row['half_interval']:.4f}"
-        shown.add_row(row["data"], rule, str(row["seed"]), score, row["measure"], f"{row['cpu_seconds']:.0f}")
+        gain = "" if row["rule"] == "SGD" else f"{row['gain']:.4f} ± {row['half_gain']:.4f}"
+        cells = (row["data"], row["rule"], str(row["seed"]), score, gain, row["measure"], f"{row['cpu_seconds']:.0f}")
+        shown.add_row(*cells)
     Console(width=140).print(shown)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+from statistics import mean
 from typing import Any
 
 from benchmarks.record import read, readable
@@ -54,36 +56,30 @@ def sinusoid() -> str:
 
 
 def inner_rule() -> str:
-    """The LSTM as inner optimizer against SGD at its best rate."""
+    """The LSTM as inner optimizer against SGD at its best rate, and against learned rates."""
     rows = read("inner_rule")
-    config = rows[0]["config"]
-    heads = {
-        "SGD": f"SGD, {config['steps']:,} outer steps",
-        "SGD, longer": f"SGD, {config['longer'] * config['steps']:,}",
-        "LSTM": f"LSTM, {config['steps']:,}",
-    }
-    lines = ["| tasks | " + " | ".join(heads.values()) + " | what |", "| --- |" + " --- |" * (len(heads) + 1)]
-    for data in dict.fromkeys(row["data"] for row in rows):
-        cells = []
-        for rule in heads:
+    config, sources = rows[0]["config"], list(dict.fromkeys(row["data"] for row in rows))
+    measures = [f"{data}: {_row_of(rows, data)['measure']}" for data in sources]
+    heads = ["inner rule", "outer steps", *(f"{measure} | better than SGD by | CPU min" for measure in measures)]
+    lines = ["| " + " | ".join(heads) + " |", "| --- | --- |" + " --- | --- | --- |" * len(sources)]
+    for rule in dict.fromkeys(row["rule"] for row in rows):
+        cells = [rule, f"{next(row['steps'] for row in rows if row['rule'] == rule):,}"]
+        for data in sources:
             of = [row for row in rows if (row["data"], row["rule"]) == (data, rule)]
-            scores, minutes = [row["score"] for row in of], [row["cpu_seconds"] / 60 for row in of]
-            spread = f"{sum(scores) / len(scores):.4f} [{min(scores):.4f}, {max(scores):.4f}]"
-            cells.append(f"{spread}, {readable(sum(minutes) / len(minutes))} CPU min")
-        lines.append(f"| {data} | {' | '.join(cells)} | {_row_of(rows, data)['measure']} |")
-    pairs = len(_row_of(rows, rows[0]["data"])["swept"])
-    rates = "; ".join(
-        f"{data}: {row['rate']:g}, outer {row['lr']:g}"
-        for data in dict.fromkeys(row["data"] for row in rows)
-        for row in [_row_of(rows, data)]
-    )
+            gain, half = mean(row["gain"] for row in of), sqrt(sum(row["half_gain"] ** 2 for row in of)) / len(of)
+            cells.append(_mean([row["score"] for row in of], 4))
+            cells.append("" if rule == "SGD" else f"{gain:.4f} ± {half:.4f}")
+            cells.append(f"{mean(row['cpu_seconds'] for row in of) / 60:.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    pairs = len(_row_of(rows, sources[0])["swept"])
+    rates = "; ".join(f"{data}: {row['rate']:g}" for data in sources for row in [_row_of(rows, data)])
     lines += [
         "",
-        f"After {config['inner_steps']} inner steps on {rows[0]['episodes']:,} held-out tasks; mean [lowest, highest] "
-        f"over {len(config['seeds'])} seeds. All go on from the same MAML, trained with SGD for "
-        f"{config['first_steps']:,} outer steps; SGD's rates, inner and outer, were chosen of {pairs} pairs "
-        f"on validation tasks ({rates}). CPU minutes after that, some of them beside other work. {rows[0]['machine']}, "
-        f"commit {_commits(rows, 'commit')}.",
+        f"After {config['inner_steps']} inner steps on {rows[0]['episodes']:,} held-out tasks, mean of "
+        f"{len(config['seeds'])} seeds; differences on the same tasks, 95% interval over tasks. All go on from the same "
+        f"MAML, trained with SGD for {config['first_steps']:,} outer steps with the best of {pairs} pairs of rates "
+        f"(inner: {rates}), each with the best of two outer rates; rates are chosen on validation tasks. CPU minutes after "
+        f"that, compilation in them, beside other work. {rows[0]['machine']}, commits {_commits(rows, 'computed_at')}.",
     ]
     return "\n".join(lines)
 
@@ -145,9 +141,9 @@ def _cost(row: dict[str, Any]) -> str:
     return f"{readable(1e3 * row['wall'])}{memory}"
 
 
-def _mean(values: list[float | None]) -> str:
+def _mean(values: list[float | None], digits: int = 3) -> str:
     known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):.3f}" if len(known) == len(values) else "diverges"
+    return f"{mean(known):.{digits}f}" if len(known) == len(values) else "diverges"
 
 
 def _commits(rows: list[dict[str, Any]], key: str) -> str:
