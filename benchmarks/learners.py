@@ -76,10 +76,11 @@ def inner_rule() -> str:
     lines += [
         "",
         f"After {config['inner_steps']} inner steps on {rows[0]['episodes']:,} held-out tasks, mean of "
-        f"{len(config['seeds'])} seeds; differences on the same tasks, 95% interval over tasks. All go on from the same "
-        f"MAML, trained with SGD for {config['first_steps']:,} outer steps with the best of {pairs} pairs of rates "
-        f"(inner: {rates}), each with the best of two outer rates; rates are chosen on validation tasks. CPU minutes after "
-        f"that, compilation in them, beside other work. {rows[0]['machine']}, commits {_commits(rows, 'computed_at')}.",
+        f"{len(config['seeds'])} seeds; differences on the same tasks, 95% interval over tasks. All go on from the "
+        f"same MAML, trained with SGD for {config['first_steps']:,} outer steps at the best of {pairs} pairs of rates "
+        f"(inner: {rates}), each with the best of two outer rates; rates are chosen on validation tasks. CPU minutes "
+        f"after that, compilation in them, beside other work. {rows[0]['machine']}, commits "
+        f"{_commits(rows, 'computed_at')}.",
     ]
     return "\n".join(lines)
 
