@@ -45,12 +45,12 @@ LEARNERS = (
     "meta-curvature",
     "imaml",
     "cavia",
-    "meta-lstm",
     "prototypical",
     "matching",
     "siamese",
     "r2d2",
     "metaoptnet",
+    "meta-lstm",
 )
 """Those that learn from vectors: all but the ones that need images."""
 
