@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "meta-sgd": {},
     "meta-curvature": {},
     "cavia": {"inner_lr": 1.0},
-    "imaml": {"inner_lr": 0.01, "inner_steps": 16, "compile": False, "trace": True},
+    "imaml": {"inner_lr": 0.003, "inner_steps": 16, "compile": False, "trace": True},
     "meta-lstm": {"compile": False, "trace": True},
     "reptile": {"inner_lr": 0.02, "inner_steps": 10, "inner_batch": 10},
 }
