@@ -49,10 +49,12 @@ def soak() -> str:
         losses = (mean(row[key] for row in part) for key in ("meta_loss", "undisturbed_meta_loss"))
         shown = [f"{driver:.0f}", f"{mean(workers):.0f}", *(f"{loss:.3f}" for loss in losses), str(part[-1]["kills"])]
         lines.append(f"| {minutes} | " + " | ".join(shown) + " |")
+    at_work = end.get("kills_at_work")
+    when = "between estimates" if at_work is None else f"at a random moment ({at_work} at work)"
     lines += [
         "",
-        f"{end['steps']:,} outer steps in {end['seconds'] / 3600:.1f} hours. At a random moment of every "
-        f"{end['config']['kill_every']:.0f} s one of {end['config']['workers']} workers is killed, unless it is "
+        f"{end['steps']:,} outer steps in {end['seconds'] / 3600:.1f} hours, on a machine with other work. Once in every "
+        f"{end['config']['kill_every']:.0f} s one of {end['config']['workers']} workers is killed, {when}, unless it is "
         "starting; means over the time. After "
         f"{end['steps_of_other_theta']} steps theta differed from the twin's in a bit. The ledger has "
         f"{end['used']:,} estimates, {end['missing']} missing, none twice. {end['machine']}, commit {end['commit']}.",
