@@ -53,9 +53,9 @@ def soak() -> str:
     when = "between estimates" if at_work is None else f"at a random moment ({at_work} at work)"
     lines += [
         "",
-        f"{end['steps']:,} outer steps in {end['seconds'] / 3600:.1f} hours, on a machine with other work. Once in every "
-        f"{end['config']['kill_every']:.0f} s one of {end['config']['workers']} workers is killed, {when}, unless it is "
-        "starting; means over the time. After "
+        f"{end['steps']:,} outer steps in {end['seconds'] / 3600:.1f} hours, on a machine with other work. Once in "
+        f"every {end['config']['kill_every']:.0f} s one of {end['config']['workers']} workers dies, {when}, unless "
+        "it is starting; means over the time. After "
         f"{end['steps_of_other_theta']} steps theta differed from the twin's in a bit. The ledger has "
         f"{end['used']:,} estimates, {end['missing']} missing, none twice. {end['machine']}, commit {end['commit']}.",
     ]
