@@ -21,7 +21,8 @@ def test_the_config_is_the_arguments_of_the_class_itself_with_defaults() -> None
         "num_layers": 2,
         "inputs": "log_gradient",
         "p": 5.0,
-        "output_scale": 0.1,
+        "output_scale": None,
+        "base_lr": None,
     }
     rule = Child(3.0)
     assert rule.config == {"factor": 3.0, "lr": 0.5}
