@@ -21,7 +21,7 @@ has left it in torch's cache."""
 MAX_RECORDINGS = 16
 """Kinds of arguments for which a traced function is kept."""
 
-CONTAINERS = ("_parameters", "_buffers", "_modules")
+TORCH_OWN = frozenset(vars(nn.Module())) - {"training"}
 PLAIN = (bool, int, float, str, type(None))
 
 T = TypeVar("T")
@@ -105,7 +105,9 @@ def _settings(modules: nn.Module) -> Iterator[Any]:
     for module in modules.modules():
         yield type(module)
         for name, value in vars(module).items():
-            if isinstance(value, list | tuple | dict | set) and name not in CONTAINERS:
+            if name in TORCH_OWN:
+                continue
+            if isinstance(value, list | tuple | dict | set):
                 value = repr([x if isinstance(x, PLAIN) else id(x) for x in _pytree.tree_leaves(value)])
             yield name, value if isinstance(value, PLAIN) else id(value)
         for tensors in (module._parameters, module._buffers):

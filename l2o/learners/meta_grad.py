@@ -52,7 +52,7 @@ def meta_grad(
             and where steps are recomputed.
         weights: see `Adaptation`.
         compile: fuse the whole with `torch.compile`, not with `loop`; the first call takes from 10 seconds to minutes.
-        trace: record its operations on tensors and play them back, not with `loop`: half the time of a small network,
+        trace: record its operations on tensors and play them back, not with `loop`: faster for small networks,
             without a compiler; the first call takes a second or two.
 
     Raises:

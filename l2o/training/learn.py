@@ -72,7 +72,7 @@ class LearnConfig(PoolConfig):
         test_episodes: episodes of the final report.
         checkpoint_every: outer steps between checkpoints.
         compile: fuse batched meta-gradients with torch.compile.
-        trace: record batched meta-gradients and play them back: no compiler, half the time of a small network.
+        trace: record batched meta-gradients and play them back: faster for small networks, without a compiler.
         recompute: make inner steps again in the backward pass in place of storing them.
     """
 
