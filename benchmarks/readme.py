@@ -46,6 +46,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "few_shot": learners.few_shot,
     "meta_step": learners.meta_step,
     "sinusoid": learners.sinusoid,
+    "inner_rule": learners.inner_rule,
     "outer_rule": learners.outer_rule,
     "scaling": cluster.scaling,
     "soak": cluster.soak,
