@@ -81,13 +81,12 @@ def test_workers_share_a_gpu_or_do_without(cluster: Any) -> None:
 def test_a_worker_whose_gpu_torch_cannot_use_says_so(cluster: Any) -> None:
     cluster.add_node(num_cpus=1, num_gpus=1)
     made = trainer("local")
-    pool = RayPool(
-        made.pool.workers[0].estimator, theta_of(made.module), 1, address=cluster.address, gpus_per_worker=1.0
-    )
+    estimator, theta = made.pool.workers[0].estimator, theta_of(made.module)
+    pool = RayPool(estimator, theta, 1, address=cluster.address, gpus_per_worker=1.0)
     with pytest.raises(RuntimeError, match="device must be one that torch has here"):
         pool.estimate(theta_of(made.module))
     pool.close()
     with pytest.raises(ValueError, match="gpus_per_worker must be a share"):
-        RayPool(estimator, {}, 1, address=cluster.address, gpus_per_worker=1.5)
+        RayPool(estimator, theta, 1, address=cluster.address, gpus_per_worker=1.5)
     with pytest.raises(ValueError, match="cpu_workers must be some of the 1 workers"):
-        RayPool(estimator, {}, 1, address=cluster.address, cpu_workers=2)
+        RayPool(estimator, theta, 1, address=cluster.address, cpu_workers=2)

@@ -1,6 +1,7 @@
 """The README's snippets and commands run as they are written (runs made shorter)."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -85,13 +86,21 @@ def test_a_learner_is_trained_from_python():
     assert names["found"].losses.shape == (8,)
 
 
-@pytest.mark.parametrize("command", [line for line in README.splitlines() if line.startswith("l2o learn --learner")])
+WHOLE_LINES = README.replace("\\\n", "").splitlines()
+
+
+@pytest.mark.parametrize("command", [line for line in WHOLE_LINES if line.startswith("l2o learn --learner")])
 def test_commands_of_learners_are_understood(command, tmp_path, capsys):
     """They reach the data, which is not here."""
-    words = command.split("#")[0].split()[1:]
-    words[words.index("--run") + 1] = str(tmp_path)
+    words, short = shlex.split(command, comments=True)[1:], ["--steps", "1", "--evaluate-every", "1"]
+    short += ["--num-episodes", "1", "--test-episodes", "2", "--threads", "1"]
+    words[words.index("--run") + 1] = str(tmp_path / "run")
+    if "--start" in words:
+        words[words.index("--start") + 1] = str(tmp_path / "start")
+        first = ["learn", "--learner", "maml", "--data", "sinusoid", "--run", str(tmp_path / "start")]
+        assert main([*first, *short]) == 0
     if "sinusoid" in words:
-        assert main([*words, "--steps", "1", "--evaluate-every", "1", "--num-episodes", "1", "--threads", "1"]) == 0
+        assert main([*words, *short]) == 0
     else:
         words[words.index("--data") + 1] = "nowhere"
         assert main(words) == 1
