@@ -13,7 +13,7 @@ import torch
 from l2o.distributed.elastic import ElasticPool
 from l2o.distributed.hosts import Backend, Call, Host, HostLostError, Residents, WorkerError
 from l2o.distributed.pool import Worker
-from l2o.distributed.roster import Rules
+from l2o.distributed.roster import Rules, check_gpus
 from l2o.estimators.base import GradientEstimator
 from l2o.types import Theta, bring, device_of
 
@@ -58,10 +58,7 @@ class RayPool(ElasticPool):
         rules: Rules | None = None,
     ) -> None:
         (rules or Rules()).check(num_workers)
-        if gpus_per_worker < 0 or (gpus_per_worker > 1 and gpus_per_worker % 1):
-            raise ValueError(f"gpus_per_worker must be a share of one GPU or a whole number; got {gpus_per_worker}.")
-        if not 0 <= cpu_workers <= num_workers:
-            raise ValueError(f"cpu_workers must be some of the {num_workers} workers; got {cpu_workers}.")
+        check_gpus(num_workers, gpus_per_worker, cpu_workers)
         if threads < 1:
             raise ValueError(f"threads must be at least 1; got {threads}.")
         backend = RayBackend(estimator, theta, address, threads, gpus_per_worker, cpu_workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,3 +73,11 @@ class Rules:
                 "max_staleness must be 0 or more, snapshot_every 1 or more and timeout positive; got "
                 f"{self.max_staleness}, {self.snapshot_every} and {self.timeout}."
             )
+
+
+def check_gpus(num_workers: int, gpus_per_worker: float, cpu_workers: int) -> None:
+    """Raise a ValueError unless so many workers can have such a share of a GPU each, and some none."""
+    if not 0 <= gpus_per_worker < math.inf or (gpus_per_worker > 1 and gpus_per_worker % 1):
+        raise ValueError(f"gpus_per_worker must be a share of one GPU or a whole number; got {gpus_per_worker}.")
+    if not 0 <= cpu_workers <= num_workers:
+        raise ValueError(f"cpu_workers must be some of the {num_workers} workers; got {cpu_workers}.")

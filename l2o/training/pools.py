@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
 from l2o.distributed.pool import LocalPool, WorkerPool
-from l2o.distributed.roster import Rules
+from l2o.distributed.roster import Rules, check_gpus
 from l2o.estimators.base import GradientEstimator
 from l2o.types import Theta
 
@@ -48,13 +47,9 @@ class PoolConfig:
     snapshot_every: int = 10
 
     def __post_init__(self) -> None:
-        share = self.gpus_per_worker
-        if not 0 <= share < math.inf or (share > 1 and share % 1):
-            raise ValueError(f"gpus_per_worker must be a share of one GPU or a whole number; got {share}.")
-        if self.cpu_workers and not share:
+        check_gpus(self.workers, self.gpus_per_worker, self.cpu_workers)
+        if self.cpu_workers and not self.gpus_per_worker:
             raise ValueError(f"cpu_workers need gpus_per_worker for the others; got {self.cpu_workers} and none.")
-        if not 0 <= self.cpu_workers <= self.workers:
-            raise ValueError(f"cpu_workers must be some of the {self.workers} workers; got {self.cpu_workers}.")
 
     @property
     def on_ray(self) -> bool:

@@ -24,17 +24,8 @@ Evaluator = Callable[[nn.Module], tuple[dict[str, float], Any]]
 
 MAY_CHANGE = (
     *("steps", "evaluate_every", "checkpoint_every", "threads", "compile", "trace", "device"),
-    *(
-        "gpus_per_worker",
-        "cpu_workers",
-        "pool",
-        "address",
-        "quorum",
-        "max_staleness",
-        "late",
-        "worker_timeout",
-        "snapshot_every",
-    ),
+    *("pool", "address", "gpus_per_worker", "cpu_workers"),
+    *("quorum", "max_staleness", "late", "worker_timeout", "snapshot_every"),
 )
 """Settings that a resumed run may have otherwise than before."""
 

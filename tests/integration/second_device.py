@@ -40,6 +40,7 @@ from l2o.training.evaluate import Contestant, compare
 from l2o.training.judge import judge
 from l2o.training.learn import LearnConfig
 from l2o.training.meta_trainer import MetaTrainer, theta_of
+from l2o.types import seeded
 
 DEVICE = "second"
 TOGETHER = ("aten::stack", "aten::cat", "aten::index_copy", "aten::index_select")
@@ -193,11 +194,6 @@ def sent(device: str) -> list[float]:
 def numbers(theta: dict[str, torch.Tensor]) -> list[float]:
     """All of theta."""
     return torch.cat([value.cpu().flatten() for value in theta.values()]).tolist()
-
-
-def seeded(seed: int) -> torch.Generator:
-    """A generator of the CPU."""
-    return torch.Generator().manual_seed(seed)
 
 
 if __name__ == "__main__":

@@ -255,7 +255,7 @@ def test_recordings_equal_what_is_not_recorded_and_follow_settings_and_shapes() 
     adaptation = Adaptation(MAML(network), SGD(0.1), 2).double()
     adaptation.rule.requires_grad_(False)
 
-    def check(**settings: Any) -> None:
+    def check() -> None:
         expected = meta_grad(adaptation, regression(), batching="vmap")
         found = meta_grad(adaptation, regression(), batching="vmap", trace=True)
         for name, grad in expected.grads.items():
