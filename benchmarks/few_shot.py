@@ -36,7 +36,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "matching": {"steps": 8000, "precision": "bfloat16", "evaluate_every": 500},
     "siamese": {"steps": 8000, "precision": "bfloat16", "evaluate_every": 500},
     "maml": {
-        "steps": (8000, 20000),
+        "steps": (8000, 20000, 34000),
         "num_episodes": 16,
         "train_query": 5,
         "evaluate_every": 1000,
