@@ -19,6 +19,12 @@ if CHECKED:
 torch.set_num_threads(1)  # tiny sizes: threads cost more than they give
 
 
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """Modules draw their first weights from torch's own generator: every test finds it alike, in whatever order."""
+    torch.manual_seed(0)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In the checked pass leave out compiled tests, in the other pass leave out all others."""
     skipped = [item for item in items if ("compiled" in item.keywords) == CHECKED]
