@@ -2,6 +2,7 @@
 
 from l2o.rules.base import OptState, UpdateRule
 from l2o.rules.hand_designed import SGD, Adam, AdamW, Momentum, Muon
+from l2o.rules.learned_muon import LearnedMuon
 from l2o.rules.lstm import LSTMRule
 from l2o.rules.matrix import MatrixRule
 from l2o.rules.mlp import MLPRule
@@ -13,6 +14,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "LSTMRule",
+    "LearnedMuon",
     "MLPRule",
     "MatrixRule",
     "Momentum",
