@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -11,15 +10,18 @@ from torch import Tensor
 
 from l2o.kernels.coordinate_mlp import Network
 from l2o.rules.base import OptState, UpdateRule, check, working, zero_count, zero_step
-from l2o.rules.coordinates import LARGE_SLOTS, Seen, Slots, remember, respond, share_moved
+from l2o.rules.coordinates import LARGE_SLOTS, Seen, Slots, remember, respond
 from l2o.rules.features import NUM_EXTENDED_FEATURES, bias_correction, init_averages, initial_rates
 from l2o.rules.loss_features import init_losses, update_losses
 from l2o.rules.network import CoordinateMLP
 from l2o.rules.newton_schulz import newton_schulz_many
-from l2o.rules.steering import NUM_COSINES, Steering, cosines
+from l2o.rules.reference import moments
+from l2o.rules.steering import NUM_RECALLED, Steer, Steering, recall
 from l2o.types import Params
 
 EPS = 1e-30
+MATRIX_SHARE = 0.2
+"""Root mean square of a matrix's step over a vector's."""
 
 
 class LearnedMuon(UpdateRule):
@@ -93,7 +95,7 @@ class LearnedMuon(UpdateRule):
     def init(self, params: Params, total_steps: int | Tensor | None = None) -> OptState:
         slots = {}
         for name, p in params.items():
-            own = {"count": zero_count(p), "cosines": working(p).new_zeros(NUM_COSINES)}
+            own = {"count": zero_count(p), "recalled": working(p).new_zeros(NUM_RECALLED)}
             slots[name] = init_averages(p) | own
         p = working(next(iter(params.values())))
         length = torch.as_tensor(0.0 if total_steps is None else total_steps, dtype=p.dtype, device=p.device)
@@ -105,56 +107,77 @@ class LearnedMuon(UpdateRule):
         shared = state.shared if loss is None else update_losses(state.shared, loss)
         slots, seen = remember(params, grads, state.slots, self.rates, self.network)
         names = [name for name, p in params.items() if p.numel()]
-        if not names:
-            return {name: torch.zeros_like(p) for name, p in params.items()}, OptState(state.step + 1, slots, shared)
-        bound = self.network.max_gradient
-        gs = {name: working(grads[name]).to(working(params[name]).dtype).clamp(-bound, bound) for name in names}
-        for name in names:
-            before = state.slots[name]
-            own = {"count": before["count"] + 1, "cosines": cosines(gs[name], before)}
-            slots[name] = slots[name] | own
-        averages = {name: self._averages(gs[name], slots[name], seen) for name in names}
-        ps = {name: working(params[name]) for name in names}
-        steer = self.steering(ps, averages, slots, shared, state.step)
-        learned = respond(params, grads, slots, seen, self.net(), self.network)
-        directions = {}
-        for i, name in enumerate(names):
-            looks = self._vector if gs[name].ndim < 2 else self._matrix
-            look = looks(gs[name], *averages[name], steer.slow[i], steer.fresh[i], slots[name]["count"])
-            directions[name] = look + learned[name].to(look.dtype)
-        shares = dict(zip(names, share_moved(slots, seen, names), strict=True))
-        matrices = [name for name in names if directions[name].ndim >= 2]
-        orthogonal = newton_schulz_many([directions[name].flatten(1) for name in matrices])
-        for name, matrix in zip(matrices, orthogonal, strict=True):
-            count = (shares[name] * matrix.numel()).clamp(min=1.0)
-            scale = 0.2 * torch.rsqrt(matrix.square().sum() / count + 1e-9)
-            directions[name] = (scale * matrix).view(directions[name].shape)
         updates = {name: torch.zeros_like(p) for name, p in params.items()}
-        for i, name in enumerate(names):
-            updates[name] = (-self.step_scale * steer.factors[i] * directions[name]).to(params[name].dtype)
+        if not names:
+            return updates, OptState(state.step + 1, slots, shared)
+        measured = self._measure(names, params, grads, slots, seen)
+        counts = torch.stack([slots[name]["count"] for name in names]) + 1
+        recalled = recall(measured, torch.stack([slots[name]["recalled"] for name in names]), self.rates[:2])
+        for name, count, own in zip(names, counts, recalled, strict=True):
+            slots[name] = slots[name] | {"count": count, "recalled": own}
+        steer = self.steering([params[name].shape for name in names], measured, recalled, shared, state.step)
+        learned = respond(params, grads, slots, seen, self.net(), self.network)
+        weights = self._weights(steer, measured, counts, [params[name].ndim < 2 for name in names])
+        moving = {}
+        for name, weight, count in zip(names, weights, counts, strict=True):
+            grad = self._bounded(name, params, grads)
+            fast, slow, second = self._averages(grad, slots[name], seen)
+            look = weight[0] * fast + weight[1] * slow + weight[2] * grad
+            if grad.ndim < 2:
+                look = look * torch.rsqrt(second / bias_correction(self.rates[3].to(grad.dtype), count) + EPS)
+            moving[name] = look + learned[name].to(look.dtype)
+        sizes = -self.step_scale * steer.factors
+        moving |= self._orthogonal({name: x for name, x in moving.items() if x.ndim >= 2}, names, measured[:, -1])
+        for name, size in zip(names, sizes, strict=True):
+            updates[name] = (size.to(moving[name].dtype) * moving[name]).to(params[name].dtype)
         return updates, OptState(state.step + 1, slots, shared)
 
-    def _averages(self, g: Tensor, slot: dict[str, Tensor], seen: Seen | None) -> tuple[Tensor, Tensor]:
-        """Momenta and second moment after this gradient, also where bringing them up to date was deferred."""
-        m, v = slot["momenta"].to(g.dtype), slot["second"].to(g.dtype)
+    def _measure(
+        self, names: list[str], params: Params, grads: Params, slots: Slots, seen: Seen | None
+    ) -> Float[Tensor, "tensors k"]:
+        """Moments of all tensors, see `l2o.rules.reference.moments`."""
+        if seen is not None:
+            return seen.moments
+        bounded = {name: self._bounded(name, params, grads) for name in names}
+        return torch.stack([moments(working(params[x]), bounded[x], slots[x], self.network) for x in names])
+
+    def _bounded(self, name: str, params: Params, grads: Params) -> Tensor:
+        limit = self.network.max_gradient
+        return grads[name].to(working(params[name]).dtype).clamp(-limit, limit)
+
+    def _weights(
+        self, steer: Steer, measured: Float[Tensor, "tensors k"], counts: Float[Tensor, " tensors"], vectors: list[bool]
+    ) -> Float[Tensor, "tensors 3"]:
+        """What fast momentum, slow momentum and gradient of each tensor are multiplied by.
+
+        A matrix's are first brought to unit root mean square, a vector's corrected for their start at zero; the fast
+        one looks ahead with a share of the gradient.
+        """
+        r = self.rates.to(counts.dtype)
+        unit = torch.rsqrt(measured[:, [2, 3, 0]] + EPS)
+        corrected = torch.stack([1 / bias_correction(r[0], counts), 1 / bias_correction(r[1], counts)], dim=1)
+        corrected = torch.nn.functional.pad(corrected, (0, 1), value=1.0)
+        is_vector = torch.tensor(vectors, device=counts.device)
+        scale = torch.where(is_vector.unsqueeze(1), corrected, unit)
+        ahead = torch.where(is_vector, 1.0, scale[:, 0])
+        return torch.stack(
+            [(1 - r[0]) * scale[:, 0], steer.slow * scale[:, 1], r[0] * ahead + steer.fresh * scale[:, 2]], 1
+        )
+
+    def _averages(self, grad: Tensor, slot: dict[str, Tensor], seen: Seen | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Fast and slow momentum and second moment after this gradient, also where `remember` has put that off."""
+        m, v = slot["momenta"][:2].to(grad.dtype), slot["second"][0].to(grad.dtype)
         if seen is None or seen.rates is None:
-            return m, v[0]
-        rates = self.rates.to(g.dtype)
-        m = torch.lerp(m, g, rates[:3].view(-1, *[1] * g.ndim))
-        return m, torch.lerp(v[0], g.square(), rates[3])
+            return m[0], m[1], v
+        r = self.rates.to(grad.dtype)
+        return torch.lerp(m[0], grad, r[0]), torch.lerp(m[1], grad, r[1]), torch.lerp(v, grad.square(), r[3])
 
-    def _matrix(self, g: Tensor, m: Tensor, v: Tensor, slow: Tensor, fresh: Tensor, count: Tensor) -> Tensor:
-        """Where a matrix looks: momenta in units of their root mean squares."""
-        ahead = torch.lerp(m[0], g, self.rates[0].to(g.dtype))
-        return _unit(ahead) + slow * _unit(m[1]) + fresh * _unit(g)
-
-    def _vector(self, g: Tensor, m: Tensor, v: Tensor, slow: Tensor, fresh: Tensor, count: Tensor) -> Tensor:
-        """Where a vector looks: the same in units of each coordinate's second moment, as Adam's step."""
-        rates = self.rates.to(g.dtype)
-        ahead = torch.lerp(m[0], g, rates[0]) / bias_correction(rates[0], count)
-        look = ahead + slow * m[1] / bias_correction(rates[1], count) + fresh * g
-        return look * torch.rsqrt(v / bias_correction(rates[3], count) + EPS)
-
-
-def _unit(x: Float[Tensor, "*p"]) -> Float[Tensor, "*p"]:
-    return x * torch.rsqrt(x.square().mean() + EPS)
+    def _orthogonal(self, looks: Params, names: list[str], shares: Float[Tensor, " tensors"]) -> Params:
+        """The nearest orthogonal matrices, their root mean square a fifth over the share of coordinates that move."""
+        matrices = newton_schulz_many([look.flatten(1) for look in looks.values()])
+        made = {}
+        for (name, look), matrix in zip(looks.items(), matrices, strict=True):
+            count = (shares[names.index(name)].to(look.dtype) * look.numel()).clamp(min=1.0)
+            scale = MATRIX_SHARE * torch.rsqrt(matrix.square().sum() / count + 1e-9)
+            made[name] = (scale * matrix).view(look.shape)
+        return made

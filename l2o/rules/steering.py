@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 
 from l2o.rules.features import fraction_features
 from l2o.rules.loss_features import NUM_LOSS_FEATURES, loss_features
-from l2o.types import Params
 
 THRESHOLDS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 COSINE_RATES = (0.1, 0.01)
 NUM_COSINES = 2 * len(COSINE_RATES)
+NUM_RECALLED = NUM_COSINES + 2
 NUM_LOGS = 4
 """Logarithms that act on the step directly: size of the tensor, inputs, outputs, length of the run."""
 NUM_FEATURES = len(THRESHOLDS) + 1 + NUM_LOSS_FEATURES + 1 + 3 + NUM_COSINES + NUM_LOGS + 1
@@ -37,7 +38,7 @@ class Steer(NamedTuple):
 
 
 class Steering(nn.Module):
-    """log factor = log schedule + w . logs + out(h), h two layers of tanh over 31 features, mixed by a mean over tensors.
+    """log factor = log schedule + w . logs + out(h), with h two layers of tanh, mixed by a mean over tensors.
 
     The features of a tensor: fraction trained (9) and losses (9) as in VeLO (Metz et al., 2022, appendix B); the share
     of each momentum's mean square in the second moment's (3), which tells signal from noise; running cosines of new
@@ -64,46 +65,49 @@ class Steering(nn.Module):
 
     def forward(
         self,
-        params: Params,
-        averages: dict[str, tuple[Tensor, Tensor]],
-        slots: dict[str, dict[str, Tensor]],
+        shapes: Sequence[Sequence[int]],
+        measured: Float[Tensor, "tensors k"],
+        recalled: Float[Tensor, "tensors r"],
         shared: dict[str, Tensor],
         step: Tensor,
     ) -> Steer:
         """Of every tensor, in order.
 
         Arguments:
-            averages: momenta (3, *p) and second moment of each.
-            slots: of each, with `cosines`.
+            shapes: of the tensors.
+            measured: their moments, see `l2o.rules.reference.moments`.
+            recalled: see `recall`.
             shared: length of the run and averages of the loss.
         """
         dtype, total = self.read.weight.dtype, shared["total_steps"]
+        measured, recalled = measured.to(dtype), recalled.to(dtype)
         known = total > 0
         fraction = torch.where(known, step.to(total.dtype) / total.clamp(min=1.0), 0.0).to(dtype)
-        run = torch.cat([fraction_features(fraction, self.thresholds), fraction.view(1)])
-        run = torch.cat([torch.where(known, run, 0.0), loss_features(shared).to(dtype), known.to(dtype).view(1)])
+        progress = torch.cat([fraction_features(fraction, self.thresholds), fraction.view(1)])
         length = torch.where(known, (total.clamp(min=1.0) / 1000.0).log(), 0.0).to(dtype)
-        logs = torch.stack([self._logs(p, length) for p in params.values()])
-        signs = torch.stack([_shares(*averages[name]).to(dtype) for name in params])
-        turned = torch.stack([slots[name]["cosines"].to(dtype) for name in params])
-        flat = logs.new_tensor([[float(p.ndim < 2)] for p in params.values()])
-        features = torch.cat([run.expand(len(params), -1), signs, turned, 0.5 * logs, flat], dim=1)
+        run = torch.cat([torch.where(known, progress, 0.0), loss_features(shared).to(dtype), known.to(dtype).view(1)])
+        sizes = (measured[:, 1].sqrt().clamp(min=SMALLEST) / USUAL).log()
+        shaped = measured.new_tensor([shape_features(shape) for shape in shapes])
+        logs = torch.stack([sizes, shaped[:, 0], shaped[:, 1], length.expand_as(sizes)], dim=1)
+        signal = 0.25 * torch.log((measured[:, 2:5] + 1e-30) / (measured[:, 33:34] + 1e-30)).clamp(-8.0, 4.0)
+        own = [signal, recalled[:, :NUM_COSINES], 0.5 * logs, shaped[:, 2:]]
+        features = torch.cat([run.expand(len(shapes), -1), *own], dim=1)
         hidden = torch.tanh(self.read(features))
         hidden = torch.tanh(self.think(hidden) + self.mix(hidden.mean(dim=0)))
         out = self.write(hidden)
-        log_factor = logs @ self.exponents.to(dtype) + out[:, 0].clamp(-4.0, 4.0)
-        return Steer(schedule(fraction, total.to(dtype), step) * log_factor.exp(), out[:, 1], out[:, 2])
+        log_factors = logs @ self.exponents + out[:, 0].clamp(-4.0, 4.0)
+        return Steer(schedule(fraction, total.to(dtype), step) * log_factors.exp(), out[:, 1], out[:, 2])
 
-    def _logs(self, p: Tensor, length: Tensor) -> Float[Tensor, " logs"]:
-        size = p.square().mean().sqrt().clamp(min=SMALLEST).to(length.dtype) / USUAL
-        outputs = p.shape[0] if p.ndim >= 2 else 1
-        inputs = p.numel() // outputs
-        shape = length.new_tensor([math.log(inputs / 32.0), math.log(outputs / 32.0) if p.ndim >= 2 else 0.0])
-        return torch.cat([size.log().view(1), shape, length.view(1)])
+
+def shape_features(shape: Sequence[int]) -> list[float]:
+    """Logarithms of a matrix's inputs and outputs, over 32, and 0; of a vector 0, its length's, and 1."""
+    if len(shape) < 2:
+        return [0.0, math.log(math.prod(shape) / 32.0), 1.0]
+    return [math.log(math.prod(shape[1:]) / 32.0), math.log(shape[0] / 32.0), 0.0]
 
 
 def schedule(fraction: Float[Tensor, ""], total: Float[Tensor, ""], step: Tensor) -> Float[Tensor, ""]:
-    """Linear warm-up over the first twentieth of a run, then a cosine to zero; 50 steps of warm-up, where none is known."""
+    """Warm-up over a twentieth of a run, then a cosine to a hundredth; if the length is unknown, 50 steps and 1."""
     known = total > 0
     warmup = torch.where(known, WARMUP * total, 50.0).clamp(min=1.0)
     rise = ((step.to(total.dtype) + 1.0) / warmup).clamp(max=1.0)
@@ -111,17 +115,27 @@ def schedule(fraction: Float[Tensor, ""], total: Float[Tensor, ""], step: Tensor
     return rise * torch.where(known, fall, 1.0)
 
 
-def cosines(grad: Float[Tensor, "*p"], slot: dict[str, Tensor]) -> Float[Tensor, " c"]:
-    """Running averages of the cosines between new gradients and the fast and the slow momentum before them."""
-    momenta = slot["momenta"][:2].to(grad.dtype).flatten(1)
-    flat = grad.flatten()
-    norms = (momenta.square().sum(dim=1) * flat.square().sum() + 1e-30).sqrt()
-    now = (momenta @ flat / norms).repeat(len(COSINE_RATES))
-    rates = grad.new_tensor(COSINE_RATES).repeat_interleave(2)
-    return torch.lerp(slot["cosines"], now, rates)
+def recall(
+    measured: Float[Tensor, "tensors k"], recalled: Float[Tensor, "tensors r"], rates: Float[Tensor, " 2"]
+) -> Float[Tensor, "tensors r"]:
+    """Running averages of the cosines between each new gradient and the fast and slow momentum before it (4), and the
+    mean squares of the momenta (2), by which the next cosines are reckoned without another look at any coordinate.
 
+    m <- m + r (g - m) gives <m, g> = (|m'|^2 - (1 - r)^2 |m|^2 - r^2 |g|^2) / (2 r (1 - r)).
 
-def _shares(momenta: Float[Tensor, "3 *p"], second: Float[Tensor, "*p"]) -> Float[Tensor, " 3"]:
-    """log of the mean square of each momentum over that of the gradients, a quarter of it, within (-2, 1)."""
-    squares = momenta.flatten(1).square().mean(dim=1)
-    return 0.25 * torch.log((squares + 1e-30) / (second.mean() + 1e-30)).clamp(-8.0, 4.0)
+    Arguments:
+        measured: moments after the gradient.
+        recalled: what this function returned a step before; zeros at first.
+        rates: of the fast and the slow momentum.
+    """
+    r = rates.to(recalled.dtype)
+    before, after, squared = (
+        recalled[:, NUM_COSINES:],
+        measured[:, 2:4].to(recalled.dtype),
+        measured[:, :1].to(recalled.dtype),
+    )
+    products = (after - (1 - r).square() * before - r.square() * squared) / (2 * r * (1 - r))
+    now = (products * torch.rsqrt(before * squared + 1e-30)).clamp(-1.0, 1.0)
+    now = torch.where(before > 0, now, 0.0).repeat(1, len(COSINE_RATES))
+    pace = recalled.new_tensor(COSINE_RATES).repeat_interleave(2)
+    return torch.cat([torch.lerp(recalled[:, :NUM_COSINES], now, pace), after], dim=1)

@@ -115,11 +115,49 @@ def teachers() -> Suite:
 
 def mixed() -> Suite:
     """All networks of the other suites in random units (scales from 0.1 to 10); held out as there."""
-    suites = {name: SUITES[name]() for name in SUITES if name not in ("digits-mlp-wide", "quadratics", "mixed")}
+    suites = {
+        name: SUITES[name]() for name in SUITES if name not in ("digits-mlp-wide", "quadratics", "mixed", "everyday")
+    }
     family = Mixture(tuple(ReparametrisedFamily(suite.family, (0.1, 10.0)) for suite in suites.values()))
     validation = {name: next(iter(suite.validation.values())) for name, suite in suites.items()}
     test = {f"{name}: {label}": task for name, suite in suites.items() for label, task in suite.test.items()}
     return Suite(family, validation, test)
+
+
+def everyday() -> Suite:
+    """Small networks of every common kind, other scales of their initial weights; held out: wider and deeper ones.
+
+    Ten structures in all, so that each is compiled once. Validation and test tasks are four to thirty times as large.
+    """
+    seen, unseen = digits().split(0.5, seed=0)
+    read, unread = shakespeare().split(0.5)
+    students = StudentFamily(hidden=(32,), depth=(2,), task=(StudentRegression,))
+    families = (
+        MLPFamily(hidden=(32,), sources=(seen,)),
+        MLPFamily(hidden=(48,), depth=(2,), activation=("tanh",), batch_size=(16,), sources=(seen,)),
+        ConvFamily(channels=(8,), batch_size=(32,), sources=(seen,)),
+        AutoencoderFamily(sources=(seen,)),
+        RecurrentFamily(hidden=(24,), embedding=(8,), cell=("gru",), length=(12,), batch_size=(16,), sources=(read,)),
+        TransformerFamily(width=(16,), length=(12,), sources=(read,)),
+        TransformerFamily(width=(32,), length=(12,), batch_size=(8,), sources=(read,)),
+        students,
+        replace(students, task=(StudentClassification,), hidden=(128,), depth=(1,), batch_size=(128,)),
+        replace(students, task=(StudentClassification,), hidden=(16,), depth=(3,), batch_size=(16,)),
+    )
+    family = Mixture(tuple(replace(one, init_scale=(0.5, 2.0)) for one in families))
+    validation: dict[str, Task] = {
+        "perceptron": MLPClassification(unseen, 32, (128, 128), "relu"),
+        "autoencoder": AutoencoderFamily(hidden=(96,), latent=(6,), sources=(unseen,)).sample(seeded(0)),
+        "transformer": TransformerFamily(width=(48,), layers=(2,), sources=(unread,)).sample(seeded(0)),
+        "regression": StudentFamily(task=(StudentRegression,), hidden=(96,), depth=(3,)).sample(seeded(0)),
+    }
+    test: dict[str, Task] = {
+        "perceptron": MLPClassification(unseen, 128, (200,), "tanh"),
+        "convolutions": ConvFamily(channels=(16,), depth=(3,), sources=(unseen,)).sample(seeded(1)),
+        "recurrent": RecurrentFamily(hidden=(64,), cell=("lstm",), sources=(unread,)).sample(seeded(1)),
+        "variational": AutoencoderFamily(variational=(True,), hidden=(64,), sources=(unseen,)).sample(seeded(1)),
+    }
+    return Suite(family, validation, test, num_steps=300)
 
 
 def _drawn(family: TaskFamily, num: int) -> dict[str, Task]:
@@ -143,6 +181,7 @@ SUITES: dict[str, Callable[[], Suite]] = {
     "teachers": teachers,
     "quadratics": quadratics,
     "mixed": mixed,
+    "everyday": everyday,
 }
 
 
