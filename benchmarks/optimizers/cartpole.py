@@ -29,7 +29,7 @@ class Carts:
         return 0.1 * torch.rand(num, 4, generator=self.generator) - 0.05
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Push left (0) or right (1). Gives who fell, whose time was over, and the age of each cart before it began anew."""
+        """Push left (0) or right (1). Gives who fell, whose time was over, and each cart's age by then."""
         x, speed, angle, turn = self.state.unbind(-1)
         force = 20.0 * action - 10.0
         pushed = (force + 0.05 * turn.square() * angle.sin()) / 1.1
@@ -85,7 +85,7 @@ class PPO(Problem):
         raise NotImplementedError("batches come from what the model does")
 
     def batches(self, model: nn.Module, generator: Generator) -> Iterator[Batch]:
-        carts, lengths = Carts(self.num_carts, generator), deque([], maxlen=50)
+        carts, lengths = Carts(self.num_carts, generator), deque(maxlen=50)
         while True:
             rollout = self.rollout(model, carts, lengths)
             score = torch.tensor(-sum(lengths) / max(1, len(lengths)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -91,11 +91,7 @@ def some(part: Part, num: int = 1024, size: int = 256) -> list[Batch]:
 
 def perceptron(sizes: tuple[int, ...], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Linear layers with an activation between them; the last is the `head`."""
-    layers: dict[str, Any] = {}
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-2], sizes[1:-1], strict=True)):
-        layers |= {f"layer{i}": nn.Linear(fan_in, fan_out), f"activation{i}": activation()}
-    model = nn.Sequential()
-    for name, layer in layers.items():
-        model.add_module(name, layer)
+    hidden = [layer for fan in pairwise(sizes[:-1]) for layer in (nn.Linear(*fan), activation())]
+    model = nn.Sequential(*hidden)
     model.add_module("head", nn.Linear(sizes[-2], sizes[-1]))
     return model
