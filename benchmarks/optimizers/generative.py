@@ -151,24 +151,28 @@ class Siren(Problem):
         return model
 
     def draw(self, generator: Generator) -> Batch:
-        return photograph()[0].draw(generator, self.batch_size)
+        train, _, colours = photograph()
+        x, pixel = train.draw(generator, self.batch_size)
+        return x, colours[pixel]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, colour = batch
         return F.mse_loss(model(x), colour)
 
     def held_out(self) -> list[Batch]:
-        return some(photograph()[1])
+        _, validation, colours = photograph()
+        return [(x, colours[pixel]) for x, pixel in some(validation)]
 
 
 @lru_cache
-def photograph(shrink: int = 4) -> tuple[Part, Part]:
-    """Places in [-1, 1]^2 and colours in [-1, 1] of scikit-learn's picture of China, every tenth pixel apart."""
+def photograph(shrink: int = 4) -> tuple[Part, Part, Tensor]:
+    """Pixels of scikit-learn's picture of China, their places in [-1, 1]^2 and numbers, every tenth apart; colours."""
     from sklearn.datasets import load_sample_image
 
     image = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1).float() / 127.5 - 1
     image = F.avg_pool2d(image, shrink)
     down, right = (torch.linspace(-1, 1, size) for size in image.shape[1:])
     places = torch.stack(torch.meshgrid(down, right, indexing="ij"), dim=-1).flatten(0, 1)
-    colours, apart = image.flatten(1).T.contiguous(), torch.arange(len(places)) % 10 == 0
-    return Part(places[~apart], colours[~apart]), Part(places[apart], colours[apart])
+    pixel = torch.arange(len(places))
+    train, apart = pixel[pixel % 10 != 0], pixel[pixel % 10 == 0]
+    return Part(places[train], train), Part(places[apart], apart), image.flatten(1).T.contiguous()

@@ -147,9 +147,14 @@ class WordVectors(nn.Module):
 
 
 @lru_cache
-def pairs(window: int = 3, least: int = 5) -> tuple[Part, Part, Tensor]:
-    """Words of the questions and their neighbours, to train and to validate, and how often words are drawn as noise."""
-    lines = [re.findall(r"[a-z']+", line) for line in questions()]
+def pairs() -> tuple[Part, Part, Tensor]:
+    """Of the questions."""
+    return neighbours(questions())
+
+
+def neighbours(text: list[str], window: int = 3, least: int = 5) -> tuple[Part, Part, Tensor]:
+    """Words and their neighbours in a line, to train and (each tenth line) to validate; weights of words as noise."""
+    lines = [re.findall(r"[a-z']+", line) for line in text]
     counts = Counter(word for line in lines for word in line)
     index = {word: i for i, (word, count) in enumerate(counts.most_common()) if count >= least}
     found: tuple[list[tuple[int, int]], ...] = ([], [])

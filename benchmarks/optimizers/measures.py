@@ -71,7 +71,7 @@ def interval(values: Sequence[float], draws: int = 10_000, seed: int = 0) -> tup
 
 
 def best_of(grid: Sequence[int], score: Callable[[int], float], more: int = 6) -> tuple[int, dict[int, float]]:
-    """The best point of a grid, and all scores; beyond an edge that is best the grid grows, by so many points at most."""
+    """The best point of a grid, and all scores; beyond an edge that is best it grows, by so many points at most."""
     scores = {k: score(k) for k in grid}
     while True:
         best = min(sorted(scores), key=scores.__getitem__)

@@ -32,10 +32,10 @@ TITLES = {name: method.name for name, method in BASELINES.items()} | {"ours": "l
 
 def rows(results: Sequence[Result]) -> list[Row]:
     """A row for each problem and method, then one for each method and reference, over all problems that have both."""
-    single = [_row(result, results) for result in results]
+    single = [plain(_row(result, results)) for result in results]
     methods = dict.fromkeys(result.method for result in results)
     together = [aggregate(single, method, reference) for method in methods for reference in REFERENCES]
-    return [plain(row) for row in [*single, *(row for row in together if row)]]
+    return [*single, *(row for row in together if row)]
 
 
 def _row(result: Result, results: Sequence[Result]) -> Row:
@@ -50,7 +50,7 @@ def _row(result: Result, results: Sequence[Result]) -> Row:
         "rate": rate(result.half_decades),
         "swept": {rate(k): score for k, score in result.swept.items()},
         "train": float(ends.mean()),
-        "train_by_seed": [plain(float(end)) for end in ends],
+        "train_by_seed": [plain(end) for end in ends.tolist()],
         "validation": float(result.validation[:, -1].mean()),
         "validation_best": float(result.validation.min(axis=1).mean()),
         "diverged": int(diverged(result.losses).sum()),
@@ -98,15 +98,15 @@ def aggregate(single: Sequence[Row], method: str, reference: str) -> Row | None:
         "problems": len(of),
         "step_ratio": geometric_mean(ratios),
         "step_ratio_interval": interval(ratios),
-        "reached": sum(row[f"steps_to_{reference}"] < np.inf for row in of) / len(of),
+        "reached": sum(row[f"steps_to_{reference}"] is not None for row in of) / len(of),
         "not_reached_counts_as": NOT_REACHED,
         "diverged": sum(row["diverged"] for row in of),
         "runs": sum(row["seeds"] for row in of),
     }
     for key in ("train", "validation"):
-        found = [row[f"{key}_ratio_{reference}"] for row in of]
-        finite = [value for value in found if value is not None and np.isfinite(value)]
-        row[f"{key}_ratio"] = geometric_mean(finite) if finite else None
+        found = [value for row in of if (value := row[f"{key}_ratio_{reference}"]) is not None]
+        row[f"{key}_ratio"] = geometric_mean(found) if found else None
+        row[f"{key}_ratio_problems"] = len(found)  # the others diverged, or losses and scores do not compare
         row[f"{key}_share"] = sum(row[f"{key}_holds_{reference}"] for row in of) / len(of)
     if all(f"half_holds_{reference}" in row for row in of):
         row["half_share"] = sum(row[f"half_holds_{reference}"] for row in of) / len(of)

@@ -19,7 +19,7 @@ from l2o.optim import LearnedOptimizer
 from l2o.types import seeded
 
 EVALUATIONS = 10
-"""How often a run is validated, evenly."""
+"""How often a run is validated, evenly spread; the last time at its end."""
 
 BATCHES = 1_000_000
 """Seeds of batches are so far from those of initial weights."""
@@ -78,8 +78,9 @@ def _train(run: Run) -> Curve:
     optimizer = run.method.make(model, rate(run.half_decades), run.steps, run.method.weight_decay)
     schedule = run.method.schedule(optimizer, run.steps)
     batches, held_out = run.problem.batches(model, seeded(BATCHES + run.seed)), _cast(run.problem.held_out(), dtype)
-    losses, validation = np.full(run.steps, np.inf, np.float32), np.full(EVALUATIONS, np.inf, np.float32)
-    due = {math.ceil((i + 1) * run.steps / EVALUATIONS): i for i in range(EVALUATIONS)}
+    num = min(EVALUATIONS, run.steps)
+    losses, validation = np.full(run.steps, np.inf, np.float32), np.full(num, np.inf, np.float32)
+    due = {math.ceil((i + 1) * run.steps / num): i for i in range(num)}
     times = np.zeros((run.steps, 2))
     mode(model, optimizer, True)
     for step in range(run.steps):
