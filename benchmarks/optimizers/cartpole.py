@@ -46,15 +46,16 @@ class Carts:
 
 
 class ActorCritic(nn.Module):
-    """Two perceptrons: logits of both actions, and the value of a state."""
+    """Two perceptrons: logits of both actions, and the value of a state in units of the largest there is."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, largest: float) -> None:
         super().__init__()
+        self.largest = largest
         self.actor = perceptron((4, width, width, 2), nn.Tanh)
         self.critic = perceptron((4, width, width, 1), nn.Tanh)
 
     def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        return self.actor(state), self.critic(state).squeeze(-1)
+        return self.actor(state), self.largest * self.critic(state).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class PPO(Problem):
         clip, entropy, value: of the loss.
     """
 
+    steps: int = 1000
     batch_size: int = 256
     width: int = 64
     num_carts: int = 32
@@ -79,7 +81,7 @@ class PPO(Problem):
     value: float = 0.5
 
     def model(self) -> nn.Module:
-        return ActorCritic(self.width)
+        return ActorCritic(self.width, 1 / (1 - self.discount))
 
     def draw(self, generator: Generator) -> Batch:
         raise NotImplementedError("batches come from what the model does")
@@ -130,7 +132,7 @@ class PPO(Problem):
         gain = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         policy = torch.minimum(ratio * gain, ratio.clamp(1 - self.clip, 1 + self.clip) * gain).mean()
         entropy = -(log_chances.exp() * log_chances).sum(dim=-1).mean()
-        return -policy - self.entropy * entropy + self.value * F.mse_loss(value, target) / 100
+        return -policy - self.entropy * entropy + self.value * (1 - self.discount) ** 2 * F.mse_loss(value, target)
 
     def measure(self, loss: Tensor, batch: Batch) -> float:
         return float(batch[-1] if loss.isfinite() else loss.detach())

@@ -13,7 +13,11 @@ LAST = 0.05
 NOT_REACHED = 2.0
 """The ratio of steps that counts where a target is never reached: as if twice the run had been needed."""
 
-K = TypeVar("K")
+T = TypeVar("T", float, np.ndarray)
+
+
+TOLERANCE = 1e-3
+"""Relative, of what counts as at a target: scores have a largest value, to which a moving average only tends."""
 
 
 def final(losses: np.ndarray) -> np.ndarray:
@@ -35,8 +39,13 @@ def smooth(losses: np.ndarray) -> np.ndarray:
 def steps_to(losses: np.ndarray, target: float) -> np.ndarray:
     """Steps until the smoothed loss is at or below the target, at least the span; infinite if it never is."""
     span = _span(losses)
-    reached = smooth(losses)[..., span - 1 :] <= target
+    reached = holds(smooth(losses)[..., span - 1 :], target)
     return np.where(reached.any(axis=-1), reached.argmax(axis=-1) + span, np.inf)
+
+
+def holds(value: T, target: float) -> T:
+    """Whether a loss is at or below a target."""
+    return value <= target + TOLERANCE * abs(target)
 
 
 def step_ratio(losses: np.ndarray, target: float, steps: int) -> float:

@@ -12,6 +12,7 @@ from benchmarks.optimizers.measures import (
     diverged,
     final,
     geometric_mean,
+    holds,
     interval,
     step_ratio,
     steps_to,
@@ -77,11 +78,11 @@ def against(result: Result, reference: Result) -> Row:
         "step_ratio": 1.0 if same else step_ratio(result.losses, target, steps),
         "train_ratio": value_ratio(mean, target),
         "validation_ratio": value_ratio(validation, other),
-        "train_holds": mean <= target,
-        "validation_holds": validation <= other,
+        "train_holds": bool(holds(mean, target)),
+        "validation_holds": bool(holds(validation, other)),
     }
     if result.half is not None:
-        row["half_holds"] = float(final(result.half).mean()) <= target
+        row["half_holds"] = bool(holds(float(final(result.half).mean()), target))
     return row
 
 

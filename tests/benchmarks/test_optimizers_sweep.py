@@ -38,6 +38,13 @@ def test_steps_are_counted_until_the_smoothed_loss_is_low_enough():
     assert measures.step_ratio(losses[:2], 0.5, 20) == measures.NOT_REACHED  # of two, the worse is the median
 
 
+def test_an_average_that_tends_to_the_target_reaches_it():
+    losses = -np.minimum(500.0, np.linspace(0, 1500, 200))
+    assert measures.final(losses) == -500 and measures.smooth(losses)[-1] > -500
+    assert 67 < measures.steps_to(losses, -500.0) < 100
+    assert not measures.holds(1.002, 1.0) and measures.holds(1.0005, 1.0)
+
+
 def test_ratios_below_one_are_better_for_losses_and_scores():
     assert measures.value_ratio(1.0, 2.0) == 0.5
     assert measures.value_ratio(-400.0, -200.0) == 0.5
