@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.optimizers import methods, problems, stress
 from benchmarks.optimizers.figure import figure
 from benchmarks.optimizers.report import rows, table
-from benchmarks.optimizers.sweep import Comparison, Store, shortened
+from benchmarks.optimizers.sweep import SLOW, Comparison, Store, shortened
 from benchmarks.optimizers.train import Run, train
 from benchmarks.record import RESULTS, read, write
 
@@ -39,6 +39,7 @@ class Config:
         seeds: runs of the report.
         sweep_seeds: other runs, by which learning rates are chosen.
         steps: length of all runs, to try things out; each problem's own if None.
+        slow: also run Muon on the wide perceptron, over a second a step.
         threads: CPU threads.
         stress: run the hard cases instead.
         time: measure how long it all would take instead.
@@ -52,6 +53,7 @@ class Config:
     seeds: int = 5
     sweep_seeds: int = 1
     steps: int | None = None
+    slow: bool = False
     threads: int = 1
     stress: bool = False
     time: bool = False
@@ -64,7 +66,7 @@ def compare(config: Config) -> None:
     wanted = methods.chosen(config.optimizers, config.rule)
     chosen = shortened(problems.chosen(config.only), config.steps)
     store = Store(config.out / "runs")
-    results = Comparison(chosen, wanted, store, config.seeds, config.sweep_seeds).run()
+    results = Comparison(chosen, wanted, store, config.seeds, config.sweep_seeds, config.slow).run()
     picture = figure(results)
     for folder in _folders(config):
         write("optimizers", config, rows(results), folder)
@@ -88,12 +90,14 @@ def timed(config: Config, steps: int = 40) -> None:
     comparison = Comparison(chosen, wanted, Store(config.out / "runs"), config.seeds, config.sweep_seeds)
     shown, hours = Table("problem", "parameters", "steps", "model, ms", *wanted, "hours"), 0.0
     for name, problem in chosen.items():
-        curves = {key: train(Run(problem, one, -6, 0, steps)) for key, one in wanted.items()}
+        timely = {key: one for key, one in wanted.items() if config.slow or (name, key) not in SLOW}
+        curves = {key: train(Run(problem, one, -6, 0, steps)) for key, one in timely.items()}
         first = next(iter(curves.values()))
         cost = {key: comparison.num_runs(key) * (first.model_ms + curve.optimizer_ms) for key, curve in curves.items()}
         spent = problem.steps * sum(cost.values()) / 3.6e6
-        cells = [f"{ms:.2f}" for ms in (first.model_ms, *(curve.optimizer_ms for curve in curves.values()))]
-        shown.add_row(name, f"{first.num_parameters:,}", str(problem.steps), *cells, f"{spent:.2f}")
+        cells = [f"{curves[key].optimizer_ms:.2f}" if key in curves else "" for key in wanted]
+        size, model_ms = f"{first.num_parameters:,}", f"{first.model_ms:.2f}"
+        shown.add_row(name, size, str(problem.steps), model_ms, *cells, f"{spent:.2f}")
         hours += spent
     Console(width=160).print(shown, f"{hours:.1f} hours, without validation")
 

@@ -169,7 +169,10 @@ def _shares(row: Row | None) -> str:
 
 def _told(found: Sequence[Row]) -> str:
     first = next(row for row in found if row["kind"] == "problem")
-    num = len({row["problem"] for row in found if row["kind"] == "problem"})
+    single = {(row["problem"], row["method"]) for row in found if row["kind"] == "problem"}
+    num, methods = len({problem for problem, _ in single}), {method for _, method in single}
+    absent = [f"{TITLES[m]} on {p}" for p in {p for p, _ in single} for m in methods if (p, m) not in single]
+    left_out = f" Left out, because too slow here: {', '.join(sorted(absent))}." if absent else ""
     config = first["config"]
     return (
         f"{num} problems that no optimizer here was meta-trained on, {first['seeds']} seeds. Ratio: median steps over "
@@ -179,7 +182,8 @@ def _told(found: Sequence[Row]) -> str:
         f"{config['sweep_seeds']} other seed(s), chosen by final training loss; linear rise over 5%, then a cosine "
         "(Schedule-Free: as its authors do). Weight decay 0.01 but for SGD and l2o. l2o: as it is; tuned: its step "
         "times the best of the same sweep. Below: final training loss (mean of the last 5% of steps), in brackets the "
-        f"ratio to AdamW, - if never. {config['threads']} thread of {first['machine']}, commit {first['commit']}."
+        f"ratio to AdamW, - if never.{left_out} {config['threads']} thread of {first['machine']}, commit "
+        f"{first['commit']}."
     )
 
 

@@ -167,7 +167,14 @@ def test_the_table_is_made_of_rows():
     context = {"config": {"sweep_seeds": 1, "threads": 1}, "commit": "abc", **machine()}
     text = table([{**row, **context} for row in json.loads(json.dumps(rows(synthetic())))])
     assert "| l2o | 1.05 [0.55, 2.00] | 50%, 50% | 50% |" in text
-    assert "| b | 100 | 1 (1.00) | 1 (" in text and "| 2 (-) |" in text
+    assert "| b | 100 | 1 (1.00) | 1 (" in text and "| 2 (-) |" in text and "Left out" not in text
+
+
+def test_the_table_tells_what_was_left_out():
+    context = {"config": {"sweep_seeds": 1, "threads": 1}, "commit": "abc", **machine()}
+    found = rows([result for result in synthetic() if (result.problem, result.method) != ("b", "muon")])
+    assert "Left out, because too slow here: Muon on b." in table([row | context for row in found])
+    assert next(r for r in found if r["kind"] == "aggregate" and r["reference"] == "muon")["problems"] == 1
 
 
 def test_the_command_writes_rows_and_a_picture(tmp_path, capsys):
