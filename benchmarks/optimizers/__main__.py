@@ -76,7 +76,7 @@ def compare(config: Config) -> None:
 
 def stressed(config: Config) -> None:
     """The hard cases; rows and a table."""
-    wanted = methods.chosen(config.optimizers or ("ours", "adamw-1e-3"), config.rule)
+    wanted = methods.chosen((stress.REFERENCE, *(config.optimizers or ("ours",))), config.rule)
     found = list(stress.stress(wanted, Store(config.out / "runs")))
     for folder in _folders(config):
         write("optimizers_stress", config, found, folder)

@@ -17,6 +17,8 @@ from benchmarks.optimizers.sweep import Store
 from benchmarks.optimizers.train import Run
 from l2o.training.report import plain
 
+REFERENCE = "adamw-1e-3"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -50,10 +52,10 @@ CASES = {
 
 
 def stress(methods: dict[str, Method], store: Store, cases: dict[str, Case] = CASES) -> Iterator[dict[str, Any]]:
-    """One row a case and method; the last method is AdamW at 1e-3, which the others are compared with."""
+    """One row a case and method, of which one is the reference."""
     for name, case in cases.items():
         curves = {key: store.get(_run(case, method)) for key, method in methods.items()}
-        reference = float(final(curves["adamw-1e-3"].losses))
+        reference = float(final(curves[REFERENCE].losses))
         for key, curve in curves.items():
             end = float(final(curve.losses))
             row = {
