@@ -34,7 +34,7 @@ def small(name, steps):
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_a_few_steps_of_adamw_reduce_the_loss(small_data, name):
-    steps = 240 if name == "ppo" else 40
+    steps = 400 if name == "ppo" else 40
     problem = small(name, steps)
     curve = train(Run(problem, ADAMW, -5, 0, steps))
     assert curve.losses.shape == (steps,) and curve.validation.shape == (EVALUATIONS,)
