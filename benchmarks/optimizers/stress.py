@@ -1,0 +1,90 @@
+"""Does a learned optimizer hold where it was not meant to go? Each case against AdamW at 1e-3, both untuned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.optimizers.measures import diverged, final, value_ratio
+from benchmarks.optimizers.methods import Method
+from benchmarks.optimizers.problem import Problem
+from benchmarks.optimizers.problems import PROBLEMS
+from benchmarks.optimizers.sweep import Store
+from benchmarks.optimizers.train import Run
+from l2o.training.report import plain
+
+REFERENCE = "adamw-1e-3"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem made hard.
+
+    Arguments:
+        problem: with the number of its steps.
+        options: of `Run`.
+        weight_decay: None for each method's own.
+    """
+
+    problem: Problem
+    options: dict[str, Any]
+    weight_decay: float | None = None
+
+
+def _case(name: str, steps: int, weight_decay: float | None = None, fields: Any = None, **options: Any) -> Case:
+    return Case(replace(PROBLEMS[name], steps=steps, **(fields or {})), options, weight_decay)
+
+
+CASES = {
+    "ten times the horizon": _case("tabular", 20_000),
+    "12 million parameters": _case("wide-mlp", 300, fields={"width": 2304}),
+    "batches of 8": _case("convnet", 2000, fields={"batch_size": 8}),
+    "batches of 4096": _case("autoencoder", 300, fields={"batch_size": 4096}),
+    "bfloat16 parameters": _case("autoencoder", 1000, dtype="bfloat16"),
+    "weight decay 0.1": _case("lstm", 1000, weight_decay=0.1),
+    "four batches a step": _case("skip-gram", 1000, accumulate=4),
+    "autocast to bfloat16": _case("vit", 500, autocast=True),
+}
+
+
+def stress(methods: dict[str, Method], store: Store, cases: dict[str, Case] = CASES) -> Iterator[dict[str, Any]]:
+    """One row a case and method, of which one is the reference."""
+    for name, case in cases.items():
+        curves = {key: store.get(_run(case, method)) for key, method in methods.items()}
+        reference = float(final(curves[REFERENCE].losses))
+        for key, curve in curves.items():
+            end = float(final(curve.losses))
+            row = {
+                "case": name,
+                "method": key,
+                "parameters": curve.num_parameters,
+                "steps": case.problem.steps,
+                "first": float(curve.losses[0]),
+                "final": end,
+                "validation": float(curve.validation[-1]),
+                "finite": bool(np.isfinite(curve.losses).all()),
+                "fell": not bool(diverged(curve.losses)),
+                "ratio": value_ratio(end, reference),
+                "model_ms": curve.model_ms,
+                "optimizer_ms": curve.optimizer_ms,
+            }
+            yield {key: plain(value) for key, value in row.items()}
+
+
+def _run(case: Case, method: Method) -> Run:
+    if case.weight_decay is not None:
+        method = replace(method, weight_decay=case.weight_decay)
+    return Run(case.problem, method, method.fixed, 0, case.problem.steps, **case.options)
+
+
+def shown(rows: list[dict[str, Any]]) -> Table:
+    """The rows on a screen."""
+    found = Table("case", "optimizer", "first loss", "final", "of AdamW 1e-3's", "finite", "fell", title="Stress")
+    for row in rows:
+        numbers = ["-" if row[key] is None else f"{row[key]:.4g}" for key in ("first", "final", "ratio")]
+        found.add_row(row["case"], row["method"], *numbers, str(row["finite"]), str(row["fell"]))
+    return found

@@ -1,0 +1,157 @@
+"""One run: a problem, an optimizer, a learning rate, a seed, a number of steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from benchmarks.optimizers.methods import Method, rate
+from benchmarks.optimizers.problem import Batch, Problem
+from l2o.optim import LearnedOptimizer
+from l2o.types import seeded
+
+EVALUATIONS = 10
+"""How often a run is validated, evenly spread; the last time at its end."""
+
+BATCHES = 1_000_000
+"""Seeds of batches are so far from those of initial weights."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that can change what `train` gives, but the code.
+
+    Arguments:
+        problem, method: what is trained, and by what.
+        half_decades: the learning rate is 10^(k/2).
+        seed: of initial weights and batches, whatever the method.
+        steps: length of the run, which schedules are told.
+        dtype: of parameters and inputs.
+        accumulate: batches whose gradients are averaged for a step.
+        autocast: compute in bfloat16 where torch deems it safe.
+    """
+
+    problem: Problem
+    method: Method
+    half_decades: int
+    seed: int
+    steps: int
+    dtype: str = "float32"
+    accumulate: int = 1
+    autocast: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """As JSON; the file of a run is named by its hash."""
+        own = {key: getattr(self, key) for key in ("half_decades", "seed", "steps", "dtype", "accumulate", "autocast")}
+        problem = {"problem": type(self.problem).__name__, **asdict(self.problem)}
+        return {**own, "problem": problem, "method": self.method.identity()}
+
+
+class Curve(NamedTuple):
+    """What a run gave: the measure before every step, validation after some, median milliseconds of a step."""
+
+    losses: np.ndarray
+    validation: np.ndarray
+    model_ms: float
+    optimizer_ms: float
+    num_parameters: int
+
+
+def train(run: Run) -> Curve:
+    """Train once; torch's own generator is left as it was. A run whose loss is not finite ends there."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        return _train(run)
+
+
+def _train(run: Run) -> Curve:
+    dtype = getattr(torch, run.dtype)
+    model = run.problem.model().to(dtype)
+    optimizer = run.method.make(model, rate(run.half_decades), run.steps, run.method.weight_decay)
+    schedule = run.method.schedule(optimizer, run.steps)
+    batches, held_out = run.problem.batches(model, seeded(BATCHES + run.seed)), _cast(run.problem.held_out(), dtype)
+    num = min(EVALUATIONS, run.steps)
+    losses, validation = np.full(run.steps, np.inf, np.float32), np.full(num, np.inf, np.float32)
+    due = {math.ceil((i + 1) * run.steps / num): i for i in range(num)}
+    times = np.zeros((run.steps, 2))
+    mode(model, optimizer, True)
+    for step in range(run.steps):
+        start = time.perf_counter()
+        loss, measure = _backward(run, model, batches, dtype)
+        middle = time.perf_counter()
+        if not math.isfinite(measure):
+            return _curve(losses, validation, times[:step], model)
+        losses[step] = measure
+        optimizer.step(**({"loss": loss} if isinstance(optimizer, LearnedOptimizer) else {}))
+        if schedule is not None:
+            schedule.step()
+        times[step] = middle - start, time.perf_counter() - middle
+        if step + 1 in due:
+            validation[due[step + 1]] = validate(run, model, optimizer, held_out, batches)
+    return _curve(losses, validation, times, model)
+
+
+def _backward(run: Run, model: nn.Module, batches: Any, dtype: torch.dtype) -> tuple[Tensor, float]:
+    """Gradients of one step, with the loss and what is measured."""
+    model.zero_grad(set_to_none=True)
+    total, measure = torch.zeros(()), 0.0
+    for _ in range(run.accumulate):
+        (batch,) = _cast([next(batches)], dtype)
+        with torch.autocast("cpu", torch.bfloat16) if run.autocast else nullcontext():
+            loss = run.problem.loss(model, batch)
+        (loss / run.accumulate).backward()
+        total = total + loss.detach().float() / run.accumulate
+        measure += run.problem.measure(loss, batch) / run.accumulate
+    return total, measure
+
+
+@torch.no_grad()
+def validate(run: Run, model: nn.Module, optimizer: Optimizer, held_out: list[Batch], batches: Any) -> float:
+    """The validation loss, of the averaged weights where an optimizer has them, with statistics made anew for these."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    mode(model, optimizer, False)
+    if hasattr(optimizer, "eval"):
+        renew_statistics(run, model)
+    found = run.problem.validate(model, held_out)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(before[name])
+    mode(model, optimizer, True)
+    return found
+
+
+def renew_statistics(run: Run, model: nn.Module, num: int = 20) -> None:
+    """Running means of batch normalisation for the weights as they are, from batches of their own."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        for norm in norms:
+            norm.train().reset_running_stats()
+        batches = run.problem.batches(model, seeded(2 * BATCHES + run.seed))
+        for _ in range(num):
+            run.problem.loss(model, next(batches))
+        model.eval()
+
+
+def mode(model: nn.Module, optimizer: Optimizer, training: bool) -> None:
+    """Tell the model, and an optimizer that averages weights, whether training or validation comes."""
+    model.train(training)
+    if hasattr(optimizer, "eval"):
+        (optimizer.train if training else optimizer.eval)()
+
+
+def _cast(batches: list[Batch], dtype: torch.dtype) -> list[Batch]:
+    if dtype == torch.float32:
+        return batches
+    return [tuple(x.to(dtype) if x.is_floating_point() else x for x in batch) for batch in batches]
+
+
+def _curve(losses: np.ndarray, validation: np.ndarray, times: np.ndarray, model: nn.Module) -> Curve:
+    model_ms, optimizer_ms = (1e3 * np.median(times, axis=0)).tolist() if len(times) else (0.0, 0.0)
+    return Curve(losses, validation, model_ms, optimizer_ms, sum(p.numel() for p in model.parameters()))
