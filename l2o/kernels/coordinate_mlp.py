@@ -35,6 +35,9 @@ class Network(NamedTuple):
     max_gradient: bound on gradients.
     magnitude_scale: see above.
     size: factor of the step at last.
+    masked: coordinates that have never had a gradient stay.
+    eps_diagonal: added to plain averages of squares (rank 0 and 1) before the root that scales the momenta.
+    eps_square: added to squared gradients before their factored or plain averages.
     """
 
     hidden: int
@@ -48,6 +51,9 @@ class Network(NamedTuple):
     max_gradient: float
     magnitude_scale: float
     size: float
+    masked: bool = True
+    eps_diagonal: float = 1e-6
+    eps_square: float = 0.0
 
 
 class _Tensor(ctypes.Structure):

@@ -111,7 +111,7 @@ def remember(
         slots = _widened(params, slots, names)
     if not _fast(params, grads, slots, names, rates, network):
         slots = _widened(params, slots, names)
-        made = [reference.remember(_as(grads, params, x), slots[x], rates, network.max_gradient) for x in names]
+        made = [reference.remember(_as(grads, params, x), slots[x], rates, network) for x in names]
         return {**slots, **dict(zip(names, made, strict=True))}, None
     ps, gs, before = _lists(params, grads, slots, names)
     rates = rates.to(torch.float32)
@@ -171,10 +171,10 @@ def share_moved(slots: Slots, seen: Seen | None, names: list[str]) -> Float[Tens
 def _fast(params: Params, grads: Params, slots: Slots, names: list[str], rates: Tensor, network: Network) -> bool:
     """Whether the fast form is to be taken: plain tensors on one device that has kernels, averages in float32.
 
-    Not where derivatives may be recorded: making the readable form again in a backward pass would take longer than
-    recording it, and `torch.func.grad` refuses operations of a library.
+    Not for a network that the kernels do not know, nor where derivatives may be recorded: making the readable form
+    again in a backward pass would take longer than recording it, and `torch.func.grad` refuses operations of a library.
     """
-    if not names or not build.wanted() or torch.is_grad_enabled() or inside_grad():
+    if not _known(network) or not names or not build.wanted() or torch.is_grad_enabled() or inside_grad():
         return False
     device, half = rates.device, slots[names[0]]["momenta"].dtype == torch.bfloat16
     large = torch.bfloat16 if half else torch.float32
@@ -189,6 +189,11 @@ def _fast(params: Params, grads: Params, slots: Slots, names: list[str], rates: 
             if x.device != device or x.dtype != (large if key in LARGE_SLOTS else torch.float32) or not _is_plain(x):
                 return False
     return available(device, network.hidden, network.num_layers, half)
+
+
+def _known(network: Network) -> bool:
+    """Whether the kernels compute such a network: its last fields are as they are for most rules."""
+    return network[-len(Network._field_defaults) :] == tuple(Network._field_defaults.values())
 
 
 def _is_plain(x: Tensor) -> bool:
