@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import zipfile
@@ -42,7 +43,7 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def _read_numpy(path: Path) -> Arrays:
-    loaded = np.load(path, allow_pickle=False)
+    loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return {"": loaded}
     with loaded:
@@ -138,7 +139,10 @@ class _Reader:
         code, data = self.take(1)[0], self.take(size)
         if code != 1:
             raise ValueError(f"it holds an extension of type {code}, not an array (1).")
-        shape, dtype, raw = _Reader(data).whole()
+        body = _Reader(data).whole()
+        if not isinstance(body, list) or [type(x) for x in body] != [list, str, bytes]:
+            raise ValueError(f"it holds an array that is not shape, dtype and bytes; {body!r}.")
+        shape, dtype, raw = body
         if dtype not in NUMBERS or not all(isinstance(n, int) and n >= 0 for n in shape):
             raise ValueError(f"it holds an array of {dtype!r} and shape {shape}.")
         if len(raw) != math.prod(shape) * np.dtype(dtype).itemsize:

@@ -67,7 +67,7 @@ def celo_steps(weights: dict[str, np.ndarray], step_scale: float = p.STEP_SCALE)
         grads = {name: jnp.asarray(p.gradient(name, step)) for name in p.SHAPES}
         state = optimizer.update(state, grads, loss=jnp.float32(loss))
         params = optimizer.get_params(state)
-        rows.append(np.concatenate([np.ravel(params[name]) for name in p.SHAPES]))
+        rows.append(p.row(params))
     return np.stack(rows)
 
 
@@ -123,7 +123,7 @@ def open_steps(weights: np.ndarray, large: bool = False) -> np.ndarray:
             mask={part: {name: float(part == "actor") for name in names} for part, names in parts.items()},
         )
         now = {**optimizer.get_params(states[0]), **optimizer.get_params(states[1])}
-        rows.append(np.concatenate([np.ravel(np.asarray(now[name]).T) for name in p.SHAPES]))
+        rows.append(p.row({name: np.asarray(x).T for name, x in now.items()}))
     jax.random.normal = real
     return np.stack(rows)
 

@@ -84,6 +84,11 @@ def activity(name: str, step: int) -> np.ndarray:
     return active
 
 
+def row(params: Mapping[str, np.ndarray]) -> np.ndarray:
+    """All coordinates."""
+    return np.concatenate([np.ravel(params[name]) for name in SHAPES])
+
+
 def noise(shape: tuple[int, ...]) -> np.ndarray:
     """What stands in for normal random numbers."""
     return np.asarray(2.0 * wave(shape, 1.7))

@@ -20,6 +20,7 @@ from l2o.rules.hand_designed import init_adam, rates_of
 from l2o.rules.loss_features import NUM_LOSS_FEATURES, init_losses, loss_features, update_losses
 from l2o.rules.lstm_reference import lstm_cell
 from l2o.rules.network import CoordinateMLP, fan_in_linear, fan_in_normal
+from l2o.rules.reference import PARAMETER_FEATURE
 from l2o.rules.velo import THRESHOLDS
 from l2o.types import Params
 
@@ -104,10 +105,11 @@ class Celo(UpdateRule):
     ) -> tuple[Params, OptState]:
         multiplier, shared = self.schedule(state, loss)
         slots, seen = remember(params, grads, state.slots, self.rates, self.network)
-        squares = [working(p).square().mean() for p in params.values() if p.numel()]
-        if not squares:
+        ps = [working(p) for p in params.values() if p.numel()]
+        if not ps:
             return {name: torch.zeros_like(p) for name, p in params.items()}, OptState(state.step + 1, slots, shared)
-        sizes = multiplier * torch.sqrt(torch.stack(squares) + 1e-9)
+        squares = torch.stack([p.square().mean() for p in ps]) if seen is None else seen.moments[:, PARAMETER_FEATURE]
+        sizes = multiplier * torch.sqrt(squares + 1e-9)
         updates = respond(params, grads, slots, seen, self.net(), self.network, sizes)
         return updates, OptState(state.step + 1, slots, shared)
 

@@ -171,10 +171,12 @@ def share_moved(slots: Slots, seen: Seen | None, names: list[str]) -> Float[Tens
 def _fast(params: Params, grads: Params, slots: Slots, names: list[str], rates: Tensor, network: Network) -> bool:
     """Whether the fast form is to be taken: plain tensors on one device that has kernels, averages in float32.
 
-    Not for a network that the kernels do not know, nor where derivatives may be recorded: making the readable form
-    again in a backward pass would take longer than recording it, and `torch.func.grad` refuses operations of a library.
+    Not where derivatives may be recorded: making the readable form again in a backward pass would take longer than
+    recording it, and `torch.func.grad` refuses operations of a library.
     """
-    if not _known(network) or not names or not build.wanted() or torch.is_grad_enabled() or inside_grad():
+    if not names or not build.wanted() or torch.is_grad_enabled() or inside_grad():
+        return False
+    if rates.device.type != "cpu" and not _is_usual(network):
         return False
     device, half = rates.device, slots[names[0]]["momenta"].dtype == torch.bfloat16
     large = torch.bfloat16 if half else torch.float32
@@ -191,8 +193,8 @@ def _fast(params: Params, grads: Params, slots: Slots, names: list[str], rates: 
     return available(device, network.hidden, network.num_layers, half)
 
 
-def _known(network: Network) -> bool:
-    """Whether the kernels compute such a network: its last fields are as they are for most rules."""
+def _is_usual(network: Network) -> bool:
+    """Whether all kernels compute such a network: the fields that have defaults are as they are by default."""
     return network[-len(Network._field_defaults) :] == tuple(Network._field_defaults.values())
 
 

@@ -25,6 +25,9 @@ from l2o.rules.network import apply_layers, columns, split_layers
 
 Slot = dict[str, Tensor]
 
+PARAMETER_FEATURE = 1
+"""Place among the features of the parameter itself."""
+
 ADAM_FEATURE = 6
 """Place among the features of the fastest momentum over the root of the second moment."""
 
@@ -45,7 +48,7 @@ def remember(grad: Float[Tensor, "*p"], slot: Slot, rates: Float[Tensor, " r"], 
 def moments(p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, network: Network) -> Float[Tensor, " k"]:
     """Mean squares of the 30 features, means of the momenta and of the second moment, share of `has_moved`."""
     bounded = grad.clamp(-network.max_gradient, network.max_gradient)
-    features = columns(stack_features(p, bounded, slot, network.eps_second, extended=True))
+    features = columns(stack_features(p, bounded, slot, network.eps_second, True, network.eps_diagonal))
     means = columns(torch.cat([slot["momenta"], slot["second"]])).mean(dim=1)
     return torch.cat([features.square().mean(dim=1), means, has_moved(slot).to(p.dtype).mean().view(1)])
 
