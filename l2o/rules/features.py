@@ -181,7 +181,8 @@ def _factored(
 def _over_root(m: Float[Tensor, " k *p"], v: Float[Tensor, " k *p"]) -> Float[Tensor, " k *p"]:
     """m / sqrt(v), v > 0; a constant to derivatives where v is below 1e-14 (float32), where they would overflow."""
     smooth = v > torch.finfo(v.dtype).tiny ** 0.375
-    return torch.where(smooth, m, m.detach()) * torch.rsqrt(torch.where(smooth, v, v.detach()))
+    # not the derivative times zero there: it would be infinite
+    return torch.where(smooth, m * torch.rsqrt(torch.where(smooth, v, 1.0)), (m * torch.rsqrt(v)).detach())
 
 
 def _average(average: Tensor, x: Tensor, rates: Tensor) -> Tensor:
