@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from l2o.released import SUFFIXES, load_released
 from l2o.rules.base import UpdateRule
 from l2o.saved import Card, classes, from_bytes, read_card, register, to_bytes, write_atomically
 
@@ -32,9 +33,10 @@ def load(name_or_path: str | os.PathLike[str], **config: Any) -> Any:
 
     Arguments:
         name_or_path: a name: of an optimizer shipped with the package, or of a rule class (`sgd`, `adam`, `lstm`, ...;
-            the rule is then as its constructor makes it, a learned one untrained). Otherwise a saved file, or the
-            folder of a meta-training run; write './adam' for one that is called like a rule.
-        config: constructor arguments, for a fresh rule only.
+            the rule is then as its constructor makes it, a learned one untrained). Otherwise a saved file, the folder
+            of a meta-training run, or weights that others have released (see `l2o.released`); write './adam' for one
+            that is called like a rule.
+        config: constructor arguments, for a fresh rule or released weights only.
 
     Raises:
         FileNotFoundError: no such path.
@@ -47,10 +49,13 @@ def load(name_or_path: str | os.PathLike[str], **config: Any) -> Any:
         data, origin = (_weights() / (name + SUFFIX)).read_bytes(), name
     else:
         path = _file_of(Path(name_or_path))
+        if path.suffix in SUFFIXES:
+            return load_released(path, **config)
         data, origin = path.read_bytes(), str(path)
     if config:
         raise ValueError(
-            f"arguments are for a fresh rule only, because a saved one has its own; got {sorted(config)} for {origin}."
+            "arguments are for a fresh rule only, or released weights, because a saved one has its own; got "
+            f"{sorted(config)} for {origin}."
         )
     return from_bytes(data, origin)
 
@@ -95,7 +100,7 @@ def is_untrained(name_or_path: str | os.PathLike[str]) -> bool:
 def _is_path(name_or_path: str | os.PathLike[str]) -> bool:
     if not isinstance(name_or_path, str):
         return True
-    if name_or_path.endswith(SUFFIX) or any(s in name_or_path for s in (os.sep, os.altsep) if s):
+    if name_or_path.endswith((SUFFIX, *SUFFIXES)) or any(s in name_or_path for s in (os.sep, os.altsep) if s):
         return True
     return name_or_path not in names() and Path(name_or_path).exists()
 

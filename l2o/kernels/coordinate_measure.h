@@ -105,9 +105,9 @@ class Measure : Walk {
 #pragma GCC unroll 3
       for (int i = 0; i < 3; i++) {
         V x = load(d[i] + begin + j, k);
-        x = x + rates.f[i] * (g * g - x);
+        x = x + rates.f[i] * (g * g + plan.eps_square - x);
         if (new_d[i]) store(new_d[i] + begin + j, x, k);
-        const V gf = g * rsqrt(x + 1e-9f), mf = momentum(r, i, g, j, k) * rsqrt(x + 1e-6f);
+        const V gf = g * rsqrt(x + 1e-9f), mf = momentum(r, i, g, j, k) * rsqrt(x + plan.eps_diagonal);
         V inverse = rsqrt(x + 1e-8f);
         inverse = keep(inverse, k);
         s[i] += gf * gf, s[3 + i] += x * x, s[6 + i] += inverse * inverse, s[9 + i] += mf * mf;

@@ -35,6 +35,9 @@ class Network(NamedTuple):
     max_gradient: bound on gradients.
     magnitude_scale: see above.
     size: factor of the step at last.
+    masked: coordinates that have never had a gradient stay. This and what follows is another on a CPU only.
+    eps_diagonal: added to plain averages of squares (rank 0 and 1) before the root that scales the momenta.
+    eps_square: added to squared gradients before their factored or plain averages.
     """
 
     hidden: int
@@ -48,6 +51,9 @@ class Network(NamedTuple):
     max_gradient: float
     magnitude_scale: float
     size: float
+    masked: bool = True
+    eps_diagonal: float = 1e-6
+    eps_square: float = 0.0
 
 
 class _Tensor(ctypes.Structure):
@@ -63,13 +69,14 @@ class _Tensor(ctypes.Structure):
 class _Plan(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ["num_lanes", "num_tensors", "hidden", "num_layers", "num_outputs"]),
-        *((name, ctypes.c_int64) for name in ["measure", "extended", "residual", "normalize"]),
+        *((name, ctypes.c_int64) for name in ["measure", "extended", "residual", "normalize", "masked"]),
         ("rates", ctypes.c_void_p),
         ("layers", ctypes.c_void_p),
         ("layers_lane", ctypes.c_int64),
         ("layers_tensor", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ["sizes", "moments"]),
         *((name, ctypes.c_float) for name in ["eps_second", "eps_rms", "max_gradient", "magnitude_scale", "size"]),
+        *((name, ctypes.c_float) for name in ["eps_diagonal", "eps_square"]),
         ("seed", ctypes.c_int64),
     ]
 
@@ -209,6 +216,7 @@ def _plan(params: Sequence[Tensor], network: Network, moments: Tensor, lanes: in
     plan.extended, plan.residual, plan.normalize = network.extended, network.residual, network.normalize
     plan.eps_rms, plan.eps_second, plan.size = network.eps, network.eps_second, network.size
     plan.max_gradient, plan.magnitude_scale = network.max_gradient, network.magnitude_scale
+    plan.masked, plan.eps_diagonal, plan.eps_square = network.masked, network.eps_diagonal, network.eps_square
     plan.moments = moments.data_ptr()
     return plan
 

@@ -109,9 +109,9 @@ class Move : Walk {
               for (int h = 0; h < H; h++) z[h] = splat(net.bias[h]);
               move(net, r, j, k, z, sums, [&](int q, V g, V m) {
                 V x = load(d[q] + at + j, k);
-                x = x + rates.f[q] * (g * g - x);
+                x = x + rates.f[q] * (g * g + plan.eps_square - x);
                 add(z, both[q], x), add(z, both[3 + q], rsqrt(x + 1e-8f));
-                add(z, net.in[GF + q], g * rsqrt(x + 1e-9f)), add(z, net.in[MF + q], m * rsqrt(x + 1e-6f));
+                add(z, net.in[GF + q], g * rsqrt(x + 1e-9f)), add(z, net.in[MF + q], m * rsqrt(x + plan.eps_diagonal));
               });
             });
           });
@@ -163,7 +163,7 @@ class Move : Walk {
     if (plan.residual) direction += adam * net.adam_scale;
     if (!plan.normalize) direction *= step_size;
     const VI moved = slowest != 0.0f;
-    direction = moved ? direction : V{};
+    if (plan.masked) direction = moved ? direction : V{};
     store(r.u + j, direction, k);
     sums.part[0] += direction * direction;
   }

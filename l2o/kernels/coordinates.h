@@ -44,14 +44,14 @@ struct Tensor {
 
 struct Plan {
   int64_t num_lanes, num_tensors, hidden, num_layers, num_outputs;
-  int64_t measure, extended, residual, normalize;
+  int64_t measure, extended, residual, normalize, masked;
   const float* rates;   // (lanes, 7), or null where momenta and second moment are new already
   const float* layers;  // lanes and tensors leading, strides below
   int64_t layers_lane, layers_tensor;
   const float* sizes;  // (lanes, tensors), a further factor of every step, or null
   float* moments;      // (lanes, tensors, NUM_MOMENTS): mean squares of the features, means of momenta and
                        // second moment, share of the coordinates that have ever had a gradient
-  float eps_second, eps_rms, max_gradient, magnitude_scale, size;
+  float eps_second, eps_rms, max_gradient, magnitude_scale, size, eps_diagonal, eps_square;
   int64_t seed;  // of the rounding to bfloat16
 };
 }

@@ -61,13 +61,21 @@ def update_averages(
     momentum_rates: Float[Tensor, " a"],
     second_rates: Float[Tensor, " b"],
     factored_rates: Float[Tensor, " c"],
+    *,
+    eps_square: float = 0.0,
 ) -> dict[str, Tensor]:
-    """One step of every average, x <- x + rate * (new - x); a rate is 1 - decay. Other entries of `slot` stay."""
+    """One step of every average, x <- x + rate * (new - x); a rate is 1 - decay. Other entries of `slot` stay.
+
+    Arguments:
+        eps_square: added to the squares that are averaged by factors.
+    """
     square = grad.square()
     averages = {
         "momenta": _average(slot["momenta"], grad, momentum_rates),
         "second": _average(slot["second"], square, second_rates),
     }
+    if eps_square:
+        square = square + eps_square
     dims = factored_dims(grad.shape)
     if dims is None:
         return slot | averages | {"diagonal": _average(slot["diagonal"], square, factored_rates)}
@@ -83,20 +91,22 @@ def stack_features(
     slot: dict[str, Tensor],
     eps: float = 1e-6,
     extended: bool = False,
+    eps_diagonal: float = 1e-6,
 ) -> Float[Tensor, " k *p"]:
     """All features of a tensor's coordinates, not yet normalised.
 
     With g the gradient, m the momenta (3), v the second moment, r = rsqrt(v + eps), R and C the row and column second
     moments (3 each) and f = sqrt(mean R / (R C)) the factored scale: g, p, m, v, m r, r, g f, R, C, 1/sqrt R,
-    1/sqrt C, m f; extended by clip(g, -0.1, 0.1) and g r. Tensors of rank 0 and 1 have R = C, the plain average.
+    1/sqrt C, m f; extended by clip(g, -0.1, 0.1) and g r. Tensors of rank 0 and 1 have R = C, the plain average,
+    and f = 1/sqrt(R + 1e-9) for the gradient, 1/sqrt(R + eps_diagonal) for the momenta.
     """
     m, v = slot["momenta"], slot["second"]
     r = torch.rsqrt(v + eps)
-    row, column, grad_scale, momentum_scale = _factored(slot, grad.shape)
+    row, column, grad_scale, scaled_momenta = _factored(slot, grad.shape, eps_diagonal)
     full = (row.shape[0], *grad.shape)
     groups = [grad.unsqueeze(0), p.unsqueeze(0), m, v, m * r, r, grad * grad_scale, row.expand(full)]
     groups += [column.expand(full), torch.rsqrt(row + 1e-8).expand(full), torch.rsqrt(column + 1e-8).expand(full)]
-    groups.append(m * momentum_scale)
+    groups.append(scaled_momenta)
     if extended:
         groups += [grad.clamp(-0.1, 0.1).unsqueeze(0), grad * r]
     return torch.cat(groups)
@@ -154,16 +164,25 @@ def check_decays(**decays: Sequence[float]) -> None:
         check(holds, f"{name} must be one or more numbers in [0, 1), because they decay averages", **{name: values})
 
 
-def _factored(slot: dict[str, Tensor], shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Row and column second moments, and the scales that they give to the gradient and to the momenta."""
-    dims = factored_dims(shape)
+def _factored(
+    slot: dict[str, Tensor], shape: Sequence[int], eps_diagonal: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Row and column second moments, the scale that they give to the gradient, and the momenta so scaled."""
+    dims, m = factored_dims(shape), slot["momenta"]
     if dims is None:
         v = slot["diagonal"]
-        return v, v, torch.rsqrt(v + 1e-9), torch.rsqrt(v + 1e-6)
+        return v, v, torch.rsqrt(v + 1e-9), m * torch.rsqrt(v + eps_diagonal) if eps_diagonal else _over_root(m, v)
     row, column = slot["row"], slot["column"]
     relative = row / (row.mean(dim=1 + dims[0], keepdim=True) + 1e-9)
     scale = torch.rsqrt(relative.clamp(min=1e-9)) * torch.rsqrt(column.clamp(min=1e-9))
-    return row, column, scale, scale
+    return row, column, scale, m * scale
+
+
+def _over_root(m: Float[Tensor, " k *p"], v: Float[Tensor, " k *p"]) -> Float[Tensor, " k *p"]:
+    """m / sqrt(v), v > 0; a constant to derivatives where v is below 1e-14 (float32), where they would overflow."""
+    smooth = v > torch.finfo(v.dtype).tiny ** 0.375
+    # not the derivative times zero there: it would be infinite
+    return torch.where(smooth, m * torch.rsqrt(torch.where(smooth, v, 1.0)), (m * torch.rsqrt(v)).detach())
 
 
 def _average(average: Tensor, x: Tensor, rates: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ _library.define(f"remember({_LISTS}, Tensor rates, {_NETWORK}) -> Tensor[]")
 _library.define(f"respond({_LISTS}, Tensor moments, Tensor layers, Tensor? sizes, {_NETWORK}) -> Tensor[]")
 
 NUM_FORM = 6
-"""The first fields of a Network are whole numbers, the others are not."""
+"""The first fields of a Network are whole numbers, the others are sent as if they were not."""
 
 VERSION = crc32(b"".join(path.read_bytes() for path in sorted(SOURCES.glob("*.[hc]*"))))
 """An argument of both operations: compiled programs kept for another kernel must not be taken for this one."""
@@ -113,13 +113,14 @@ def _averages(flat: Sequence[Tensor], num: int, factored: Sequence[bool]) -> lis
 
 
 def _arguments(network: Network) -> tuple[list[int], list[float]]:
-    return [*map(int, network[:NUM_FORM]), VERSION], list(network[NUM_FORM:])
+    return [*map(int, network[:NUM_FORM]), VERSION], [*map(float, network[NUM_FORM:])]
 
 
 def _network(form: Sequence[int], numbers: Sequence[float]) -> Network:
     """The inverse of `_arguments`."""
     hidden, num_layers, num_outputs, *flags = form[:NUM_FORM]
-    return Network(hidden, num_layers, num_outputs, *map(bool, flags), *numbers)
+    network = Network(hidden, num_layers, num_outputs, *map(bool, flags), *numbers)
+    return network._replace(masked=bool(network.masked))
 
 
 def _remember_fast(*args: Any) -> list[Tensor]:

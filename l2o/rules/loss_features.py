@@ -17,13 +17,14 @@ UNKNOWN_LENGTH = 1e5
 LossState = dict[str, Tensor]
 
 
-def init_losses(total_steps: Float[Tensor, ""]) -> LossState:
+def init_losses(total_steps: Float[Tensor, ""], shortest: float = 10.0) -> LossState:
     """No loss seen yet; half-lives from 10 steps to the whole run, evenly on a logarithmic scale.
 
     Arguments:
         total_steps: length of the run; 0 where it is not known.
+        shortest: runs are taken to be at least this long.
     """
-    length = torch.where(total_steps > 0, total_steps, UNKNOWN_LENGTH).clamp(min=10.0)
+    length = torch.where(total_steps > 0, total_steps, UNKNOWN_LENGTH).clamp(min=shortest)
     exponents = torch.linspace(0.0, 1.0, NUM_AVERAGES, dtype=length.dtype, device=length.device)
     half_lives = 10.0 * (length / 10.0) ** exponents
     zeros = torch.zeros_like(half_lives)
@@ -35,13 +36,18 @@ def init_losses(total_steps: Float[Tensor, ""]) -> LossState:
     }
 
 
-def update_losses(state: LossState, loss: Float[Tensor, ""]) -> LossState:
-    """One more loss, at most twice the largest average so far: a spike must not drown the rest of the run."""
+def update_losses(state: LossState, loss: Float[Tensor, ""], early: bool = False) -> LossState:
+    """One more loss, at most twice the largest average so far: a spike must not drown the rest of the run.
+
+    Arguments:
+        early: count the loss among those averaged before it is, as the published code does; the cap is then lower, of
+            the second loss about the first.
+    """
     loss = loss.to(state["loss_means"].dtype)
     first = state["loss_count"] == 0
     finite = torch.isfinite(loss)
     loss = torch.where(finite, loss, 0.0)
-    cap = 2.0 * _corrected(state).amax().abs()
+    cap = 2.0 * _corrected(state, int(early)).amax().abs()
     loss = torch.where(first, loss, torch.where(finite, torch.minimum(cap, loss), cap))
     means = torch.lerp(state["loss_means"], loss, -torch.expm1(state["loss_log_decays"]))
     state = state | {"loss_means": means, "loss_count": state["loss_count"] + 1}
@@ -57,7 +63,7 @@ def loss_features(state: LossState) -> Float[Tensor, " k"]:
     return torch.where(state["loss_count"] > 2, (place - 1.0).clamp(-1.0, 1.0), 0.0)
 
 
-def _corrected(state: LossState) -> Float[Tensor, " k"]:
-    """The averages without the zeros that they started from."""
-    count = state["loss_count"].clamp(min=1.0)
+def _corrected(state: LossState, more: int = 0) -> Float[Tensor, " k"]:
+    """The averages without the zeros that they started from, as if `more` losses had been averaged."""
+    count = (state["loss_count"] + more).clamp(min=1.0)
     return state["loss_means"] / -torch.expm1(count * state["loss_log_decays"])

@@ -63,6 +63,14 @@ class CoordinateMLP(nn.Module):
         return torch.cat([x.reshape(-1) for pair in zip(weights, biases, strict=True) for x in pair])
 
 
+def fan_in_linear(num_inputs: int, num_outputs: int) -> nn.Linear:
+    """A linear layer with such weights, and biases at zero."""
+    layer = nn.Linear(num_inputs, num_outputs)
+    fan_in_normal(layer.weight.data)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def fan_in_normal(weight: Tensor) -> Tensor:
     """Fill (..., outputs, inputs) with normals of standard deviation 1 / sqrt(inputs), cut off at two of it."""
     std = 1.0 / math.sqrt(weight.shape[-1])

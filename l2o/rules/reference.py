@@ -25,6 +25,9 @@ from l2o.rules.network import apply_layers, columns, split_layers
 
 Slot = dict[str, Tensor]
 
+PARAMETER_FEATURE = 1
+"""Place among the features of the parameter itself."""
+
 ADAM_FEATURE = 6
 """Place among the features of the fastest momentum over the root of the second moment."""
 
@@ -36,15 +39,16 @@ def layer_shapes(network: Network) -> list[tuple[int, int]]:
     return [(n_out, n_in) for n_in, n_out in pairwise(sizes)]
 
 
-def remember(grad: Float[Tensor, "*p"], slot: Slot, rates: Float[Tensor, " r"], max_gradient: float) -> Slot:
+def remember(grad: Float[Tensor, "*p"], slot: Slot, rates: Float[Tensor, " r"], network: Network) -> Slot:
     """The averages of a tensor after one more gradient."""
-    return update_averages(slot, grad.clamp(-max_gradient, max_gradient), *split_rates(rates))
+    grad = grad.clamp(-network.max_gradient, network.max_gradient)
+    return update_averages(slot, grad, *split_rates(rates), eps_square=network.eps_square)
 
 
 def moments(p: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: Slot, network: Network) -> Float[Tensor, " k"]:
     """Mean squares of the 30 features, means of the momenta and of the second moment, share of `has_moved`."""
     bounded = grad.clamp(-network.max_gradient, network.max_gradient)
-    features = columns(stack_features(p, bounded, slot, network.eps_second, extended=True))
+    features = columns(stack_features(p, bounded, slot, network.eps_second, True, network.eps_diagonal))
     means = columns(torch.cat([slot["momenta"], slot["second"]])).mean(dim=1)
     return torch.cat([features.square().mean(dim=1), means, has_moved(slot).to(p.dtype).mean().view(1)])
 
@@ -64,7 +68,7 @@ def respond(
         size: a factor of the step.
     """
     grad = grad.clamp(-network.max_gradient, network.max_gradient)
-    features = stack_features(p, grad, slot, network.eps_second, network.extended)
+    features = stack_features(p, grad, slot, network.eps_second, network.extended, network.eps_diagonal)
     scale = rms_scale(features, network.eps)
     layers = split_layers(flat.to(p.dtype), layer_shapes(network))
     layers[0] = (layers[0][0] * scale, layers[0][1])  # no feature is written a second time
@@ -74,7 +78,7 @@ def respond(
         step = step * torch.exp(network.magnitude_scale * outputs[1])
     if network.residual:
         step = step + features[ADAM_FEATURE] * scale[ADAM_FEATURE]
-    moved = has_moved(slot)
+    moved = has_moved(slot) if network.masked else torch.ones_like(step, dtype=torch.bool)
     step = torch.where(moved, step, 0.0)
     if network.normalize:
         step = step * torch.rsqrt(step.square().sum() / moved.sum().clamp(min=1) + 1e-9)

@@ -16,7 +16,7 @@ from l2o.rules.coordinates import LARGE_SLOTS, remember, respond
 from l2o.rules.features import fraction_features, init_averages, initial_rates
 from l2o.rules.loss_features import NUM_LOSS_FEATURES, init_losses, loss_features, update_losses
 from l2o.rules.lstm import lstm_cell
-from l2o.rules.network import columns, fan_in_normal
+from l2o.rules.network import columns, fan_in_linear, fan_in_normal
 from l2o.rules.reference import layer_shapes
 from l2o.types import Params
 
@@ -168,11 +168,11 @@ class Controller(nn.Module):
 
     def __init__(self, num_features: int, hidden_size: int, num_bank: int) -> None:
         super().__init__()
-        self.mix1, self.mix2 = _linear(num_features, hidden_size), _linear(hidden_size, hidden_size)
-        self.skip = _linear(num_features, hidden_size)
+        self.mix1, self.mix2 = fan_in_linear(num_features, hidden_size), fan_in_linear(hidden_size, hidden_size)
+        self.skip = fan_in_linear(num_features, hidden_size)
         self.lstm_weight = nn.Parameter(fan_in_normal(torch.empty(4 * hidden_size, 2 * hidden_size)))
         self.lstm_bias = nn.Parameter(torch.zeros(4 * hidden_size))
-        self.blend, self.multiplier = _linear(hidden_size, num_bank), _linear(hidden_size, 1)
+        self.blend, self.multiplier = fan_in_linear(hidden_size, num_bank), fan_in_linear(hidden_size, 1)
         with torch.no_grad():
             unit = math.sqrt(num_bank) / 100.0  # 100 mean_j(c_j W_j) has the variance of W for c of this deviation
             self.blend.weight.mul_(unit)
@@ -216,13 +216,6 @@ def rank_features(shapes: Sequence[Sequence[int]]) -> Float[Tensor, "tensors r"]
     """Each tensor's rank (dimensions above 1), one-hot."""
     ranks = [min(sum(size > 1 for size in shape), NUM_RANKS - 1) for shape in shapes]
     return torch.eye(NUM_RANKS)[ranks]
-
-
-def _linear(num_inputs: int, num_outputs: int) -> nn.Linear:
-    layer = nn.Linear(num_inputs, num_outputs)
-    fan_in_normal(layer.weight.data)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def _init_layer(num: int, num_outputs: int, num_inputs: int) -> Tensor:

@@ -14,9 +14,12 @@ from torch.utils import _pytree
 
 from l2o.inner_loop import InnerLoop
 from l2o.rules import (
+    OPEN,
     SGD,
     Adam,
     AdamW,
+    Celo,
+    CeloAdam,
     LSTMRule,
     MatrixRule,
     MLPRule,
@@ -46,10 +49,15 @@ RULES: dict[str, Callable[[], UpdateRule]] = {
     "velo": SMALL_VELO,
     "matrix": MatrixRule,
     "matrix_published": partial(MatrixRule, residual=False, orthogonalize=True, vectors="learned"),
+    "celo": partial(Celo, lstm_hidden_size=5),
+    "celo_adam": partial(CeloAdam, lstm_hidden_size=5),
+    "open": partial(OPEN, hidden_size=6, gru_size=4),
     "scaled": lambda: Scaled(MLPRule(), lr=0.5),
 }
 GRADIENT_SIZED = {"sgd", "momentum", "nesterov", "lstm_rates"}  # a step in proportion to the gradient has no bound
-MIXING = {"velo"}  # a tensor's step depends on the other tensors
+MIXING = {"velo", "open"}  # a tensor's step depends on the other tensors
+RESTLESS = {"celo", "open"}  # as published, coordinates move that have never had a gradient
+ORDERED = {"open"}  # its order tells which layer a tensor belongs to, and which noise it gets
 
 SHAPES = [(), (0,), (3, 0), (1,), (5, 1), (4,), (2, 3, 4), (2, 3, 3, 3)]
 
@@ -195,6 +203,8 @@ def test_ordinary_gradients_are_learned_from_after_a_huge_one(name: str) -> None
 
 @every_rule
 def test_zero_gradients_from_the_start_move_nothing(name: str) -> None:
+    if name in RESTLESS:
+        pytest.skip("it reads the parameters too")
     rule, start = make(name, trained=True), draw(1)
     zeros = tree_map(torch.zeros_like, start)
     params, _ = run(rule, start, [zeros] * 3)
@@ -203,6 +213,8 @@ def test_zero_gradients_from_the_start_move_nothing(name: str) -> None:
 
 @every_rule
 def test_coordinates_without_gradient_stay(name: str) -> None:
+    if name in RESTLESS:
+        pytest.skip("it reads the parameters too")
     rule = make(name, trained=True)
     start = {"w": torch.ones(4, 3), "b": torch.ones(3)}
     mask = torch.tensor([1.0, 0.0, 1.0])
@@ -214,6 +226,8 @@ def test_coordinates_without_gradient_stay(name: str) -> None:
 
 @every_rule
 def test_names_and_their_order_carry_no_meaning(name: str) -> None:
+    if name in ORDERED:
+        pytest.skip("the order of tensors is that of layers")
     rule = make(name, trained=True)
     params, _ = run(rule, draw(1), [draw(2), draw(3)])
 

@@ -83,7 +83,7 @@ def same_as_cpp(triton, case: Case) -> None:
 
 
 def same_as_reference(triton, case: Case) -> None:
-    made = [reference.remember(g, s, case.rates, 2.0) for g, s in zip(case.grads, case.slots, strict=True)]
+    made = [reference.remember(g, s, case.rates, case.network) for g, s in zip(case.grads, case.slots, strict=True)]
     found, moments = triton.measure(*case.inputs(), case.rates, case.network)
     close([fused._slot(a) for a in found], made)
     parts = list(zip(case.params, case.grads, made, strict=True))

@@ -10,7 +10,7 @@ from torch.func import functional_call, vmap
 import l2o
 from l2o.kernels.build import without_kernels
 from l2o.kernels.coordinate_mlp import available
-from l2o.rules import MatrixRule, MLPRule, UpdateRule, VeLO
+from l2o.rules import Celo, MatrixRule, MLPRule, UpdateRule, VeLO
 from l2o.rules.coordinates import deferring
 from l2o.types import Params, seeded, tree_leaves, tree_stack
 
@@ -21,6 +21,7 @@ RULES: dict[str, Callable[[], UpdateRule]] = {
     "matrix": MatrixRule,
     "matrix one layer": partial(MatrixRule, num_layers=1, vectors="learned"),
     "celo2": partial(MatrixRule, residual=False, orthogonalize=True, vectors="learned", hidden_size=20),
+    "celo": partial(Celo, lstm_hidden_size=8),
     "velo": partial(VeLO, lstm_hidden_size=8, num_bank=3),
 }
 # below, at and above a vector's width; both orders of the factored dimensions, with others before, between and after
