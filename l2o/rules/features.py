@@ -132,7 +132,7 @@ def fraction_features(fraction: Float[Tensor, ""], thresholds: Float[Tensor, " k
     return torch.tanh(10.0 * (fraction - thresholds))
 
 
-def bias_correction(rate: Float[Tensor, ""], count: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def bias_correction(rate: Float[Tensor, ""], count: Float[Tensor, " *n"]) -> Float[Tensor, " *n"]:
     """1 - (1 - rate)^count without cancellation, which costs float32 four digits at rate 0.001."""
     rate = rate.clamp(max=1.0 - torch.finfo(rate.dtype).eps)  # the derivative of log1p is infinite at -1
     return -torch.expm1(count * torch.log1p(-rate))

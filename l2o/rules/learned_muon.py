@@ -19,7 +19,8 @@ from l2o.rules.reference import moments
 from l2o.rules.steering import NUM_RECALLED, Steer, Steering, recall
 from l2o.types import Params
 
-EPS = 1e-30
+SMALLEST = 1e-23
+"""What smaller mean squares are taken for: their inverse roots have finite derivatives."""
 MATRIX_SHARE = 0.2
 """Root mean square of a matrix's step over a vector's."""
 
@@ -124,7 +125,9 @@ class LearnedMuon(UpdateRule):
             fast, slow, second = self._averages(grad, slots[name], seen)
             look = weight[0] * fast + weight[1] * slow + weight[2] * grad
             if grad.ndim < 2:
-                look = look * torch.rsqrt(second / bias_correction(self.rates[3].to(grad.dtype), count) + EPS)
+                look = look * torch.rsqrt(
+                    (second / bias_correction(self.rates[3].to(grad.dtype), count)).clamp(min=SMALLEST)
+                )
             moving[name] = look + learned[name].to(look.dtype)
         sizes = -self.step_scale * steer.factors
         moving |= self._orthogonal({name: x for name, x in moving.items() if x.ndim >= 2}, names, measured[:, -1])
@@ -154,7 +157,7 @@ class LearnedMuon(UpdateRule):
         one looks ahead with a share of the gradient.
         """
         r = self.rates.to(counts.dtype)
-        unit = torch.rsqrt(measured[:, [2, 3, 0]] + EPS)
+        unit = torch.rsqrt(measured[:, [2, 3, 0]].clamp(min=SMALLEST))
         corrected = torch.stack([1 / bias_correction(r[0], counts), 1 / bias_correction(r[1], counts)], dim=1)
         corrected = torch.nn.functional.pad(corrected, (0, 1), value=1.0)
         is_vector = torch.tensor(vectors, device=counts.device)

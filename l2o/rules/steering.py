@@ -21,6 +21,7 @@ NUM_LOGS = 4
 """Logarithms that act on the step directly: size of the tensor, inputs, outputs, length of the run."""
 NUM_FEATURES = len(THRESHOLDS) + 1 + NUM_LOSS_FEATURES + 1 + 3 + NUM_COSINES + NUM_LOGS + 1
 WARMUP = 0.05
+TINY = 1e-23
 SMALLEST, USUAL = 0.01, 0.1
 """Root mean squares of a tensor: what smaller ones are taken for, and where the step is `step_scale`."""
 
@@ -86,10 +87,12 @@ class Steering(nn.Module):
         progress = torch.cat([fraction_features(fraction, self.thresholds), fraction.view(1)])
         length = torch.where(known, (total.clamp(min=1.0) / 1000.0).log(), 0.0).to(dtype)
         run = torch.cat([torch.where(known, progress, 0.0), loss_features(shared).to(dtype), known.to(dtype).view(1)])
-        sizes = (measured[:, 1].sqrt().clamp(min=SMALLEST) / USUAL).log()
+        sizes = 0.5 * (measured[:, 1] / USUAL**2).clamp(min=(SMALLEST / USUAL) ** 2).log()
         shaped = measured.new_tensor([shape_features(shape) for shape in shapes])
         logs = torch.stack([sizes, shaped[:, 0], shaped[:, 1], length.expand_as(sizes)], dim=1)
-        signal = 0.25 * torch.log((measured[:, 2:5] + 1e-30) / (measured[:, 33:34] + 1e-30)).clamp(-8.0, 4.0)
+        signal = 0.25 * (measured[:, 2:5].clamp(min=TINY).log() - measured[:, 33:34].clamp(min=TINY).log()).clamp(
+            -8.0, 4.0
+        )
         own = [signal, recalled[:, :NUM_COSINES], 0.5 * logs, shaped[:, 2:]]
         features = torch.cat([run.expand(len(shapes), -1), *own], dim=1)
         hidden = torch.tanh(self.read(features))
@@ -135,7 +138,8 @@ def recall(
         measured[:, :1].to(recalled.dtype),
     )
     products = (after - (1 - r).square() * before - r.square() * squared) / (2 * r * (1 - r))
-    now = (products * torch.rsqrt(before * squared + 1e-30)).clamp(-1.0, 1.0)
+    scale = torch.rsqrt(before.clamp(min=TINY)) * torch.rsqrt(squared.clamp(min=TINY))
+    now = (products * scale).clamp(-1.0, 1.0)
     now = torch.where(before > 0, now, 0.0).repeat(1, len(COSINE_RATES))
     pace = recalled.new_tensor(COSINE_RATES).repeat_interleave(2)
     return torch.cat([torch.lerp(recalled[:, :NUM_COSINES], now, pace), after], dim=1)

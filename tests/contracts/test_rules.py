@@ -20,6 +20,7 @@ from l2o.rules import (
     AdamW,
     Celo,
     CeloAdam,
+    LearnedMuon,
     LSTMRule,
     MatrixRule,
     MLPRule,
@@ -49,13 +50,14 @@ RULES: dict[str, Callable[[], UpdateRule]] = {
     "velo": SMALL_VELO,
     "matrix": MatrixRule,
     "matrix_published": partial(MatrixRule, residual=False, orthogonalize=True, vectors="learned"),
+    "learned_muon": partial(LearnedMuon, steering_size=5),
     "celo": partial(Celo, lstm_hidden_size=5),
     "celo_adam": partial(CeloAdam, lstm_hidden_size=5),
     "open": partial(OPEN, hidden_size=6, gru_size=4),
     "scaled": lambda: Scaled(MLPRule(), lr=0.5),
 }
 GRADIENT_SIZED = {"sgd", "momentum", "nesterov", "lstm_rates"}  # a step in proportion to the gradient has no bound
-MIXING = {"velo", "open"}  # a tensor's step depends on the other tensors
+MIXING = {"velo", "open", "learned_muon"}  # a tensor's step depends on the other tensors
 RESTLESS = {"celo", "open"}  # as published, coordinates move that have never had a gradient
 ORDERED = {"open"}  # its order tells which layer a tensor belongs to, and which noise it gets
 

@@ -24,7 +24,7 @@ from l2o.distributed import LocalPool
 from l2o.distributed.ray_pool import portable
 from l2o.estimators import ES, NRES, PES, Backprop, MetaLoss, Problems, Truncation
 from l2o.learners import MAML, MLP, Adaptation, EpisodicTask
-from l2o.rules import Adam, LSTMRule, MatrixRule, MLPRule, Muon, VeLO
+from l2o.rules import Adam, LearnedMuon, LSTMRule, MatrixRule, MLPRule, Muon, VeLO
 from l2o.tasks import (
     Always,
     AutoencoderFamily,
@@ -113,6 +113,7 @@ RULES: dict[str, Callable[[], Any]] = {
     "rnnprop": lambda: LSTMRule(4, 1, inputs="rnnprop"),
     "rates": lambda: LSTMRule(4, 1, base_lr=0.1),
     "matrix": MatrixRule,
+    "learned_muon": LearnedMuon,
     "velo": lambda: VeLO(lstm_hidden_size=5, num_bank=3),
     "adam": Adam,
     "muon": Muon,
