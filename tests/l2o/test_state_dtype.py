@@ -11,7 +11,7 @@ import torch
 from l2o import LearnedOptimizer
 from l2o.kernels.build import without_kernels
 from l2o.optim.state import narrowed
-from l2o.rules import Adam, LSTMRule, MatrixRule, MLPRule, Momentum, OptState, Scaled, UpdateRule, VeLO
+from l2o.rules import Adam, LearnedMuon, LSTMRule, MatrixRule, MLPRule, Momentum, OptState, Scaled, UpdateRule, VeLO
 from l2o.types import seeded
 
 RULES: dict[str, tuple[Callable[[], UpdateRule], tuple[str, ...]]] = {
@@ -21,6 +21,7 @@ RULES: dict[str, tuple[Callable[[], UpdateRule], tuple[str, ...]]] = {
     "mlp": (MLPRule, ("momenta", "second")),
     "matrix": (MatrixRule, ("momenta", "second")),
     "velo": (partial(VeLO, lstm_hidden_size=5, num_bank=3), ("momenta", "second")),
+    "learned_muon": (LearnedMuon, ("momenta", "second")),
     "scaled": (lambda: Scaled(MLPRule()), ("momenta", "second")),
 }
 every_rule = pytest.mark.parametrize("name", RULES)

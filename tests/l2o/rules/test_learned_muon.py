@@ -1,0 +1,152 @@
+import math
+
+import pytest
+import torch
+
+from l2o import LearnedOptimizer
+from l2o.rules import LearnedMuon
+from l2o.rules.newton_schulz import newton_schulz
+from l2o.rules.steering import NUM_COSINES, NUM_RECALLED, recall, schedule
+from l2o.types import Params, seeded
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=seeded(seed))
+
+
+def steps(rule: LearnedMuon, params: Params, grads: list[Params], total_steps: int | None = None) -> list[Params]:
+    """The updates of several steps; the parameters stay where they are."""
+    state, updates = rule.init(params, total_steps), []
+    with torch.no_grad():
+        for grad in grads:
+            update, state = rule(grad, state, params)
+            updates.append(update)
+    return updates
+
+
+def gradients(params: Params, num: int) -> list[Params]:
+    return [{k: draw(*p.shape, seed=10 * i + j) for j, (k, p) in enumerate(params.items())} for i in range(num)]
+
+
+def size_of(p: torch.Tensor) -> float:
+    """What a fresh rule makes of a tensor's size: the root of its root mean square over a tenth."""
+    return math.sqrt(float(p.square().mean().sqrt()) / 0.1)
+
+
+def test_a_fresh_rule_moves_matrices_as_muon_does() -> None:
+    params = {"w": draw(6, 4)}
+    grads = gradients(params, 3)
+    update = steps(LearnedMuon(), params, grads)[-1]["w"]
+    momentum = torch.zeros(6, 4)
+    for grad in grads:
+        momentum = torch.lerp(momentum, grad["w"], 0.1)
+    nearest = newton_schulz(torch.lerp(momentum, grads[-1]["w"], 0.1))
+    nearest = nearest / nearest.square().mean().sqrt()
+    warmup = 3 / 50
+    torch.testing.assert_close(update, -0.02 * 0.2 * warmup * size_of(params["w"]) * nearest, rtol=1e-3, atol=1e-7)
+
+
+def test_a_fresh_rule_moves_vectors_as_adam_does() -> None:
+    params = {"b": draw(5)}
+    first, second = gradients(params, 2)
+    one, two = steps(LearnedMuon(), params, [first, second])
+    unit = 0.02 * size_of(params["b"]) / 50
+    torch.testing.assert_close(one["b"], -unit * first["b"].sign(), rtol=1e-4, atol=1e-8)
+    fast = torch.lerp(0.1 * first["b"], second["b"], 0.1) / (1 - 0.9**2)
+    v = (0.01 * 0.99 * first["b"].square() + 0.01 * second["b"].square()) / (1 - 0.99**2)
+    expected = (0.9 * fast + 0.1 * second["b"]) / v.sqrt()
+    torch.testing.assert_close(two["b"], -2 * unit * expected, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e4])
+def test_the_scale_of_the_loss_plays_no_part(scale: float) -> None:
+    params = {"w": draw(4, 3), "b": draw(3)}
+    grads = gradients(params, 3)
+    ones = steps(LearnedMuon(max_gradient=1e9), params, grads)[-1]
+    scaled = [{k: scale * g for k, g in grad.items()} for grad in grads]
+    others = steps(LearnedMuon(max_gradient=1e9), params, scaled)[-1]
+    torch.testing.assert_close(others, ones, rtol=1e-3, atol=1e-7)
+
+
+def test_the_schedule_warms_up_and_comes_down() -> None:
+    total = torch.tensor(1000.0)
+    at = [float(schedule(torch.tensor(t / 1000), total, torch.tensor(t))) for t in (0, 24, 49, 500, 999, 5000)]
+    assert at[:2] == pytest.approx([1 / 50, 0.5], rel=0.01)
+    assert at[2:] == pytest.approx([0.994, 0.505, 0.01, 0.01], abs=1e-3)
+    unknown = [float(schedule(torch.tensor(0.0), torch.tensor(0.0), torch.tensor(t))) for t in (0, 49, 10**6)]
+    assert unknown == pytest.approx([1 / 50, 1.0, 1.0])
+
+
+def test_cosines_are_reckoned_from_mean_squares_alone() -> None:
+    rates, momenta = torch.tensor([0.1, 0.01]), torch.zeros(2, 40)
+    recalled, expected = torch.zeros(1, NUM_RECALLED), torch.zeros(NUM_COSINES)
+    for i in range(6):
+        g = draw(40, seed=i) + 1.0
+        if i:
+            now = torch.nn.functional.cosine_similarity(momenta, g.expand(2, -1), dim=1).repeat(2)
+            expected = torch.lerp(expected, now, torch.tensor([0.1, 0.1, 0.01, 0.01]))
+        momenta = torch.lerp(momenta, g.expand(2, -1), rates.unsqueeze(1))
+        measured = torch.zeros(1, 35)
+        measured[0, 0], measured[0, 2:4] = g.square().mean(), momenta.square().mean(dim=1)
+        recalled = recall(measured, recalled, rates)
+    torch.testing.assert_close(recalled[0, :NUM_COSINES], expected, rtol=1e-3, atol=1e-4)
+    assert expected.min() > 0.01
+
+
+def test_what_is_written_for_a_tensor_scales_its_step_and_turns_it() -> None:
+    params = {"w": draw(6, 4), "b": draw(4)}
+    grads = gradients(params, 3)
+    rule = LearnedMuon()
+    before = steps(rule, params, grads)[-1]
+    with torch.no_grad():
+        rule.steering.write.bias[0] = math.log(3.0)
+    after = steps(rule, params, grads)[-1]
+    torch.testing.assert_close(after, {k: 3 * u for k, u in before.items()}, rtol=1e-4, atol=1e-8)
+    with torch.no_grad():
+        rule.steering.write.bias[2] = 50.0  # the gradient alone counts
+    turned = steps(rule, params, grads)[-1]["w"]
+    nearest = newton_schulz(grads[-1]["w"])
+    cosine = torch.nn.functional.cosine_similarity(-turned.flatten(), nearest.flatten(), dim=0)
+    assert cosine > 0.99
+
+
+def trained() -> LearnedMuon:
+    rule = LearnedMuon()
+    with torch.no_grad():
+        for i, p in enumerate(rule.parameters()):
+            p += 0.1 * draw(*p.shape, seed=i)
+    return rule
+
+
+def test_kernels_and_the_readable_form_take_the_same_steps() -> None:
+    rule, params = trained(), {"w": draw(6, 4), "k": draw(4, 3, 3, 3), "b": draw(4)}
+    state = slow_state = rule.init(params, 100)
+    for i, grads in enumerate(gradients(params, 4)):
+        with torch.no_grad():
+            fast, state = rule(grads, state, params, torch.tensor(2.0 - i))
+        slow, slow_state = rule(grads, slow_state, params, torch.tensor(2.0 - i))
+        torch.testing.assert_close(fast, {k: u.detach() for k, u in slow.items()}, rtol=1e-3, atol=1e-7)
+
+
+def test_the_drop_in_takes_the_steps_of_the_rule() -> None:
+    rule = trained()
+    start = {"w": draw(6, 4), "b": draw(4)}
+    expected = {k: p.clone() for k, p in start.items()}
+    leaves = [p.clone().requires_grad_() for p in start.values()]
+    optimizer = LearnedOptimizer(leaves, rule=rule, total_steps=50)
+    state = rule.init(expected, 50)
+    for grads in gradients(start, 4):
+        with torch.no_grad():
+            updates, state = rule(grads, state, expected, torch.tensor(1.0))
+            expected = {k: p + updates[k] for k, p in expected.items()}
+        for leaf, grad in zip(leaves, grads.values(), strict=True):
+            leaf.grad = grad.clone()
+        optimizer.step(loss=torch.tensor(1.0))
+    for leaf, p in zip(leaves, expected.values(), strict=True):
+        torch.testing.assert_close(leaf.detach(), p, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"hidden_size": 0}, {"steering_size": 0}, {"step_scale": 0.0}])
+def test_sizes_must_make_sense(options: dict) -> None:
+    with pytest.raises(ValueError, match="got"):
+        LearnedMuon(**options)
