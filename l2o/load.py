@@ -21,9 +21,10 @@ from l2o.released import SUFFIXES, load_released
 from l2o.rules.base import UpdateRule
 from l2o.saved import Card, classes, from_bytes, read_card, register, to_bytes, write_atomically
 
-__all__ = ["Card", "card", "is_untrained", "load", "names", "register", "save"]
+__all__ = ["Card", "card", "is_untrained", "load", "names", "recipe_file", "register", "save"]
 
 SUFFIX = ".safetensors"
+RECIPE = ".yaml"
 RUN_FILE, LEARNER_FILE = "rule" + SUFFIX, "learner" + SUFFIX
 """What `load` takes from the folder of a run that trained a rule, or a learner."""
 
@@ -87,6 +88,20 @@ def card(path: str | os.PathLike[str]) -> Card:
 def names() -> list[str]:
     """Every name that `load` knows: shipped optimizers, then rules that it makes afresh."""
     return sorted(_shipped()) + sorted(_fresh_classes())
+
+
+def recipe_file(name: str) -> Path:
+    """The settings that a shipped optimizer was meta-trained with, as YAML.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    files = {file.name.removesuffix(RECIPE): file for file in _weights().iterdir() if file.name.endswith(RECIPE)}
+    if name not in files:
+        raise ValueError(
+            f"a recipe must be one of {', '.join(sorted(files))}, those of shipped optimizers; got {name!r}."
+        )
+    return Path(str(files[name]))
 
 
 def is_untrained(name_or_path: str | os.PathLike[str]) -> bool:

@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from l2o.load import SUFFIX, is_untrained, load, names
+from l2o.load import SUFFIX, is_untrained, load, names, recipe_file
 from l2o.rules.base import UpdateRule
 from l2o.training import learn_command, report
 from l2o.training.baselines import BASELINES, RATES, baselines
@@ -69,12 +69,16 @@ def _run_settings(command: str, kind: type[C], about: str, arguments: list[str])
             raise ValueError(f"a run resumes with its own settings; besides --resume got {' '.join(arguments)}.")
         config, folder = read_config(Path(resume) / "config.yaml", kind), Path(resume)
     else:
-        given = _take(arguments, "--config")
-        default = read_config(given, kind) if given is not None else kind()
+        given, recipe = _take(arguments, "--config"), _take(arguments, "--recipe")
+        if given is not None and recipe is not None:
+            raise ValueError(f"defaults come from --config or from --recipe; got both, {given} and {recipe}.")
+        path = recipe_file(recipe) if recipe is not None else given
+        default = read_config(path, kind) if path is not None else kind()
         config, options = tyro.cli(
             tuple[Annotated[kind, tyro.conf.arg(name="")], Annotated[RunOptions, tyro.conf.arg(name="")]],
             prog=f"l2o {command}",
-            description=f"{about} Also: --config FILE.yaml for defaults, --resume RUN to go on.",
+            description=f"{about} Also: --config FILE.yaml for defaults, or --recipe NAME for those that a shipped "
+            "optimizer was made with; --resume RUN to go on.",
             default=(default, RunOptions(Path("runs") / command)),
             args=arguments,
         )
