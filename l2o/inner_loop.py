@@ -207,15 +207,16 @@ def _axes(tree: object) -> Any:
 
 def _theta_axis(rule: UpdateRule, theta: Theta, num_lanes: int) -> int | None:
     """0 where theta has a leading axis of lanes, None where all lanes share it."""
-    shapes = {name: tuple(parameter.shape) for name, parameter in rule.named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in rule.named_parameters() if p.requires_grad or name in theta}
     given = {name: tuple(value.shape) for name, value in theta.items()}
     if given == shapes:
         return None
     if given == {name: (num_lanes, *shape) for name, shape in shapes.items()}:
         return 0
     raise ValueError(
-        "theta must have the rule's names and shapes, all as they are or all with one leading axis of lanes, because "
-        f"a missing one would silently stay the rule's own; got {given} for {shapes} and {num_lanes} lanes."
+        "theta must have the names and shapes of what the rule trains, all as they are or all with one leading axis of "
+        f"lanes, because a missing one would silently stay the rule's own; got {given} for {shapes} and {num_lanes} "
+        "lanes."
     )
 
 

@@ -76,6 +76,7 @@ class MetaTrainConfig(PoolConfig):
         rule: what to train: a name (lstm, mlp, velo, matrix, sgd, momentum, adam, adamw, muon), or a saved file to
             go on from.
         rule_args: constructor arguments for a rule given by name, as YAML: '{hidden_size: 8}'.
+        only: train parameters with such names only (a regular expression), leave the others as they are.
         tasks: a named suite of tasks (see `l2o info`), or `module:object` for a TaskFamily of your own.
         estimator: backprop (through the unroll), es, pes or nres.
         num_tasks: tasks trained side by side by each worker, all of one structure (width, data set, ...).
@@ -107,6 +108,7 @@ class MetaTrainConfig(PoolConfig):
 
     rule: str = "lstm"
     rule_args: Annotated[dict[str, Any], MAPPING] = field(default_factory=dict)
+    only: str = ".*"
     tasks: str = "digits-mlp"
     estimator: Literal["backprop", "es", "pes", "nres"] = "backprop"
     num_tasks: int = 4
@@ -156,6 +158,7 @@ class MetaTrainConfig(PoolConfig):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             rule = bring(load(self.rule, **self.rule_args), self.device)
+        train_only(rule, self.only)
         estimator = self.make_estimator(rule, suite)
         pool = self.make_pool(estimator, theta_of(rule), self.seed, self.threads)
         optimizer = outer_optimizer(rule, self.optimizer, self.lr)
@@ -192,6 +195,22 @@ class MetaTrainConfig(PoolConfig):
                 f"{self.workers * self.num_groups} will be seen.",
                 stacklevel=4,
             )
+
+
+def train_only(module: nn.Module, pattern: str) -> None:
+    """Leave parameters alone whose name does not match a regular expression from its start to its end.
+
+    Raises:
+        ValueError: none matches.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    trained = {name for name in names if re.fullmatch(pattern, name)}
+    if not trained:
+        raise ValueError(
+            f"only must match a parameter, so that something is trained: {', '.join(names)}; got {pattern!r}."
+        )
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in trained)
 
 
 def outer_optimizer(module: nn.Module, name: str, lr: float, total_steps: int | None = None) -> Optimizer:
