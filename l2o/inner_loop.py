@@ -214,7 +214,7 @@ def _theta_axis(rule: UpdateRule, theta: Theta, num_lanes: int) -> int | None:
     if given == {name: (num_lanes, *shape) for name, shape in shapes.items()}:
         return 0
     raise ValueError(
-        "theta must have the names and shapes of what the rule trains, all as they are or all with one leading axis of "
+        "theta must have the rule's names and shapes (of what it trains), all as they are or with one leading axis of "
         f"lanes, because a missing one would silently stay the rule's own; got {given} for {shapes} and {num_lanes} "
         "lanes."
     )
