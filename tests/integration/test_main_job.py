@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import l2o
 from l2o.cli import main
+from l2o.load import recipe_file
 from l2o.tasks.data import digits
 from l2o.training.commands import labels
 from l2o.training.config import read_config
@@ -48,6 +49,31 @@ def test_a_run_leaves_config_weights_checkpoints_and_dashboard(trained):
         "step_00000002.safetensors",
         "step_00000004.safetensors",
     ]
+
+
+def test_what_is_not_to_be_trained_stays(tmp_path, trained):
+    assert meta_train(tmp_path / "run", "--only", "weights.*") == 0
+    kept = [name for name, _ in l2o.load(str(trained)).named_parameters() if "weight" not in name]
+    first, after = weights(trained), weights(tmp_path / "run")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fresh = dict(l2o.load("lstm", hidden_size=4).named_parameters())
+    assert kept
+    for name, value in after.items():
+        assert torch.equal(value, fresh[name]) == (name in kept), name
+        assert not torch.equal(first[name], fresh[name])
+    assert main(["meta-train", *TINY_LSTM, "--only", "nothing", "--run", str(tmp_path / "none")]) != 0
+
+
+def test_a_recipe_gives_the_settings_of_a_shipped_optimizer(tmp_path, capsys):
+    recipe = read_config(recipe_file("default"))
+    small = ["--steps", "1", "--num-tasks", "1", "--num-groups", "2", "--window", "5", "--horizon", "10"]
+    assert main(["meta-train", "--recipe", "default", "--tasks", TINY, *small, "--run", str(tmp_path / "run")]) == 0
+    made = read_config(tmp_path / "run" / "config.yaml")
+    assert (made.rule, made.estimator, made.std) == (recipe.rule, recipe.estimator, recipe.std)
+    assert made.steps == 1
+    assert main(["meta-train", "--recipe", "other", "--run", str(tmp_path / "other")]) != 0
+    assert "recipe must be one of default" in capsys.readouterr().err
 
 
 def test_the_dashboard_holds_curves_a_figure_and_hyperparameters(trained):
