@@ -17,10 +17,12 @@ THRESHOLDS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 COSINE_RATES = (0.1, 0.01)
 NUM_COSINES = 2 * len(COSINE_RATES)
 NUM_RECALLED = NUM_COSINES + 2
-NUM_LOGS = 4
-"""Logarithms that act on the step directly: size of the tensor, inputs, outputs, length of the run."""
-NUM_FEATURES = len(THRESHOLDS) + 1 + NUM_LOSS_FEATURES + 1 + 3 + NUM_COSINES + NUM_LOGS + 1
+EXPONENTS = (0.5, 0.0, 0.0, 0.0, 0.4)
+"""Of what acts on a step directly: size of the tensor, inputs, outputs, length of the run, signal of a matrix."""
+NUM_FEATURES = len(THRESHOLDS) + 1 + NUM_LOSS_FEATURES + 1 + 3 + NUM_COSINES + len(EXPONENTS) + 1
 WARMUP = 0.05
+USUAL_SIGNAL = 1.5
+"""Minus the logarithm of a matrix's fast momentum over the root of its second moment, where the step is as long."""
 TINY = 1e-23
 SMALLEST, USUAL = 0.01, 0.1
 """Root mean squares of a tensor: what smaller ones are taken for, and where the step is `step_scale`."""
@@ -41,12 +43,16 @@ class Steer(NamedTuple):
 class Steering(nn.Module):
     """log factor = log schedule + w . logs + out(h), with h two layers of tanh, mixed by a mean over tensors.
 
-    The features of a tensor: fraction trained (9) and losses (9) as in VeLO (Metz et al., 2022, appendix B); the share
-    of each momentum's mean square in the second moment's (3), which tells signal from noise; running cosines of new
-    gradients with the fast and the slow momentum (4), which turn negative when steps are too long; logarithms of its
-    root mean square, inputs, outputs and of the run's length (4); whether it is a vector, and whether the length is
-    known (2). It starts at the schedule (a warm-up over the first twentieth, then a cosine to zero) times the square
-    root of the tensor's root mean square.
+    The features of a tensor: fraction trained (9) and losses (9) as in VeLO (Metz et al., 2022, appendix B), and
+    whether the length of the run is known; the share of each momentum's mean square in the second moment's (3), which
+    tells signal from noise; running cosines of new gradients with the fast and the slow momentum (4), which turn
+    negative when steps are too long; whether it is a vector; and the logarithms (5), which also act directly: its root
+    mean square, inputs, outputs, the length of the run and, of a matrix, the fast momentum over the root of the second
+    moment. Vectors have the last in their direction, as Adam's step has; without it matrices go on at full length
+    where nothing is left but noise.
+
+    It starts at the schedule (a warm-up over the first twentieth, then a cosine) times the root of the tensor's root
+    mean square and nearly the root of a matrix's signal.
 
     Arguments:
         hidden_size: units of each layer.
@@ -57,7 +63,7 @@ class Steering(nn.Module):
         self.read = nn.Linear(NUM_FEATURES, hidden_size)
         self.think, self.mix = nn.Linear(hidden_size, hidden_size), nn.Linear(hidden_size, hidden_size, bias=False)
         self.write = nn.Linear(hidden_size, 3)
-        self.exponents = nn.Parameter(torch.tensor([0.5] + [0.0] * (NUM_LOGS - 1)))
+        self.exponents = nn.Parameter(torch.tensor(EXPONENTS))
         self.register_buffer("thresholds", torch.tensor(THRESHOLDS), persistent=False)
         nn.init.zeros_(self.write.weight)
         nn.init.zeros_(self.write.bias)
@@ -89,10 +95,11 @@ class Steering(nn.Module):
         run = torch.cat([torch.where(known, progress, 0.0), loss_features(shared).to(dtype), known.to(dtype).view(1)])
         sizes = 0.5 * (measured[:, 1] / USUAL**2).clamp(min=(SMALLEST / USUAL) ** 2).log()
         shaped = measured.new_tensor([shape_features(shape) for shape in shapes])
-        logs = torch.stack([sizes, shaped[:, 0], shaped[:, 1], length.expand_as(sizes)], dim=1)
         signal = 0.25 * (measured[:, 2:5].clamp(min=TINY).log() - measured[:, 33:34].clamp(min=TINY).log()).clamp(
             -8.0, 4.0
         )
+        strength = torch.where(shaped[:, 2] > 0, 0.0, USUAL_SIGNAL + 2.0 * signal[:, 0].clamp(max=0.0))
+        logs = torch.stack([sizes, shaped[:, 0], shaped[:, 1], length.expand_as(sizes), strength], dim=1)
         own = [signal, recalled[:, :NUM_COSINES], 0.5 * logs, shaped[:, 2:]]
         features = torch.cat([run.expand(len(shapes), -1), *own], dim=1)
         hidden = torch.tanh(self.read(features))

@@ -37,13 +37,16 @@ def test_a_fresh_rule_moves_matrices_as_muon_does() -> None:
     params = {"w": draw(6, 4)}
     grads = gradients(params, 3)
     update = steps(LearnedMuon(), params, grads)[-1]["w"]
-    momentum = torch.zeros(6, 4)
+    momentum, second = torch.zeros(2, 6, 4)
     for grad in grads:
         momentum = torch.lerp(momentum, grad["w"], 0.1)
+        second = torch.lerp(second, grad["w"].square(), 0.01)
+    signal = (math.exp(1.5) * momentum.square().mean().sqrt() / second.mean().sqrt()) ** 0.4
     nearest = newton_schulz(torch.lerp(momentum, grads[-1]["w"], 0.1))
     nearest = nearest / nearest.square().mean().sqrt()
     warmup = 3 / 50
-    torch.testing.assert_close(update, -0.02 * 0.2 * warmup * size_of(params["w"]) * nearest, rtol=1e-3, atol=1e-7)
+    expected = -0.02 * 0.2 * warmup * size_of(params["w"]) * signal * nearest
+    torch.testing.assert_close(update, expected, rtol=1e-3, atol=1e-7)
 
 
 def test_a_fresh_rule_moves_vectors_as_adam_does() -> None:
