@@ -101,13 +101,13 @@ class Measure : Walk {
     V s[12];
     std::copy(sums, sums + 12, s);
     along(n, [&](int64_t j, auto k) {
-      const V g = gradient(r, j, k);
+      const V g = gradient(r, j, k), square = keep(g * g + plan.eps_square, k);
 #pragma GCC unroll 3
       for (int i = 0; i < 3; i++) {
         V x = load(d[i] + begin + j, k);
-        x = x + rates.f[i] * (g * g + plan.eps_square - x);
+        x = x + rates.f[i] * (square - x);
         if (new_d[i]) store(new_d[i] + begin + j, x, k);
-        const V gf = g * rsqrt(x + 1e-9f), mf = momentum(r, i, g, j, k) * rsqrt(x + plan.eps_diagonal);
+        const V gf = g * rsqrt(x + 1e-9f), mf = keep(momentum(r, i, g, j, k) * rsqrt(x + plan.eps_diagonal), k);
         V inverse = rsqrt(x + 1e-8f);
         inverse = keep(inverse, k);
         s[i] += gf * gf, s[3 + i] += x * x, s[6 + i] += inverse * inverse, s[9 + i] += mf * mf;

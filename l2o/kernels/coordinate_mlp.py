@@ -35,9 +35,9 @@ class Network(NamedTuple):
     max_gradient: bound on gradients.
     magnitude_scale: see above.
     size: factor of the step at last.
-    masked: coordinates that have never had a gradient stay. This and what follows is another on a CPU only.
+    masked: coordinates that have never had a gradient stay.
     eps_diagonal: added to plain averages of squares (rank 0 and 1) before the root that scales the momenta.
-    eps_square: added to squared gradients before their factored or plain averages.
+    eps_square: added to squared gradients before their plain averages (rank 0 and 1).
     """
 
     hidden: int

@@ -185,6 +185,8 @@ def measure_tiles(
     lane_parts,
     max_gradient,
     eps_second,
+    eps_diagonal,
+    eps_square,
     kind: tl.constexpr,
     writes: tl.constexpr,
     half: tl.constexpr,
@@ -248,9 +250,9 @@ def measure_tiles(
         if kind == VECTOR:
             for k in tl.static_range(3):
                 x = tl.load(outer + k * size + at, mask=mask, other=0.0)
-                x += tl.load(rates + 4 + k) * (square - x)
+                x += tl.load(rates + 4 + k) * (tl.where(mask, square + eps_square, 0.0) - x)
                 tl.store(d_out + k * size + at, x, mask=mask)
-                gf2, mf2 = gf2 + (square / (x + 1e-9),), mf2 + (m2[k] / (x + 1e-6),)
+                gf2, mf2 = gf2 + (square / (x + 1e-9),), mf2 + (m2[k] / tl.where(mask, x + eps_diagonal, 1.0),)
                 d2, dr2 = d2 + (x * x,), dr2 + (tl.where(mask, 1.0 / (x + 1e-8), 0.0),)
         else:
             if kind == MATRIX:

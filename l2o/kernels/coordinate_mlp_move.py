@@ -98,6 +98,7 @@ def move_tiles(
     max_gradient,
     eps_second,
     magnitude_scale,
+    eps_diagonal,
     kind: tl.constexpr,
     later: tl.constexpr,
     half: tl.constexpr,
@@ -107,6 +108,7 @@ def move_tiles(
     extended: tl.constexpr,
     residual: tl.constexpr,
     normalize: tl.constexpr,
+    masked: tl.constexpr,
     aligned: tl.constexpr,
     index: tl.constexpr,
     rows: tl.constexpr,
@@ -185,7 +187,7 @@ def move_tiles(
             z = add_feature(z, w + (IN_M + k) * hidden, m[k], hidden)
             z = add_feature(z, w + (IN_MR + k) * hidden, m[k] * inverse, hidden)
             if kind == VECTOR:
-                g_scale, m_scale = tl.rsqrt(x[k] + 1e-9), tl.rsqrt(x[k] + 1e-6)
+                g_scale, m_scale = tl.rsqrt(x[k] + 1e-9), tl.rsqrt(tl.where(mask, x[k] + eps_diagonal, 1.0))
             else:
                 g_scale = scale_1[k] * scale_2[k]
                 m_scale = g_scale
@@ -199,7 +201,8 @@ def move_tiles(
             step *= tl.exp(magnitude_scale * outputs[1])
         if residual:
             step += tl.load(own) * (m[0] * inverse)
-        step = tl.where(m[2] != 0.0, step, 0.0)
+        if masked:
+            step = tl.where(m[2] != 0.0, step, 0.0)
         if not normalize:
             step *= tl.load(own + 1)
         if normalize:

@@ -176,8 +176,6 @@ def _fast(params: Params, grads: Params, slots: Slots, names: list[str], rates: 
     """
     if not names or not build.wanted() or torch.is_grad_enabled() or inside_grad():
         return False
-    if rates.device.type != "cpu" and not _is_usual(network):
-        return False
     device, half = rates.device, slots[names[0]]["momenta"].dtype == torch.bfloat16
     large = torch.bfloat16 if half else torch.float32
     for name in names:
@@ -191,11 +189,6 @@ def _fast(params: Params, grads: Params, slots: Slots, names: list[str], rates: 
             if x.device != device or x.dtype != (large if key in LARGE_SLOTS else torch.float32) or not _is_plain(x):
                 return False
     return available(device, network.hidden, network.num_layers, half)
-
-
-def _is_usual(network: Network) -> bool:
-    """Whether all kernels compute such a network: the fields that have defaults are as they are by default."""
-    return network[-len(Network._field_defaults) :] == tuple(Network._field_defaults.values())
 
 
 def _is_plain(x: Tensor) -> bool:

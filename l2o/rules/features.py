@@ -67,17 +67,16 @@ def update_averages(
     """One step of every average, x <- x + rate * (new - x); a rate is 1 - decay. Other entries of `slot` stay.
 
     Arguments:
-        eps_square: added to the squares that are averaged by factors.
+        eps_square: added to the squares that `diagonal` averages.
     """
     square = grad.square()
     averages = {
         "momenta": _average(slot["momenta"], grad, momentum_rates),
         "second": _average(slot["second"], square, second_rates),
     }
-    if eps_square:
-        square = square + eps_square
     dims = factored_dims(grad.shape)
     if dims is None:
+        square = square + eps_square if eps_square else square
         return slot | averages | {"diagonal": _average(slot["diagonal"], square, factored_rates)}
     small, large = dims
     averages["row"] = _average(slot["row"], square.mean(dim=large, keepdim=True), factored_rates)

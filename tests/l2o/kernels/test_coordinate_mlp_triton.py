@@ -16,7 +16,7 @@ import torch
 from l2o import LearnedOptimizer
 from l2o.kernels import coordinate_mlp as cpp
 from l2o.kernels.coordinate_mlp import Averages, Network
-from l2o.rules import MatrixRule, MLPRule, UpdateRule, VeLO, coordinates, fused, reference
+from l2o.rules import Celo, MatrixRule, MLPRule, UpdateRule, VeLO, coordinates, fused, reference
 from l2o.rules.features import init_averages
 from l2o.types import seeded
 
@@ -107,6 +107,13 @@ def check_normalised(triton) -> None:
     same_as_reference(triton, case)
 
 
+def check_what_celo_differs_in(triton) -> None:
+    # larger numbers than Celo's, so that all see them; factored averages leave them out, which are never near 1e-30
+    case = Case(SHAPES[:2], MLP._replace(extended=True, masked=False, eps_diagonal=1e-3, eps_square=1e-2))
+    same_as_cpp(triton, case)
+    same_as_reference(triton, case)
+
+
 def check_lanes_and_networks_of_their_own(triton) -> None:
     same_as_cpp(triton, Case(SHAPES[2:5], MLP._replace(hidden=2, num_layers=3, extended=True), lanes=2, each=True))
 
@@ -139,7 +146,12 @@ def check_nan_stays_nan(triton) -> None:
 
 def check_rules(triton) -> None:
     """Steps of the drop-in, and under vmap, with the kernels in the place of C++."""
-    makers: list[Callable[[], UpdateRule]] = [MLPRule, MatrixRule, lambda: VeLO(lstm_hidden_size=4, num_bank=2)]
+    makers: list[Callable[[], UpdateRule]] = [
+        MLPRule,
+        MatrixRule,
+        lambda: VeLO(lstm_hidden_size=4, num_bank=2),
+        lambda: Celo(lstm_hidden_size=4),
+    ]
     for make in makers:
         expected = _trained(make)
         original = fused.kernels_for
@@ -198,7 +210,7 @@ def programs() -> Iterator[tuple[str, dict]]:
         for aligned, half in ((True, False), (False, True)):
             shared = {"kind": kind, "aligned": aligned, "half": half, **index}
             yield "measure_tiles", {**shared, "writes": not half, "rows": 8 if aligned else 2}
-            yield "move_tiles", {**shared, **move, "normalize": half, "rows": 8}
+            yield "move_tiles", {**shared, **move, "normalize": half, "masked": aligned, "rows": 8}
     for aligned in (True, False):
         yield "sum_squares", {"kind": 1 + aligned, "aligned": aligned, "rows": 8}
         yield "scale_tiles", {"aligned": aligned, "rows": 8}
@@ -218,6 +230,7 @@ def compile_all() -> None:
     from l2o.kernels import coordinate_mlp_measure, coordinate_mlp_move
 
     numbers = {"max_gradient": "fp32", "eps_second": "fp32", "magnitude_scale": "fp32", "seed": "i32"}
+    numbers |= dict.fromkeys(["eps_diagonal", "eps_square"], "fp32")
     numbers |= dict.fromkeys(["lane_means", "lane_parts", "lane_sums", "net_width", "num_tensors"], "i32")
     types = dict.fromkeys(["table", "shapes", "blocks"], "*i64") | numbers
     for name, constants in programs():
