@@ -130,7 +130,8 @@ class LearnedMuon(UpdateRule):
                 )
             moving[name] = look + learned[name].to(look.dtype)
         sizes = -self.step_scale * steer.factors
-        moving |= self._orthogonal({name: x for name, x in moving.items() if x.ndim >= 2}, names, measured[:, -1])
+        shares = dict(zip(names, measured[:, -1], strict=True))
+        moving |= self._orthogonal({name: x for name, x in moving.items() if x.ndim >= 2}, shares)
         for name, size in zip(names, sizes, strict=True):
             updates[name] = (size.to(moving[name].dtype) * moving[name]).to(params[name].dtype)
         return updates, OptState(state.step + 1, slots, shared)
@@ -175,12 +176,12 @@ class LearnedMuon(UpdateRule):
         r = self.rates.to(grad.dtype)
         return torch.lerp(m[0], grad, r[0]), torch.lerp(m[1], grad, r[1]), torch.lerp(v, grad.square(), r[3])
 
-    def _orthogonal(self, looks: Params, names: list[str], shares: Float[Tensor, " tensors"]) -> Params:
+    def _orthogonal(self, looks: Params, shares: dict[str, Tensor]) -> Params:
         """The nearest orthogonal matrices, their root mean square a fifth over the share of coordinates that move."""
         matrices = newton_schulz_many([look.flatten(1) for look in looks.values()])
         made = {}
         for (name, look), matrix in zip(looks.items(), matrices, strict=True):
-            count = (shares[names.index(name)].to(look.dtype) * look.numel()).clamp(min=1.0)
+            count = (shares[name].to(look.dtype) * look.numel()).clamp(min=1.0)
             scale = MATRIX_SHARE * torch.rsqrt(matrix.square().sum() / count + 1e-9)
             made[name] = (scale * matrix).view(look.shape)
         return made
