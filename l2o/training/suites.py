@@ -133,10 +133,10 @@ def everyday() -> Suite:
     read, unread = shakespeare().split(0.5)
     students = StudentFamily(hidden=(32,), depth=(2,), task=(StudentRegression,))
     families = (
-        MLPFamily(hidden=(32,), sources=(seen,)),
-        MLPFamily(hidden=(48,), depth=(2,), activation=("tanh",), batch_size=(16,), sources=(seen,)),
-        ConvFamily(channels=(8,), batch_size=(32,), sources=(seen,)),
-        AutoencoderFamily(sources=(seen,)),
+        MLPFamily(hidden=(128,), sources=(seen,)),
+        MLPFamily(hidden=(96,), depth=(2,), activation=("tanh",), batch_size=(16,), sources=(seen,)),
+        ConvFamily(channels=(12,), batch_size=(32,), sources=(seen,)),
+        AutoencoderFamily(hidden=(96,), sources=(seen,)),
         RecurrentFamily(hidden=(24,), embedding=(8,), cell=("gru",), length=(12,), batch_size=(16,), sources=(read,)),
         TransformerFamily(width=(16,), length=(12,), sources=(read,)),
         TransformerFamily(width=(32,), length=(12,), batch_size=(8,), sources=(read,)),
@@ -146,8 +146,8 @@ def everyday() -> Suite:
     )
     family = Mixture(tuple(replace(one, init_scale=(0.5, 2.0)) for one in families))
     validation: dict[str, Task] = {
-        "perceptron": MLPClassification(unseen, 32, (128, 128), "relu"),
-        "autoencoder": AutoencoderFamily(hidden=(96,), latent=(6,), sources=(unseen,)).sample(seeded(0)),
+        "perceptron": MLPClassification(unseen, 32, (256, 256), "relu"),
+        "autoencoder": AutoencoderFamily(hidden=(256,), latent=(6,), sources=(unseen,)).sample(seeded(0)),
         "transformer": TransformerFamily(width=(48,), layers=(2,), sources=(unread,)).sample(seeded(0)),
         "regression": StudentFamily(task=(StudentRegression,), hidden=(96,), depth=(3,)).sample(seeded(0)),
     }
