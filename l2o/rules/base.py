@@ -80,7 +80,24 @@ def zero_count(p: Float[Tensor, "*p"]) -> Float[Tensor, ""]:
     return working(p).new_zeros(())
 
 
+def run_length(params: Params, total_steps: int | Tensor | None) -> Float[Tensor, ""]:
+    """The planned length of the run as rules keep it, in the precision that they work in; 0 if it is not known."""
+    p = working(next(iter(params.values())))
+    return torch.as_tensor(0.0 if total_steps is None else total_steps, dtype=p.dtype, device=p.device)
+
+
 def check(holds: bool, must: str, **came: Any) -> None:
     """Raise a ValueError saying what must hold, why, and what came, unless it holds."""
     if not holds:
         raise ValueError(f"{must}; got {', '.join(f'{name}={value!r}' for name, value in came.items())}.")
+
+
+def check_mlp(hidden_size: int, num_layers: int) -> None:
+    """Raise a ValueError unless an MLP of such layers has something to learn."""
+    check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
+
+
+def check_scales(step_scale: float, max_gradient: float) -> None:
+    """Raise a ValueError unless steps of such a size, from gradients so clipped, move something."""
+    check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
+    check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)

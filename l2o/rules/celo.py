@@ -13,9 +13,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.kernels.coordinate_mlp import Network
-from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
+from l2o.rules.base import OptState, UpdateRule, check, check_mlp, check_scales, run_length, working, zero_step
 from l2o.rules.coordinates import LARGE_SLOTS, remember, respond
-from l2o.rules.features import NUM_EXTENDED_FEATURES, bias_correction, fraction_features, init_averages, initial_rates
+from l2o.rules.features import (
+    NUM_EXTENDED_FEATURES,
+    bias_correction,
+    fraction_features,
+    fraction_trained,
+    init_averages,
+    initial_rates,
+)
 from l2o.rules.hand_designed import init_adam, rates_of
 from l2o.rules.loss_features import NUM_LOSS_FEATURES, init_losses, loss_features, update_losses
 from l2o.rules.lstm_reference import lstm_cell
@@ -73,8 +80,8 @@ class Celo(UpdateRule):
         max_gradient: float = 1e3,
     ) -> None:
         super().__init__()
-        check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
-        _check_scales(step_scale, max_gradient)
+        check_mlp(hidden_size, num_layers)
+        check_scales(step_scale, max_gradient)
         self.nominal_lr = step_scale
         self.network = Network(
             hidden_size,
@@ -142,7 +149,7 @@ class CeloAdam(UpdateRule):
         max_gradient: float = 1e3,
     ) -> None:
         super().__init__()
-        _check_scales(step_scale, max_gradient)
+        check_scales(step_scale, max_gradient)
         check(eps >= 0.0, "eps must be >= 0, because it keeps steps small", eps=eps)
         self.nominal_lr, self.step_scale, self.eps, self.max_gradient = step_scale, step_scale, eps, max_gradient
         self.schedule = Schedule(lstm_hidden_size)
@@ -202,24 +209,18 @@ class Schedule(nn.Module):
 
     def init(self, params: Params, total_steps: int | Tensor | None) -> dict[str, Tensor]:
         """What is shared by all tensors before the first step."""
-        p = working(next(iter(params.values())))
-        length = torch.as_tensor(0.0 if total_steps is None else total_steps, dtype=p.dtype, device=p.device)
-        hidden = {"hidden": p.new_zeros(2, self.hidden_size)}
+        length = run_length(params, total_steps)
+        hidden = {"hidden": length.new_zeros(2, self.hidden_size)}
         return {"total_steps": length, **hidden, **init_losses(length, shortest=1.0)}
 
     def forward(self, state: OptState, loss: Float[Tensor, ""] | None) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """The multiplier of this step, and what is shared after it."""
         shared = state.shared if loss is None else update_losses(state.shared, loss, early=True)
         total, hidden, dtype = shared["total_steps"], shared["hidden"], self.start.dtype
-        fraction = torch.where(total > 0, state.step.to(total.dtype) / total.clamp(min=1.0), 0.0).to(dtype)
+        fraction = fraction_trained(state.step, total).to(dtype)
         f = torch.cat([fraction_features(fraction, self.thresholds), loss_features(shared).to(dtype)])
         before = torch.where(state.step == 0, self.start, hidden.to(dtype)).unsqueeze(-1)
         x = (self.skip(f) + torch.relu(self.mix(f))).unsqueeze(-1)
         h, c = lstm_cell(x, before[0], before[1], self.lstm_weight, self.lstm_bias)
         multiplier = 0.1 * torch.exp(self.multiplier(h.squeeze(-1)).squeeze(-1))
         return multiplier.to(hidden.dtype), shared | {"hidden": torch.cat([h, c], dim=1).T.to(hidden.dtype)}
-
-
-def _check_scales(step_scale: float, max_gradient: float) -> None:
-    check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
-    check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)

@@ -160,6 +160,17 @@ def respond(
     return {name: made[name].to(p.dtype) if name in made else torch.zeros_like(p) for name, p in params.items()}
 
 
+def measure(
+    params: Params, grads: Params, slots: Slots, seen: Seen | None, network: Network
+) -> Float[Tensor, "tensors k"]:
+    """Moments of the tensors that are not empty, see `reference.moments`; slots and seen as `remember` left them."""
+    if seen is not None:
+        return seen.moments
+    names = [name for name, p in params.items() if p.numel()]
+    of = [(working(params[name]), _as(grads, params, name), slots[name]) for name in names]
+    return torch.stack([reference.moments(p, grad, slot, network) for p, grad, slot in of])
+
+
 def share_moved(slots: Slots, seen: Seen | None, names: list[str]) -> Float[Tensor, " tensors"]:
     """The share of each tensor's coordinates that have ever had a gradient; `names` are all that are not empty."""
     if seen is not None:

@@ -126,6 +126,11 @@ def time_features(step: Tensor, timescales: Float[Tensor, " k"]) -> Float[Tensor
     return torch.tanh(step.to(timescales.dtype) / timescales - 1.0)
 
 
+def fraction_trained(step: Tensor, total_steps: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Steps made over the length of the run; 0 where that is not known (0)."""
+    return torch.where(total_steps > 0, step.to(total_steps.dtype) / total_steps.clamp(min=1.0), 0.0)
+
+
 def fraction_features(fraction: Float[Tensor, ""], thresholds: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     """tanh(10 (f - threshold)): how far training is past each threshold, f from 0 to 1."""
     return torch.tanh(10.0 * (fraction - thresholds))

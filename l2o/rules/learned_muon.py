@@ -9,13 +9,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from l2o.kernels.coordinate_mlp import Network
-from l2o.rules.base import OptState, UpdateRule, check, working, zero_count, zero_step
-from l2o.rules.coordinates import LARGE_SLOTS, Seen, Slots, remember, respond
+from l2o.rules.base import (
+    OptState,
+    UpdateRule,
+    check,
+    check_mlp,
+    check_scales,
+    run_length,
+    working,
+    zero_count,
+    zero_step,
+)
+from l2o.rules.coordinates import LARGE_SLOTS, Seen, measure, remember, respond
 from l2o.rules.features import NUM_EXTENDED_FEATURES, bias_correction, init_averages, initial_rates
 from l2o.rules.loss_features import init_losses, update_losses
 from l2o.rules.network import CoordinateMLP
-from l2o.rules.newton_schulz import newton_schulz_many
-from l2o.rules.reference import moments
+from l2o.rules.newton_schulz import orthogonal_steps
 from l2o.rules.steering import NUM_RECALLED, Steer, Steering, recall
 from l2o.types import Params
 
@@ -29,17 +38,18 @@ class LearnedMuon(UpdateRule):
     """Muon (Jordan et al., 2024) that needs no tuning: it meets the scale of each tensor and follows the whole run.
 
     A fresh rule is Muon with Nesterov momentum .9 on matrices, orthogonalised by Newton-Schulz, and Adam on vectors,
-    with a warm-up, a cosine to zero and steps that grow with the root of a tensor's own size. Training adds to it:
+    with a warm-up, a cosine to a hundredth and steps that grow with the root of a tensor's own size. Training adds:
 
-        d = b / rms(b) + alpha m / rms(m) + beta g / rms(g) + MLP(z)           direction of a tensor
-        update = -size * normalised(d),   size = step_scale * schedule * exp(log_factor)
+        matrix:  u = a fifth of orthogonal(b / rms(b) + alpha m / rms(m) + beta g / rms(g) + MLP(z))
+        vector:  u = (b + alpha m + beta g) / sqrt(v) + MLP(z)
+        update = -size * u,   size = step_scale * schedule * exp(log_factor)
 
-    with g the gradient, b its fast momentum (looked ahead), m its slow one, z the 30 features of Celo2 (Moudgil et
-    al., 2026, https://arxiv.org/abs/2602.19142), and alpha, beta, log_factor written for each tensor by `Steering`
-    from how training goes: the loss, the fraction trained, how gradients agree, the tensor's size and shape. All
-    corrections start at zero. A matrix is orthogonalised and has steps of a fifth of `size` (root mean square), about
-    what Adam's are (Liu et al., 2025, https://arxiv.org/abs/2502.16982, section 2.2); a vector is divided by the root
-    of its second moment. Tensors of rank above 2 are matrices of their first dimension by all others.
+    with g the gradient, b its fast momentum (looked ahead), m its slow one, v its second moment, z the 30 features of
+    Celo2 (Moudgil et al., 2026, https://arxiv.org/abs/2602.19142), and alpha, beta, log_factor written for each tensor
+    by `Steering` from how training goes: the loss, the fraction trained, how gradients agree, the tensor's size and
+    shape. All corrections start at zero. A fifth of `size`, in root mean square, is about what Adam's steps are (Liu et
+    al., 2025, https://arxiv.org/abs/2502.16982, section 2.2). Tensors of rank above 2 are matrices of their first
+    dimension by all others.
 
     Without `total_steps` there is no decay, without a loss its features are zero.
 
@@ -67,10 +77,9 @@ class LearnedMuon(UpdateRule):
         max_gradient: float = 1e3,
     ) -> None:
         super().__init__()
-        check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
+        check_mlp(hidden_size, num_layers)
         check(steering_size >= 1, "steering_size must be >= 1, the units that steer", steering_size=steering_size)
-        check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
-        check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)
+        check_scales(step_scale, max_gradient)
         self.step_scale = self.nominal_lr = step_scale
         self.network = Network(
             hidden_size,
@@ -98,8 +107,7 @@ class LearnedMuon(UpdateRule):
         for name, p in params.items():
             own = {"count": zero_count(p), "recalled": working(p).new_zeros(NUM_RECALLED)}
             slots[name] = init_averages(p) | own
-        p = working(next(iter(params.values())))
-        length = torch.as_tensor(0.0 if total_steps is None else total_steps, dtype=p.dtype, device=p.device)
+        length = run_length(params, total_steps)
         return OptState(zero_step(params), slots, {"total_steps": length, **init_losses(length)})
 
     def forward(
@@ -111,7 +119,7 @@ class LearnedMuon(UpdateRule):
         updates = {name: torch.zeros_like(p) for name, p in params.items()}
         if not names:
             return updates, OptState(state.step + 1, slots, shared)
-        measured = self._measure(names, params, grads, slots, seen)
+        measured = measure(params, grads, slots, seen, self.network)
         counts = torch.stack([slots[name]["count"] for name in names]) + 1
         recalled = recall(measured, torch.stack([slots[name]["recalled"] for name in names]), self.rates[:2])
         for name, count, own in zip(names, counts, recalled, strict=True):
@@ -131,19 +139,10 @@ class LearnedMuon(UpdateRule):
             moving[name] = look + learned[name].to(look.dtype)
         sizes = -self.step_scale * steer.factors
         shares = dict(zip(names, measured[:, -1], strict=True))
-        moving |= self._orthogonal({name: x for name, x in moving.items() if x.ndim >= 2}, shares)
+        moving |= orthogonal_steps({name: x for name, x in moving.items() if x.ndim >= 2}, shares, MATRIX_SHARE)
         for name, size in zip(names, sizes, strict=True):
             updates[name] = (size.to(moving[name].dtype) * moving[name]).to(params[name].dtype)
         return updates, OptState(state.step + 1, slots, shared)
-
-    def _measure(
-        self, names: list[str], params: Params, grads: Params, slots: Slots, seen: Seen | None
-    ) -> Float[Tensor, "tensors k"]:
-        """Moments of all tensors, see `l2o.rules.reference.moments`."""
-        if seen is not None:
-            return seen.moments
-        bounded = {name: self._bounded(name, params, grads) for name in names}
-        return torch.stack([moments(working(params[x]), bounded[x], slots[x], self.network) for x in names])
 
     def _bounded(self, name: str, params: Params, grads: Params) -> Tensor:
         limit = self.network.max_gradient
@@ -175,13 +174,3 @@ class LearnedMuon(UpdateRule):
             return m[0], m[1], v
         r = self.rates.to(grad.dtype)
         return torch.lerp(m[0], grad, r[0]), torch.lerp(m[1], grad, r[1]), torch.lerp(v, grad.square(), r[3])
-
-    def _orthogonal(self, looks: Params, shares: dict[str, Tensor]) -> Params:
-        """The nearest orthogonal matrices, their root mean square a fifth over the share of coordinates that move."""
-        matrices = newton_schulz_many([look.flatten(1) for look in looks.values()])
-        made = {}
-        for (name, look), matrix in zip(looks.items(), matrices, strict=True):
-            count = (shares[name].to(look.dtype) * look.numel()).clamp(min=1.0)
-            scale = MATRIX_SHARE * torch.rsqrt(matrix.square().sum() / count + 1e-9)
-            made[name] = (scale * matrix).view(look.shape)
-        return made

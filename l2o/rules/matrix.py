@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from l2o.kernels.coordinate_mlp import Network
-from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
+from l2o.rules.base import OptState, UpdateRule, check, check_mlp, check_scales, working, zero_step
 from l2o.rules.coordinates import LARGE_SLOTS, remember, respond, share_moved
 from l2o.rules.features import NUM_EXTENDED_FEATURES, check_decays, init_averages, initial_rates
 from l2o.rules.hand_designed import adam_direction, init_adam, rates_of
 from l2o.rules.network import CoordinateMLP
-from l2o.rules.newton_schulz import newton_schulz_many
+from l2o.rules.newton_schulz import orthogonal_steps
 from l2o.types import Params
 
 
@@ -65,9 +65,8 @@ class MatrixRule(UpdateRule):
         max_gradient: float = 1e3,
     ) -> None:
         super().__init__()
-        check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
-        check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
-        check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)
+        check_mlp(hidden_size, num_layers)
+        check_scales(step_scale, max_gradient)
         check(
             vector_multiplier >= 0.0,
             "vector_multiplier must be >= 0: steps go down",
@@ -115,7 +114,8 @@ class MatrixRule(UpdateRule):
         if self.orthogonalize:
             names = [name for name, u in updates.items() if u.numel()]
             shares = dict(zip(names, share_moved(slots, seen, names), strict=True)) if names else {}
-            updates |= self._orthogonal({name: updates[name] for name in names if updates[name].ndim >= 2}, shares)
+            looks = {name: updates[name] for name in names if updates[name].ndim >= 2}
+            updates |= orthogonal_steps(looks, shares, self.step_scale)
         for name, p in params.items():
             if name not in learned:
                 updates[name], slots[name] = self._adamw(p, grads[name], state.slots[name])
@@ -124,16 +124,6 @@ class MatrixRule(UpdateRule):
 
     def _learns(self, p: Tensor) -> bool:
         return p.ndim >= 2 or self.vectors == "learned"
-
-    def _orthogonal(self, directions: Params, shares: dict[str, Tensor]) -> Params:
-        """The nearest orthogonal matrices, scaled to unit root mean square over the share of coordinates that move."""
-        matrices = newton_schulz_many([working(u).flatten(1) for u in directions.values()])
-        updates = {}
-        for (name, u), matrix in zip(directions.items(), matrices, strict=True):
-            count = (shares[name] * u.numel()).clamp(min=1.0)
-            scale = torch.rsqrt(matrix.square().sum() / count + 1e-9)
-            updates[name] = (self.step_scale * scale * matrix).view(u.shape).to(u.dtype)
-        return updates
 
     def _adamw(
         self, param: Float[Tensor, "*p"], grad: Float[Tensor, "*p"], slot: dict[str, Tensor]

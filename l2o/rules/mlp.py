@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.kernels.coordinate_mlp import Network
-from l2o.rules.base import OptState, UpdateRule, check, zero_step
+from l2o.rules.base import OptState, UpdateRule, check_mlp, check_scales, zero_step
 from l2o.rules.coordinates import LARGE_SLOTS, remember, respond
 from l2o.rules.features import NUM_AVERAGES, NUM_FEATURES, init_averages, initial_rates, time_features
 from l2o.rules.network import CoordinateMLP
@@ -47,9 +47,8 @@ class MLPRule(UpdateRule):
         max_gradient: float = 1e6,
     ) -> None:
         super().__init__()
-        check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
-        check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
-        check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)
+        check_mlp(hidden_size, num_layers)
+        check_scales(step_scale, max_gradient)
         self.nominal_lr = step_scale
         self.network = Network(
             hidden_size,

@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from l2o.rules.base import working
+from l2o.types import Params
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic a x + b x^3 + c x^5, chosen for its slope at 0: singular values end between about 0.7 and 1.2."""
 
@@ -49,3 +52,19 @@ def newton_schulz_many(matrices: Sequence[Float[Tensor, "_ _"]]) -> list[Float[T
         for i, x in zip(members, [batch] if one else batch.unbind(), strict=True):
             found[i] = x if wide[i] is matrices[i] else x.mT
     return found
+
+
+def orthogonal_steps(looks: Params, shares: dict[str, Tensor], size: float) -> Params:
+    """The nearest orthogonal matrices, of root mean square `size` over the share of their coordinates that move.
+
+    Arguments:
+        looks: of rank 2 or more, matrices of the first dimension by all others.
+        shares: of each, from 0 to 1.
+    """
+    matrices = newton_schulz_many([working(look).flatten(1) for look in looks.values()])
+    steps = {}
+    for (name, look), matrix in zip(looks.items(), matrices, strict=True):
+        count = (shares[name] * look.numel()).clamp(min=1.0)
+        scale = torch.rsqrt(matrix.square().sum() / count + 1e-9)
+        steps[name] = (size * scale * matrix).view(look.shape).to(look.dtype)
+    return steps

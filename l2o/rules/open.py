@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
+from l2o.rules.base import OptState, UpdateRule, check, run_length, working, zero_step
 from l2o.rules.counted_noise import normal
 from l2o.rules.features import rms_scale
 from l2o.rules.network import CoordinateMLP, columns, fan_in_normal
@@ -103,9 +103,9 @@ class OPEN(UpdateRule):
                 "layer": p.new_tensor(place),
                 "noise": p.new_tensor(float(self.noise)),
             }
-        step, p = zero_step(params), working(next(iter(params.values())))
-        length = torch.as_tensor(0.0 if total_steps is None else total_steps, dtype=p.dtype, device=p.device)
-        return OptState(step, slots, {"total_steps": length, "seed": torch.full_like(step, self.seed)})
+        step = zero_step(params)
+        shared = {"total_steps": run_length(params, total_steps), "seed": torch.full_like(step, self.seed)}
+        return OptState(step, slots, shared)
 
     def tell(
         self,

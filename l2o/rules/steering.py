@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from l2o.rules.features import fraction_features
+from l2o.rules.features import fraction_features, fraction_trained
 from l2o.rules.loss_features import NUM_LOSS_FEATURES, loss_features
 
 THRESHOLDS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
@@ -89,7 +89,7 @@ class Steering(nn.Module):
         dtype, total = self.read.weight.dtype, shared["total_steps"]
         measured, recalled = measured.to(dtype), recalled.to(dtype)
         known = total > 0
-        fraction = torch.where(known, step.to(total.dtype) / total.clamp(min=1.0), 0.0).to(dtype)
+        fraction = fraction_trained(step, total).to(dtype)
         progress = torch.cat([fraction_features(fraction, self.thresholds), fraction.view(1)])
         length = torch.where(known, (total.clamp(min=1.0) / 1000.0).log(), 0.0).to(dtype)
         run = torch.cat([torch.where(known, progress, 0.0), loss_features(shared).to(dtype), known.to(dtype).view(1)])

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.kernels.coordinate_mlp import Network
-from l2o.rules.base import OptState, UpdateRule, check, working, zero_step
+from l2o.rules.base import OptState, UpdateRule, check, check_mlp, check_scales, run_length, working, zero_step
 from l2o.rules.coordinates import LARGE_SLOTS, remember, respond
-from l2o.rules.features import fraction_features, init_averages, initial_rates
+from l2o.rules.features import fraction_features, fraction_trained, init_averages, initial_rates
 from l2o.rules.loss_features import NUM_LOSS_FEATURES, init_losses, loss_features, update_losses
 from l2o.rules.lstm import lstm_cell
 from l2o.rules.network import columns, fan_in_linear, fan_in_normal
@@ -77,9 +77,8 @@ class VeLO(UpdateRule):
             lstm_hidden_size=lstm_hidden_size,
         )
         check(num_bank >= 1, "num_bank must be >= 1, because networks are blended from it", num_bank=num_bank)
-        check(hidden_size >= 1 and num_layers >= 1, "an MLP needs a hidden unit", size=hidden_size, layers=num_layers)
-        check(step_scale > 0.0, "step_scale must be > 0, or nothing moves", step_scale=step_scale)
-        check(max_gradient > 0.0, "max_gradient must be > 0, or nothing moves", max_gradient=max_gradient)
+        check_mlp(hidden_size, num_layers)
+        check_scales(step_scale, max_gradient)
         self.nominal_lr = step_scale
         self.lstm_hidden_size = lstm_hidden_size
         self.network = Network(
@@ -110,8 +109,7 @@ class VeLO(UpdateRule):
         slots = {}
         for name, p in params.items():
             slots[name] = init_averages(p) | {"hidden": working(p).new_zeros(2, self.lstm_hidden_size)}
-        p = working(next(iter(params.values())))
-        length = torch.as_tensor(0.0 if total_steps is None else total_steps, dtype=p.dtype, device=p.device)
+        length = run_length(params, total_steps)
         return OptState(zero_step(params), slots, {"total_steps": length, **init_losses(length)})
 
     def forward(
@@ -143,7 +141,7 @@ class VeLO(UpdateRule):
     ) -> tuple[Float[Tensor, "tensors w"], Float[Tensor, " tensors"], Float[Tensor, "tensors 2 h"]]:
         """The weights of every tensor's own MLP, the size of its steps, and the next state of its LSTM."""
         dtype, total = self.bank.dtype, shared["total_steps"]
-        fraction = (step.to(total.dtype) / total.clamp(min=1.0)).to(dtype)
+        fraction = fraction_trained(step, total).to(dtype)
         run = torch.where(total > 0, fraction_features(fraction, self.thresholds), 0.0)
         run = torch.cat([run, loss_features(shared).to(dtype)]).expand(len(params), -1)
         ranks = rank_features([p.shape for p in params.values()]).to(statistics)
