@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.optimizers.measures import smooth
 from benchmarks.optimizers.report import TITLES
 from benchmarks.optimizers.sweep import Result
+from l2o.training.report import grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,19 +29,10 @@ def figure(results: Sequence[Result]) -> Figure:
     Raises:
         ImportError: matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure as Canvas
-    except ImportError as error:
-        raise ImportError("figures need matplotlib, which is not installed: pip install 'l2o[plot]'.") from error
     problems = list(dict.fromkeys(result.problem for result in results))
-    columns = min(4, math.ceil(math.sqrt(len(problems))))
-    lines = -(-len(problems) // columns)
-    drawn = Canvas(figsize=(3.6 * columns, 2.7 * lines), layout="constrained")
-    panels = drawn.subplots(lines, columns, squeeze=False).flatten()
-    for panel, problem in zip(panels, problems, strict=False):
+    drawn, panels = grid(len(problems), (3.6, 2.7), most=4)
+    for panel, problem in zip(panels, problems, strict=True):
         _draw(panel, problem, [result for result in results if result.problem == problem])
-    for panel in panels[len(problems) :]:
-        panel.set_visible(False)
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
     return drawn

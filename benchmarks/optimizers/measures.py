@@ -48,10 +48,14 @@ def holds(value: T, target: float) -> T:
     return value <= target + TOLERANCE * abs(target)
 
 
-def step_ratio(losses: np.ndarray, target: float, steps: int) -> float:
-    """Median steps to the target over seeds, as a share of `steps`; `NOT_REACHED` where the median run never does."""
-    median = float(np.quantile(steps_to(losses, target), 0.5, method="higher"))
-    return median / steps if np.isfinite(median) else NOT_REACHED
+def median_steps_to(losses: np.ndarray, target: float) -> float:
+    """Median of `steps_to` over seeds; of an even number, the later of the two in the middle."""
+    return float(np.quantile(steps_to(losses, target), 0.5, method="higher"))
+
+
+def step_ratio(reached: float, steps: int) -> float:
+    """Steps to a target as a share of `steps`; `NOT_REACHED` where they are infinite."""
+    return reached / steps if np.isfinite(reached) else NOT_REACHED
 
 
 def diverged(losses: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ import l2o
 from benchmarks.optimizers.muon import Muon, parted
 from l2o.rules.base import UpdateRule
 from l2o.saved import to_bytes
+from l2o.training.config import rate_factor
 
 WARM_UP = 0.05
 """Share of the steps in which the learning rate of a tuned baseline rises from zero."""
@@ -53,7 +53,7 @@ class Method:
 
     def schedule(self, optimizer: Optimizer, steps: int) -> LambdaLR | None:
         """The schedule of a run, if it has one."""
-        return LambdaLR(optimizer, lambda step: cosine(step, steps)) if self.cosine else None
+        return LambdaLR(optimizer, cosine(steps)) if self.cosine else None
 
 
 def rate(half_decades: int) -> float:
@@ -61,12 +61,9 @@ def rate(half_decades: int) -> float:
     return float(f"{10 ** (half_decades / 2):.3g}")
 
 
-def cosine(step: int, steps: int) -> float:
-    """The factor of the learning rate at a step: a linear rise, then half a cosine down to zero."""
-    rise = max(1, round(WARM_UP * steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
+def cosine(steps: int) -> Callable[[int], float]:
+    """The factor of the learning rate at each step of a run: a linear rise, then half a cosine down to zero."""
+    return rate_factor("cosine", max(1, round(WARM_UP * steps)), steps, last=0.0)
 
 
 def adamw(model: nn.Module, lr: float, steps: int, weight_decay: float) -> Optimizer:

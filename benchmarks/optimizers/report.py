@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from benchmarks.optimizers.measures import (
     NOT_REACHED,
     diverged,
@@ -14,8 +12,8 @@ from benchmarks.optimizers.measures import (
     geometric_mean,
     holds,
     interval,
+    median_steps_to,
     step_ratio,
-    steps_to,
     value_ratio,
 )
 from benchmarks.optimizers.methods import BASELINES, rate
@@ -70,12 +68,12 @@ def against(result: Result, reference: Result) -> Row:
     ends = final(reference.losses)
     target, steps = float(ends.mean()), reference.losses.shape[-1]
     same = result.method == reference.method
-    reached = float(np.quantile(steps_to(result.losses, target), 0.5, method="higher"))
+    reached = median_steps_to(result.losses, target)
     mean, validation = float(final(result.losses).mean()), float(result.validation[:, -1].mean())
     other = float(reference.validation[:, -1].mean())
     row: Row = {
         "steps_to": reached,
-        "step_ratio": 1.0 if same else step_ratio(result.losses, target, steps),
+        "step_ratio": 1.0 if same else step_ratio(reached, steps),
         "train_ratio": value_ratio(mean, target),
         "validation_ratio": value_ratio(validation, other),
         "train_holds": bool(holds(mean, target)),

@@ -95,7 +95,7 @@ def _train(run: Run) -> Curve:
             schedule.step()
         times[step] = middle - start, time.perf_counter() - middle
         if step + 1 in due:
-            validation[due[step + 1]] = validate(run, model, optimizer, held_out, batches)
+            validation[due[step + 1]] = validate(run, model, optimizer, held_out)
     return _curve(losses, validation, times, model)
 
 
@@ -114,7 +114,7 @@ def _backward(run: Run, model: nn.Module, batches: Any, dtype: torch.dtype) -> t
 
 
 @torch.no_grad()
-def validate(run: Run, model: nn.Module, optimizer: Optimizer, held_out: list[Batch], batches: Any) -> float:
+def validate(run: Run, model: nn.Module, optimizer: Optimizer, held_out: list[Batch]) -> float:
     """The validation loss, of the averaged weights where an optimizer has them, with statistics made anew for these."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     mode(model, optimizer, False)

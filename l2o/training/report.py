@@ -96,16 +96,9 @@ def figure(results: Sequence[Result], title: str = "") -> Figure:
     Raises:
         ImportError: matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure as Canvas
-    except ImportError as error:
-        raise ImportError("figures need matplotlib, which is not installed: pip install 'l2o[plot]'.") from error
     tasks = list(dict.fromkeys(r.task for r in results))
-    columns = math.ceil(math.sqrt(len(tasks)))
-    lines = -(-len(tasks) // columns)
-    drawn = Canvas(figsize=(4.6 * columns, 3.4 * lines), layout="constrained")
-    panels = drawn.subplots(lines, columns, squeeze=False).flatten()
-    for panel, task in zip(panels, tasks, strict=False):
+    drawn, panels = grid(len(tasks), (4.6, 3.4))
+    for panel, task in zip(panels, tasks, strict=True):
         for i, result in enumerate(r for r in results if r.task == task):
             curves = result.losses.double().numpy()
             steps = range(curves.shape[-1])
@@ -116,11 +109,32 @@ def figure(results: Sequence[Result], title: str = "") -> Figure:
         panel.set(title=task, xlabel="step", ylabel="training loss")
         _scale(panel, [r for r in results if r.task == task])
         panel.legend(fontsize=7)
-    for panel in panels[len(tasks) :]:
-        panel.set_visible(False)
     if title:
         drawn.suptitle(title)
     return drawn
+
+
+def grid(num: int, size: tuple[float, float], most: int | None = None) -> tuple[Figure, list[Any]]:
+    """A figure of so many panels in a grid that is nearly square.
+
+    Arguments:
+        size: width and height of a panel, inches.
+        most: columns, at most.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure as Canvas
+    except ImportError as error:
+        raise ImportError("figures need matplotlib, which is not installed: pip install 'l2o[plot]'.") from error
+    columns = math.ceil(math.sqrt(num)) if most is None else min(most, math.ceil(math.sqrt(num)))
+    lines = -(-num // columns)
+    drawn = Canvas(figsize=(size[0] * columns, size[1] * lines), layout="constrained")
+    panels = drawn.subplots(lines, columns, squeeze=False).flatten().tolist()
+    for panel in panels[num:]:
+        panel.set_visible(False)
+    return drawn, panels[:num]
 
 
 def _scale(panel: Any, results: Sequence[Result]) -> None:

@@ -113,7 +113,7 @@ def test_muon_leaves_embeddings_and_heads_to_adamw(small_data, name):
 
 
 def test_the_schedule_rises_over_a_twentieth_and_falls_to_zero():
-    factors = [cosine(step, 100) for step in range(101)]
+    factors = [cosine(100)(step) for step in range(101)]
     assert factors[0] == pytest.approx(0.2) and factors[4:6] == [1.0, 1.0]
     assert factors[52] == pytest.approx(0.5 * (1 + math.cos(math.pi * 47 / 95))) and factors[100] == pytest.approx(0.0)
 

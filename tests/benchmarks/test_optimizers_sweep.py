@@ -33,9 +33,13 @@ def test_smoothing_has_no_bias():
 def test_steps_are_counted_until_the_smoothed_loss_is_low_enough():
     losses = np.stack([np.linspace(1, 0, 20), np.ones(20), np.linspace(2, 1, 20)])  # span 1: nothing is smoothed
     assert measures.steps_to(losses, 0.5).tolist() == [11, np.inf, np.inf]
-    assert measures.step_ratio(losses[[0, 0, 1]], 0.5, 20) == 11 / 20
-    assert measures.step_ratio(losses, 0.5, 20) == measures.NOT_REACHED
-    assert measures.step_ratio(losses[:2], 0.5, 20) == measures.NOT_REACHED  # of two, the worse is the median
+
+    def ratio(losses):
+        return measures.step_ratio(measures.median_steps_to(losses, 0.5), 20)
+
+    assert ratio(losses[[0, 0, 1]]) == 11 / 20
+    assert ratio(losses) == measures.NOT_REACHED
+    assert ratio(losses[:2]) == measures.NOT_REACHED  # of two, the worse is the median
 
 
 def test_an_average_that_tends_to_the_target_reaches_it():
