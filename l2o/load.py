@@ -91,7 +91,7 @@ def names() -> list[str]:
 
 
 def recipe_file(name: str) -> Path:
-    """The settings that a shipped optimizer was meta-trained with, as YAML.
+    """Settings of `l2o meta-train` that come with the package, as YAML.
 
     Raises:
         ValueError: unknown name.
@@ -99,7 +99,7 @@ def recipe_file(name: str) -> Path:
     files = {file.name.removesuffix(RECIPE): file for file in _weights().iterdir() if file.name.endswith(RECIPE)}
     if name not in files:
         raise ValueError(
-            f"a recipe must be one of {', '.join(sorted(files))}, those of shipped optimizers; got {name!r}."
+            f"a recipe must be one of {', '.join(sorted(files))}, which come with the package; got {name!r}."
         )
     return Path(str(files[name]))
 

@@ -77,8 +77,8 @@ def _run_settings(command: str, kind: type[C], about: str, arguments: list[str])
         config, options = tyro.cli(
             tuple[Annotated[kind, tyro.conf.arg(name="")], Annotated[RunOptions, tyro.conf.arg(name="")]],
             prog=f"l2o {command}",
-            description=f"{about} Also: --config FILE.yaml for defaults, or --recipe NAME for those that a shipped "
-            "optimizer was made with; --resume RUN to go on.",
+            description=f"{about} Also: --config FILE.yaml for defaults, or --recipe NAME for those that come "
+            "with the package; --resume RUN to go on.",
             default=(default, RunOptions(Path("runs") / command)),
             args=arguments,
         )

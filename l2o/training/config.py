@@ -198,19 +198,25 @@ class MetaTrainConfig(PoolConfig):
 
 
 def train_only(module: nn.Module, pattern: str) -> None:
-    """Leave parameters alone whose name does not match a regular expression from its start to its end.
+    """Freeze parameters whose name does not match a regular expression from its start to its end.
+
+    Those that were frozen before stay so.
 
     Raises:
-        ValueError: none matches.
+        ValueError: none matches, or it is no regular expression.
     """
     names = [name for name, _ in module.named_parameters()]
-    trained = {name for name in names if re.fullmatch(pattern, name)}
+    try:
+        trained = {name for name in names if re.fullmatch(pattern, name)}
+    except re.error as error:
+        raise ValueError(f"only must be a regular expression, for names match it; got {pattern!r}: {error}.") from error
     if not trained:
         raise ValueError(
             f"only must match a parameter, so that something is trained: {', '.join(names)}; got {pattern!r}."
         )
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in trained)
+        if name not in trained:
+            parameter.requires_grad_(False)
 
 
 def outer_optimizer(module: nn.Module, name: str, lr: float, total_steps: int | None = None) -> Optimizer:

@@ -62,7 +62,19 @@ def test_what_is_not_to_be_trained_stays(tmp_path, trained):
     for name, value in after.items():
         assert torch.equal(value, fresh[name]) == (name in kept), name
         assert not torch.equal(first[name], fresh[name])
-    assert main(["meta-train", *TINY_LSTM, "--only", "nothing", "--run", str(tmp_path / "none")]) != 0
+    for pattern in ("nothing", "("):
+        assert main(["meta-train", *TINY_LSTM, "--only", pattern, "--run", str(tmp_path / "none")]) != 0
+
+
+def test_what_was_saved_frozen_stays_so(tmp_path):
+    rule = l2o.load("lstm", hidden_size=4)
+    rule.biases.requires_grad_(False)
+    l2o.save(rule, tmp_path / "rule.safetensors")
+    going_on = ["--rule", str(tmp_path / "rule.safetensors"), "--tasks", TINY, *SMALL, "--run", str(tmp_path / "run")]
+    assert main(["meta-train", *going_on]) == 0
+    after = weights(tmp_path / "run")
+    for name, value in rule.named_parameters():
+        assert torch.equal(value, after[name]) == name.startswith("biases"), name
 
 
 def test_a_recipe_gives_the_settings_of_a_shipped_optimizer(tmp_path, capsys):
