@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import math
 import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,14 @@ Arrays = dict[str, np.ndarray]
 SUFFIXES = (".npz", ".npy", ".state", ".msgpack")
 NUMBERS = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 MAX_DEPTH = 32
+MAX_BYTES = 1 << 30
+"""Of the arrays of a file once unpacked; a few bytes may claim any number."""
+
+DAMAGES = (
+    *(ValueError, TypeError, OSError, EOFError, KeyError, IndexError, OverflowError, MemoryError, RuntimeError),
+    *(SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error),
+)
+"""What NumPy and the reader below raise at what is not whole: NumPy parses headers, NotImplementedError included."""
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -31,7 +41,7 @@ def read_arrays(path: Path) -> Arrays:
     try:
         is_numpy = path.suffix in (".npz", ".npy")
         found = _read_numpy(path) if is_numpy else _flattened(_Reader(path.read_bytes()).whole())
-    except (ValueError, OSError, EOFError, KeyError, IndexError, struct.error, zipfile.BadZipFile) as error:
+    except DAMAGES as error:
         raise ValueError(
             f"{path} must be a whole {path.suffix} file of plain arrays, because nothing else is read (pickles can run "
             f"any code); {error}"
@@ -43,11 +53,21 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def _read_numpy(path: Path) -> Arrays:
-    loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    data = path.read_bytes()
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            size = sum(member.file_size for member in packed.infolist())
+        if size > MAX_BYTES:
+            raise ValueError(f"it unpacks to {size:,} bytes, of at most {MAX_BYTES:,}.")
+    loaded = np.load(io.BytesIO(data), allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return {"": loaded}
     with loaded:
-        return {_dotted(name): loaded[name] for name in loaded.files}
+        found = {_dotted(name): loaded[name] for name in loaded.files}
+    others = [name for name, value in found.items() if not isinstance(value, np.ndarray)]
+    if others:
+        raise ValueError(f"it holds {others}, which are no arrays.")
+    return found
 
 
 def _flattened(tree: Any, prefix: str = "") -> Arrays:
@@ -76,9 +96,9 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
 
-    def whole(self) -> Any:
+    def whole(self, depth: int = 0) -> Any:
         """The one value that the bytes hold."""
-        value = self.value(0)
+        value = self.value(depth)
         if self.at != len(self.data):
             raise ValueError(f"there are {len(self.data) - self.at} bytes after its end.")
         return value
@@ -139,7 +159,7 @@ class _Reader:
         code, data = self.take(1)[0], self.take(size)
         if code != 1:
             raise ValueError(f"it holds an extension of type {code}, not an array (1).")
-        body = _Reader(data).whole()
+        body = _Reader(data).whole(depth + 1)
         if not isinstance(body, list) or [type(x) for x in body] != [list, str, bytes]:
             raise ValueError(f"it holds an array that is not shape, dtype and bytes; {body!r}.")
         shape, dtype, raw = body

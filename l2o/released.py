@@ -97,7 +97,6 @@ def _celo(arrays: Arrays, **options: Any) -> Celo:
     hidden = taken.shape("lstm_init_state.hidden", 2)[-1]
     width = taken.shape(f"{CELO}b0", 2)[-1]
     depth = sum(name.startswith(f"{CELO}b") for name in arrays) - 1
-    rule = Celo(lstm_hidden_size=hidden, hidden_size=width, num_layers=depth, **options)
     first = [taken(f"{CELO}w0__{i}", 1, n, width)[0] for i, n in enumerate(GROUPS)]
     weights = [np.concatenate([first[i] for i in OURS])]
     weights += [taken(f"{CELO}w{i}", 1, width, width if i < depth else 3)[0] for i in range(1, depth + 1)]
@@ -107,13 +106,15 @@ def _celo(arrays: Arrays, **options: Any) -> Celo:
     found = {f"net.weights.{i}": w.T for i, w in enumerate(weights)} | {
         f"net.biases.{i}": b for i, b in enumerate(biases)
     }
-    return _with(rule, found | _schedule(taken, hidden), taken)
+    found |= _schedule(taken, hidden)  # all are looked at before anything of such sizes is made
+    return _with(Celo(lstm_hidden_size=hidden, hidden_size=width, num_layers=depth, **options), found, taken)
 
 
 def _celo_adam(arrays: Arrays, **options: Any) -> CeloAdam:
     taken = _Taken(arrays)
     hidden = taken.shape("lstm_init_state.hidden", 2)[-1]
-    return _with(CeloAdam(lstm_hidden_size=hidden, **options), _schedule(taken, hidden), taken)
+    found = _schedule(taken, hidden)
+    return _with(CeloAdam(lstm_hidden_size=hidden, **options), found, taken)
 
 
 def _schedule(taken: _Taken, hidden: int) -> Arrays:

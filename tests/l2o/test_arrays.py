@@ -1,4 +1,5 @@
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,49 @@ def test_what_is_not_a_tree_of_arrays_is_refused(tmp_path: Path, data: bytes, me
         read_arrays(put(tmp_path, data))
 
 
+def test_extensions_are_not_nested_without_end(tmp_path: Path) -> None:
+    body = b"\x00"
+    for _ in range(2000):
+        body = bytes([0xC9]) + len(body).to_bytes(4, "big") + b"\x01" + body
+    with pytest.raises(ValueError, match="nested more than 32 deep"):
+        read_arrays(put(tmp_path, body))
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.npy", "a.state"])
+def test_damaged_files_are_told_to_be_so(tmp_path: Path, name: str) -> None:
+    path, rng = tmp_path / name, np.random.default_rng(0)
+    values = np.arange(60, dtype=np.float32)
+    if name == "a.npz":
+        np.savez_compressed(path, a=values, b=values[:3])
+    elif name == "a.npy":
+        np.save(path, values)
+    else:
+        path.write_bytes(named(ext(array())))
+    whole, refused = path.read_bytes(), 0
+    for _ in range(1000):
+        data = bytearray(whole)
+        for at in rng.integers(len(data), size=rng.integers(1, 4)):
+            data[at] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            read_arrays(path)
+        except ValueError:
+            refused += 1
+    assert refused > 100
+
+
+def test_what_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "a.npz", a=np.zeros(1000))
+    monkeypatch.setattr("l2o.arrays.MAX_BYTES", 8000)
+    with pytest.raises(ValueError, match="unpacks to 8,128 bytes, of at most 8,000"):
+        read_arrays(tmp_path / "a.npz")
+
+
+def npy(descr: str, shape: str) -> bytes:
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
 def zipped_object(path: Path) -> None:
     np.savez(path, a=np.array([{}], dtype=object))
 
@@ -81,8 +125,13 @@ def zipped_object(path: Path) -> None:
         ("a.npy", lambda path: path.write_bytes(pickle.dumps(3)), "pickles can run"),
         ("a.npz", lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "whole .npz file"),
         ("a.npz", lambda path: np.savez(path, a=np.array(["text"])), "'a' of .* holds <U4"),
+        ("a.npz", lambda path: zipfile.ZipFile(path, "w").writestr("readme.txt", "hello"), "no arrays"),
+        ("a.npy", lambda path: path.write_bytes(npy("'<f4'", "(10**25,)")), "whole .npy file"),
+        ("a.npy", lambda path: path.write_bytes(npy("'<f4'", "(10000000000000000,)")), "whole .npy file"),
+        ("a.npy", lambda path: path.write_bytes(npy("'<f4,,'", "(2,)")), "whole .npy file"),
+        ("a.npy", lambda path: path.write_bytes(npy("(((((", "(2,)")), "whole .npy file"),
     ],
-    ids=range(5),
+    ids=range(10),
 )
 def test_files_of_numpy_that_hold_no_plain_arrays_are_refused(
     tmp_path: Path, name: str, write: Callable[[Path], object], message: str

@@ -221,6 +221,14 @@ def test_weights_that_do_not_fit_are_refused(weights: dict[str, np.ndarray], mes
         from_arrays(weights)
 
 
+@pytest.mark.parametrize("name", ["celo", "celo_adam"])
+def test_sizes_are_believed_once_all_arrays_have_them(name: str) -> None:
+    """A file of no bytes may claim any size: nothing is made of it before."""
+    claims = FORMULA[name][0] | {"lstm_init_state.hidden": np.zeros((0, 10**13), np.float32)}
+    with pytest.raises(ValueError, match="must have the shape"):
+        from_arrays(claims)
+
+
 def test_wrong_options_and_names_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path, ".npz", FORMULA["celo"][0])
     with pytest.raises(ValueError, match=r"theta.npz must hold the weights of Celo; .*unexpected keyword"):
