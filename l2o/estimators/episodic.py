@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 from l2o.estimators.base import GradientEstimator, MetaGradient
 from l2o.learners.adaptation import Adaptation
+from l2o.learners.gradient.reptile import Move
 from l2o.learners.meta_grad import MetaGrad, lanes_of, meta_grad
 from l2o.tasks.episodes import Episode, EpisodeFamily
 from l2o.types import Theta, device_of, tree_map, tree_to
@@ -122,7 +123,7 @@ class Reptile(GradientEstimator):
     def estimate(self, theta: Theta, state: EpisodicState, generator: Generator) -> tuple[MetaGradient, EpisodicState]:
         episodes = tree_to(self.family.sample_many(generator, self.num_episodes), device_of(self.adaptation))
         self.adaptation.train()
-        mover = _Move(self.adaptation)
+        mover = Move(self.adaptation)
         inner = {f"adaptation.{name}": value for name, value in theta.items()}
 
         def move(episode: Episode) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -144,27 +145,6 @@ class Reptile(GradientEstimator):
             lanes = finite.view(-1, *[1] * (difference.ndim - 1))
             grads[name] = torch.where(lanes, difference, 0.0).sum(0) / count
         return _told(MetaGrad(grads, losses, scores, finite)), EpisodicState(state.num_estimates + 1)
-
-
-class _Move(torch.nn.Module):
-    """Slow minus fast, by the slow weights' names, with the query loss and score after adaptation."""
-
-    def __init__(self, adaptation: Adaptation) -> None:
-        super().__init__()
-        self.adaptation = adaptation
-
-    def forward(self, episode: Episode) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        start = self.adaptation.learner.start(episode.support)
-        own = {id(value): name for name, value in self.adaptation.named_parameters()}
-        if not all(id(value) in own for value in start.values()):
-            raise ValueError(
-                "Reptile needs a learner whose fast variables start as its own slow weights (MAML), because it moves "
-                f"these towards them; {type(self.adaptation.learner).__name__} makes its own."
-            )
-        fast = self.adaptation.adapt(episode.support)
-        outcome = self.adaptation.judge(fast, episode.query, self.adaptation.steps)
-        moved = {own[id(value)]: value - fast[name] for name, value in start.items()}
-        return moved, outcome.loss, outcome.score
 
 
 def _stack(parts: Any) -> Any:

@@ -17,7 +17,7 @@ from l2o.learners.metric.prototypical import PrototypicalNetwork
 from l2o.learners.metric.relation import RelationEncoder, RelationNetwork
 from l2o.learners.metric.ridge import RidgeHead, SVMHead
 from l2o.learners.metric.siamese import SiameseNetwork
-from l2o.learners.task import EpisodicTask
+from l2o.learners.task import EpisodicTask, ReptileTask
 
 __all__ = [
     "CAVIA",
@@ -37,6 +37,7 @@ __all__ = [
     "PrototypicalNetwork",
     "RelationEncoder",
     "RelationNetwork",
+    "ReptileTask",
     "RidgeHead",
     "SVMHead",
     "SiameseNetwork",

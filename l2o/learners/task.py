@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from torch.func import functional_call, vmap
 
 from l2o.learners.adaptation import Adaptation
+from l2o.learners.gradient.reptile import Move
 from l2o.learners.meta_grad import lanes_of
 from l2o.tasks.base import Task
 from l2o.tasks.episodes import Episode, EpisodeFamily
@@ -65,12 +66,29 @@ class EpisodicTask(Task):
             params = {name: x.detach().to(device) for name, x in rest.items()} | params
 
         def query_loss(episode: Episode) -> Float[Tensor, ""]:
-            return functional_call(adaptation, params, (episode,)).loss
+            return self.episode_loss(adaptation, params, episode)
 
         if lanes_of(self.batching, adaptation, batch, self.num_episodes):
             return vmap(query_loss, randomness="different")(batch).mean()
         each = [query_loss(tree_map(lambda x, i=i: x[i], batch)) for i in range(self.num_episodes)]
         return torch.stack(each).mean()
+
+    def episode_loss(self, adaptation: Adaptation, params: Params, episode: Episode) -> Float[Tensor, ""]:
+        """The query loss of one episode, after adaptation from these slow weights."""
+        return functional_call(adaptation, params, (episode,)).loss
+
+
+class ReptileTask(EpisodicTask):
+    """The same with Reptile's direction for a gradient: slow minus fast weights (Nichol et al., 2018, algorithm 2).
+
+    The loss is still the query loss after adaptation, which this direction need not lower.
+    """
+
+    def episode_loss(self, adaptation: Adaptation, params: Params, episode: Episode) -> Float[Tensor, ""]:
+        still = {f"adaptation.{name}": p.detach() for name, p in params.items()}
+        moved, loss, _ = functional_call(Move(adaptation), still, (episode,))
+        pull = torch.stack([(params[name] * d.detach()).sum() for name, d in moved.items() if name in params]).sum()
+        return loss.detach() + pull - pull.detach()
 
 
 @lru_cache(maxsize=128)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import l2o
 from l2o.configured import Configured
+from l2o.estimators import Reptile
 from l2o.learners import (
     CAVIA,
     IMAML,
@@ -26,6 +27,7 @@ from l2o.learners import (
     MetaSGD,
     PrototypicalNetwork,
     RelationNetwork,
+    ReptileTask,
     RidgeHead,
     SiameseNetwork,
     StepRates,
@@ -321,3 +323,16 @@ def test_a_learner_is_a_task_that_a_rule_can_train(learner: str) -> None:
     batches = task.sample_batches(seeded(1), 40)
     _, losses = loop.unroll(theta, state, [tree_map(lambda x, i=i: x[i], batches) for i in range(40)])
     assert losses[-10:].mean() < losses[:10].mean()
+
+
+def test_a_reptile_task_has_the_reptile_estimators_direction() -> None:
+    adaptation = Adaptation(LEARNERS["maml"](), SGD(0.1), 3).float()
+    adaptation.rule.requires_grad_(False)
+    task, generator = ReptileTask(lambda: adaptation, FAMILY, num_episodes=4), seeded(0)
+    theta = {name: p.detach() for name, p in adaptation.named_parameters() if p.requires_grad}
+    estimator = Reptile(adaptation, FAMILY, num_episodes=4)
+    found, _ = estimator.estimate(theta, estimator.init(theta, generator), seeded(1))
+    grads, loss = torch.func.grad_and_value(task.loss)(theta, task.sample_batch(seeded(1)))
+    assert torch.allclose(loss, found.loss.to(loss))
+    for name, grad in grads.items():
+        assert torch.allclose(grad, found.grads[name], atol=1e-6) and grad.abs().max() > 0
