@@ -13,8 +13,10 @@ LAST = 0.05
 NOT_REACHED = 2.0
 """The ratio of steps that counts where a target is never reached: as if twice the run had been needed."""
 
-T = TypeVar("T", float, np.ndarray)
+DIVERGED = 10.0
+"""The ratio of losses that counts where one is not finite."""
 
+T = TypeVar("T", float, np.ndarray)
 
 TOLERANCE = 1e-3
 """Relative, of what counts as at a target: scores have a largest value, to which a moving average only tends."""
@@ -37,10 +39,14 @@ def smooth(losses: np.ndarray) -> np.ndarray:
 
 
 def steps_to(losses: np.ndarray, target: float) -> np.ndarray:
-    """Steps until the smoothed loss is at or below the target, at least the span; infinite if it never is."""
+    """Steps until the smoothed loss is at or below the target, at least the span; infinite if it never is.
+
+    Infinite, too, for a run that is not finite throughout: nobody can use what it had reached.
+    """
     span = _span(losses)
     reached = holds(smooth(losses)[..., span - 1 :], target)
-    return np.where(reached.any(axis=-1), reached.argmax(axis=-1) + span, np.inf)
+    counts = reached.any(axis=-1) & np.isfinite(losses).all(axis=-1)
+    return np.where(counts, reached.argmax(axis=-1) + span, np.inf)
 
 
 def holds(value: T, target: float) -> T:
@@ -53,9 +59,9 @@ def median_steps_to(losses: np.ndarray, target: float) -> float:
     return float(np.quantile(steps_to(losses, target), 0.5, method="higher"))
 
 
-def step_ratio(reached: float, steps: int) -> float:
-    """Steps to a target as a share of `steps`; `NOT_REACHED` where they are infinite."""
-    return reached / steps if np.isfinite(reached) else NOT_REACHED
+def step_ratio(reached: float, own: float) -> float:
+    """Steps to a target over those that the reference itself takes; `NOT_REACHED` where they are infinite."""
+    return min(reached / own, NOT_REACHED) if np.isfinite(reached) else NOT_REACHED
 
 
 def diverged(losses: np.ndarray) -> np.ndarray:
@@ -64,7 +70,12 @@ def diverged(losses: np.ndarray) -> np.ndarray:
 
 
 def value_ratio(value: float, reference: float) -> float | None:
-    """How many times the reference a loss is; of scores, which are negative, the inverse: below 1 is better."""
+    """How many times the reference a loss is; of scores, which are negative, the inverse: below 1 is better.
+
+    `DIVERGED` for a loss that is not finite; None where there is no ratio.
+    """
+    if not np.isfinite(value):
+        return DIVERGED
     if value > 0 and reference > 0:
         return value / reference
     return reference / value if value < 0 and reference < 0 else None

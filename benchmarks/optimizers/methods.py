@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -111,6 +113,22 @@ class Learned:
         return l2o.LearnedOptimizer(model.parameters(), self.rule, lr, weight_decay, total_steps=steps)
 
 
+def _version(package: str) -> str | None:
+    """Of what is installed: other versions make other runs."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _code() -> str:
+    """A hash of the rules as they are written, so that runs of other equations are not taken for these."""
+    folder = Path(l2o.__file__).parent
+    files = sorted(path for part in ("rules", "kernels", "optim") for path in (folder / part).rglob("*.*"))
+    text = b"".join(path.read_bytes() for path in files if path.suffix in (".py", ".cpp", ".h"))
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
 ADAPTIVE = (-7, -6, -5, -4, -3)
 BASELINES = {
     "adamw": Method("AdamW", adamw, {"optimizer": "adamw"}, ADAPTIVE),
@@ -118,8 +136,14 @@ BASELINES = {
     "nadamw": Method("NAdamW", nadamw, {"optimizer": "nadamw"}, ADAPTIVE),
     "sgd": Method("SGD", sgd, {"optimizer": "sgd"}, (-4, -3, -2, -1, 0), weight_decay=0.0),
     "muon": Method("Muon", muon, {"optimizer": "muon"}, ADAPTIVE),
-    "schedule-free": Method("Schedule-Free", schedule_free, {"optimizer": "schedule-free"}, ADAPTIVE, cosine=False),
-    "soap": Method("SOAP", soap, {"optimizer": "soap"}, ADAPTIVE),
+    "schedule-free": Method(
+        "Schedule-Free",
+        schedule_free,
+        {"optimizer": "schedule-free", "version": _version("schedulefree")},
+        ADAPTIVE,
+        cosine=False,
+    ),
+    "soap": Method("SOAP", soap, {"optimizer": "soap", "version": _version("pytorch_optimizer")}, ADAPTIVE),
 }
 OURS = ("ours", "ours-tuned")
 NAMES = (*BASELINES, *OURS)
@@ -128,7 +152,8 @@ NAMES = (*BASELINES, *OURS)
 def ours(name: str) -> dict[str, Method]:
     """The learned optimizer as it is, and with the best of several multipliers of its step."""
     rule = l2o.load(name)
-    settings = {"optimizer": "learned", "weights": hashlib.sha256(to_bytes(rule, {})).hexdigest()[:16]}
+    weights = hashlib.sha256(to_bytes(rule, {})).hexdigest()[:16]
+    settings = {"optimizer": "learned", "weights": weights, "code": _code()}
     common: dict[str, Any] = {"cosine": False, "weight_decay": 0.0}
     return {
         "ours": Method("l2o", Learned(rule), settings, **common),

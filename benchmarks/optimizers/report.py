@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from benchmarks.optimizers.measures import (
     NOT_REACHED,
@@ -64,16 +67,19 @@ def _row(result: Result, results: Sequence[Result]) -> Row:
 
 
 def against(result: Result, reference: Result) -> Row:
-    """A method against a tuned baseline on one problem; ratios below 1 are better, a baseline is 1 by itself."""
-    ends = final(reference.losses)
-    target, steps = float(ends.mean()), reference.losses.shape[-1]
-    same = result.method == reference.method
-    reached = median_steps_to(result.losses, target)
-    mean, validation = float(final(result.losses).mean()), float(result.validation[:, -1].mean())
-    other = float(reference.validation[:, -1].mean())
+    """A method against a tuned baseline on one problem; ratios below 1 are better, a baseline is 1 by itself.
+
+    The target is the baseline's final loss, a mean over its seeds that stayed finite; without one nothing holds.
+    """
+    ends, ours = final(reference.losses), final(result.losses)
+    finite = np.isfinite(ends)
+    target = float(ends[finite].mean()) if finite.any() else math.nan
+    other = float(reference.validation[finite, -1].mean()) if finite.any() else math.nan
+    reached, own = (median_steps_to(losses, target) for losses in (result.losses, reference.losses))
+    mean, validation = float(ours.mean()), float(result.validation[:, -1].mean())
     row: Row = {
         "steps_to": reached,
-        "step_ratio": 1.0 if same else step_ratio(reached, steps),
+        "step_ratio": step_ratio(reached, min(own, reference.losses.shape[-1])),
         "train_ratio": value_ratio(mean, target),
         "validation_ratio": value_ratio(validation, other),
         "train_holds": bool(holds(mean, target)),
@@ -105,7 +111,7 @@ def aggregate(single: Sequence[Row], method: str, reference: str) -> Row | None:
     for key in ("train", "validation"):
         found = [value for row in of if (value := row[f"{key}_ratio_{reference}"]) is not None]
         row[f"{key}_ratio"] = geometric_mean(found) if found else None
-        row[f"{key}_ratio_problems"] = len(found)  # the others diverged, or losses and scores do not compare
+        row[f"{key}_ratio_problems"] = len(found)  # of the others, losses and scores do not compare
         row[f"{key}_share"] = sum(row[f"{key}_holds_{reference}"] for row in of) / len(of)
     if all(f"half_holds_{reference}" in row for row in of):
         row["half_share"] = sum(row[f"half_holds_{reference}"] for row in of) / len(of)
@@ -158,7 +164,7 @@ def _ratio(row: Row | None) -> str:
     if row is None:
         return ""
     low, high = row["step_ratio_interval"]
-    return f"{row['step_ratio']:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{row['step_ratio']:.2f} [{low:.2f}, {high:.2f}] of {row['problems']}"
 
 
 def _shares(row: Row | None) -> str:
@@ -174,9 +180,9 @@ def _told(found: Sequence[Row]) -> str:
     config = first["config"]
     return (
         f"{num} problems that no optimizer here was meta-trained on, {first['seeds']} seeds. Ratio: median steps over "
-        "seeds until the smoothed training loss is at or below the final one of the tuned baseline, over the length of "
-        f"the run; where it never is, {NOT_REACHED:g}; geometric mean over problems, interval by bootstrap over "
-        "problems. Tuned: learning rate by half decades, wider where the best was at an edge, on "
+        "seeds until the smoothed training loss is at or below the final one of the tuned baseline, over those that the "
+        f"baseline takes to it; where it never is, {NOT_REACHED:g}; geometric mean over so many problems, interval by "
+        "bootstrap over them. Tuned: learning rate by half decades, wider where the best was at an edge, on "
         f"{config['sweep_seeds']} other seed(s), chosen by final training loss; linear rise over 5%, then a cosine "
         "(Schedule-Free: as its authors do). Weight decay 0.01 but for SGD and l2o. l2o: as it is; tuned: its step "
         "times the best of the same sweep. Below: final training loss (mean of the last 5% of steps), in brackets the "

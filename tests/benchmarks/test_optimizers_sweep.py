@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import pytest
 import l2o
 from benchmarks.optimizers import measures, methods, sweep
 from benchmarks.optimizers.__main__ import Config, compare, main
-from benchmarks.optimizers.report import aggregate, rows, table
+from benchmarks.optimizers.report import against, aggregate, rows, table
 from benchmarks.optimizers.stress import Case, stress
 from benchmarks.optimizers.sweep import Comparison, Result, Store, shortened
 from benchmarks.optimizers.tables import Regression
@@ -167,10 +168,29 @@ def test_rows_state_ratios_by_problem_and_over_problems():
     json.dumps(found, allow_nan=False)
 
 
+def test_a_copy_of_the_baseline_on_a_noisy_plateau_is_level_with_it():
+    noise = np.random.default_rng(0).normal(1.0, 0.1, (2, 5, 400))
+    one, other = (Result("a", name, 0, {}, x, np.ones((5, 10)), None, 1, 1.0, 1.0) for name, x in zip("ab", noise))
+    assert against(one, one)["step_ratio"] == 1.0
+    assert 0.5 < against(other, one)["step_ratio"] < 2.0
+
+
+def test_what_diverges_gains_nothing():
+    whole = made("a", "ours", np.linspace(2, 1, 20), 1.0)
+    broken = made("a", "ours", np.append(np.linspace(2, 0, 19), np.inf), np.inf)
+    found = against(broken, whole)
+    assert (found["steps_to"], found["step_ratio"]) == (np.inf, measures.NOT_REACHED)
+    assert (found["train_ratio"], found["validation_ratio"]) == (measures.DIVERGED, measures.DIVERGED)
+    found = against(whole, broken)  # there is no target that could be held
+    assert not found["train_holds"] and not found["validation_holds"] and found["steps_to"] == np.inf
+    one_of_three = replace(whole, losses=np.stack([broken.losses[0], whole.losses[0], whole.losses[0]]))
+    assert against(whole, one_of_three)["step_ratio"] == 1.0
+
+
 def test_the_table_is_made_of_rows():
     context = {"config": {"sweep_seeds": 1, "threads": 1}, "commit": "abc", **machine()}
     text = table([{**row, **context} for row in json.loads(json.dumps(rows(synthetic())))])
-    assert "| l2o | 1.05 [0.55, 2.00] | 50%, 50% | 50% |" in text
+    assert "| l2o | 1.05 [0.55, 2.00] of 2 | 50%, 50% | 50% |" in text
     assert "| b | 100 | 1 (1.00) | 1 (" in text and "| 2 (-) |" in text and "Left out" not in text
 
 
