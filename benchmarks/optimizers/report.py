@@ -180,8 +180,8 @@ def _told(found: Sequence[Row]) -> str:
     config = first["config"]
     return (
         f"{num} problems that no optimizer here was meta-trained on, {first['seeds']} seeds. Ratio: median steps over "
-        "seeds until the smoothed training loss is at or below the final one of the tuned baseline, over those that the "
-        f"baseline takes to it; where it never is, {NOT_REACHED:g}; geometric mean over so many problems, interval by "
+        "seeds until the smoothed training loss is at or below the final one of the tuned baseline, over those that "
+        f"this takes to it; where it never is, {NOT_REACHED:g}; geometric mean over so many problems, interval by "
         "bootstrap over them. Tuned: learning rate by half decades, wider where the best was at an edge, on "
         f"{config['sweep_seeds']} other seed(s), chosen by final training loss; linear rise over 5%, then a cosine "
         "(Schedule-Free: as its authors do). Weight decay 0.01 but for SGD and l2o. l2o: as it is; tuned: its step "

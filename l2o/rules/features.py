@@ -127,8 +127,8 @@ def time_features(step: Tensor, timescales: Float[Tensor, " k"]) -> Float[Tensor
 
 
 def fraction_trained(step: Tensor, total_steps: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Steps made over the length of the run; 0 where that is not known (0)."""
-    return torch.where(total_steps > 0, step.to(total_steps.dtype) / total_steps.clamp(min=1.0), 0.0)
+    """Steps made over the length of the run, 1 after it; 0 where that is not known (0)."""
+    return torch.where(total_steps > 0, (step.to(total_steps.dtype) / total_steps.clamp(min=1.0)).clamp(max=1.0), 0.0)
 
 
 def fraction_features(fraction: Float[Tensor, ""], thresholds: Float[Tensor, " k"]) -> Float[Tensor, " k"]:

@@ -32,6 +32,9 @@ SMALLEST = 1e-23
 """What smaller mean squares are taken for: their inverse roots have finite derivatives."""
 MATRIX_SHARE = 0.2
 """Root mean square of a matrix's step over a vector's."""
+DECAY = 0.0
+MOST = 1.25
+"""Largest singular value of a matrix's step over that of an orthogonal one of full rank."""
 
 
 class LearnedMuon(UpdateRule):
@@ -124,9 +127,10 @@ class LearnedMuon(UpdateRule):
         recalled = recall(measured, torch.stack([slots[name]["recalled"] for name in names]), self.rates[:2])
         for name, count, own in zip(names, counts, recalled, strict=True):
             slots[name] = slots[name] | {"count": count, "recalled": own}
-        steer = self.steering([params[name].shape for name in names], measured, recalled, shared, state.step)
+        vectors = [params[name].ndim < 2 for name in names]
+        steer = self.steering(vectors, measured, recalled, shared, state.step)
         learned = respond(params, grads, slots, seen, self.net(), self.network)
-        weights = self._weights(steer, measured, counts, [params[name].ndim < 2 for name in names])
+        weights = self._weights(steer, measured, counts, vectors)
         moving = {}
         for name, weight, count in zip(names, weights, counts, strict=True):
             grad = self._bounded(name, params, grads)
@@ -139,9 +143,12 @@ class LearnedMuon(UpdateRule):
             moving[name] = look + learned[name].to(look.dtype)
         sizes = -self.step_scale * steer.factors
         shares = dict(zip(names, measured[:, -1], strict=True))
-        moving |= orthogonal_steps({name: x for name, x in moving.items() if x.ndim >= 2}, shares, MATRIX_SHARE)
+        moving |= orthogonal_steps({name: x for name, x in moving.items() if x.ndim >= 2}, shares, MATRIX_SHARE, MOST)
         for name, size in zip(names, sizes, strict=True):
-            updates[name] = (size.to(moving[name].dtype) * moving[name]).to(params[name].dtype)
+            step = moving[name]
+            if step.ndim >= 2:
+                step = step + DECAY * params[name].to(step.dtype)
+            updates[name] = (size.to(step.dtype) * step).to(params[name].dtype)
         return updates, OptState(state.step + 1, slots, shared)
 
     def _bounded(self, name: str, params: Params, grads: Params) -> Tensor:

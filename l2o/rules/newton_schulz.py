@@ -3,6 +3,7 @@ https://kellerjordan.github.io/posts/muon/)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -54,17 +55,18 @@ def newton_schulz_many(matrices: Sequence[Float[Tensor, "_ _"]]) -> list[Float[T
     return found
 
 
-def orthogonal_steps(looks: Params, shares: dict[str, Tensor], size: float) -> Params:
+def orthogonal_steps(looks: Params, shares: dict[str, Tensor], size: float, most: float = math.inf) -> Params:
     """The nearest orthogonal matrices, of root mean square `size` over the share of their coordinates that move.
 
     Arguments:
         looks: of rank 2 or more, matrices of the first dimension by all others.
         shares: of each, from 0 to 1.
+        most: limit on the largest singular value, in those of a matrix of full rank; of low rank it would be more.
     """
     matrices = newton_schulz_many([working(look).flatten(1) for look in looks.values()])
     steps = {}
     for (name, look), matrix in zip(looks.items(), matrices, strict=True):
         count = (shares[name] * look.numel()).clamp(min=1.0)
-        scale = torch.rsqrt(matrix.square().sum() / count + 1e-9)
+        scale = torch.rsqrt(matrix.square().sum() / count + 1e-9).clamp(max=most * math.sqrt(max(matrix.shape)))
         steps[name] = (size * scale * matrix).view(look.shape).to(look.dtype)
     return steps

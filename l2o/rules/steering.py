@@ -17,15 +17,16 @@ THRESHOLDS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 COSINE_RATES = (0.1, 0.01)
 NUM_COSINES = 2 * len(COSINE_RATES)
 NUM_RECALLED = NUM_COSINES + 2
-EXPONENTS = (0.5, 0.0, 0.0, 0.0, 0.4)
-"""Of what acts on a step directly: size of the tensor, inputs, outputs, length of the run, signal of a matrix."""
+EXPONENTS = (0.5, 0.4)
+"""Of what acts on a step directly: size of the tensor, signal of a matrix."""
 NUM_FEATURES = len(THRESHOLDS) + 1 + NUM_LOSS_FEATURES + 1 + 3 + NUM_COSINES + len(EXPONENTS) + 1
 WARMUP = 0.05
 USUAL_SIGNAL = 1.5
 """Minus the logarithm of a matrix's fast momentum over the root of its second moment, where the step is as long."""
 TINY = 1e-23
-SMALLEST, USUAL = 0.01, 0.1
-"""Root mean squares of a tensor: what smaller ones are taken for, and where the step is `step_scale`."""
+SMALLEST, USUAL, LARGEST = 0.01, 0.1, 1.0
+"""Root mean squares of a tensor: what smaller ones are taken for, where the step is `step_scale`, and
+what larger ones are taken for."""
 
 
 class Steer(NamedTuple):
@@ -72,7 +73,7 @@ class Steering(nn.Module):
 
     def forward(
         self,
-        shapes: Sequence[Sequence[int]],
+        vectors: Sequence[bool],
         measured: Float[Tensor, "tensors k"],
         recalled: Float[Tensor, "tensors r"],
         shared: dict[str, Tensor],
@@ -81,7 +82,7 @@ class Steering(nn.Module):
         """Of every tensor, in order.
 
         Arguments:
-            shapes: of the tensors.
+            vectors: whether it is one.
             measured: their moments, see `l2o.rules.reference.moments`.
             recalled: see `recall`.
             shared: length of the run and averages of the loss.
@@ -91,29 +92,21 @@ class Steering(nn.Module):
         known = total > 0
         fraction = fraction_trained(step, total).to(dtype)
         progress = torch.cat([fraction_features(fraction, self.thresholds), fraction.view(1)])
-        length = torch.where(known, (total.clamp(min=1.0) / 1000.0).log(), 0.0).to(dtype)
         run = torch.cat([torch.where(known, progress, 0.0), loss_features(shared).to(dtype), known.to(dtype).view(1)])
-        sizes = 0.5 * (measured[:, 1] / USUAL**2).clamp(min=(SMALLEST / USUAL) ** 2).log()
-        shaped = measured.new_tensor([shape_features(shape) for shape in shapes])
+        sizes = 0.5 * (measured[:, 1] / USUAL**2).clamp((SMALLEST / USUAL) ** 2, (LARGEST / USUAL) ** 2).log()
         signal = 0.25 * (measured[:, 2:5].clamp(min=TINY).log() - measured[:, 33:34].clamp(min=TINY).log()).clamp(
             -8.0, 4.0
         )
-        strength = torch.where(shaped[:, 2] > 0, 0.0, USUAL_SIGNAL + 2.0 * signal[:, 0].clamp(max=0.0))
-        logs = torch.stack([sizes, shaped[:, 0], shaped[:, 1], length.expand_as(sizes), strength], dim=1)
-        own = [signal, recalled[:, :NUM_COSINES], 0.5 * logs, shaped[:, 2:]]
-        features = torch.cat([run.expand(len(shapes), -1), *own], dim=1)
+        is_vector = measured.new_tensor(vectors)
+        strength = torch.where(is_vector > 0, 0.0, USUAL_SIGNAL + 2.0 * signal[:, 0].clamp(max=0.0))
+        logs = torch.stack([sizes, strength], dim=1)
+        own = [signal, recalled[:, :NUM_COSINES], 0.5 * logs, is_vector.unsqueeze(1)]
+        features = torch.cat([run.expand(len(vectors), -1), *own], dim=1)
         hidden = torch.tanh(self.read(features))
         hidden = torch.tanh(self.think(hidden) + self.mix(hidden.mean(dim=0)))
         out = self.write(hidden)
         log_factors = logs @ self.exponents + out[:, 0].clamp(-4.0, 4.0)
         return Steer(schedule(fraction, total.to(dtype), step) * log_factors.exp(), out[:, 1], out[:, 2])
-
-
-def shape_features(shape: Sequence[int]) -> list[float]:
-    """Logarithms of a matrix's inputs and outputs, over 32, and 0; of a vector 0, its length's, and 1."""
-    if len(shape) < 2:
-        return [0.0, math.log(math.prod(shape) / 32.0), 1.0]
-    return [math.log(math.prod(shape[1:]) / 32.0), math.log(shape[0] / 32.0), 0.0]
 
 
 def schedule(fraction: Float[Tensor, ""], total: Float[Tensor, ""], step: Tensor) -> Float[Tensor, ""]:

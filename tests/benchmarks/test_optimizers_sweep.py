@@ -170,7 +170,9 @@ def test_rows_state_ratios_by_problem_and_over_problems():
 
 def test_a_copy_of_the_baseline_on_a_noisy_plateau_is_level_with_it():
     noise = np.random.default_rng(0).normal(1.0, 0.1, (2, 5, 400))
-    one, other = (Result("a", name, 0, {}, x, np.ones((5, 10)), None, 1, 1.0, 1.0) for name, x in zip("ab", noise))
+    one, other = (
+        Result("a", name, 0, {}, x, np.ones((5, 10)), None, 1, 1.0, 1.0) for name, x in zip("ab", noise, strict=True)
+    )
     assert against(one, one)["step_ratio"] == 1.0
     assert 0.5 < against(other, one)["step_ratio"] < 2.0
 
