@@ -32,7 +32,6 @@ SMALLEST = 1e-23
 """What smaller mean squares are taken for: their inverse roots have finite derivatives."""
 MATRIX_SHARE = 0.2
 """Root mean square of a matrix's step over a vector's."""
-DECAY = 0.0
 MOST = 1.25
 """Largest singular value of a matrix's step over that of an orthogonal one of full rank."""
 
@@ -83,7 +82,7 @@ class LearnedMuon(UpdateRule):
         check_mlp(hidden_size, num_layers)
         check(steering_size >= 1, "steering_size must be >= 1, the units that steer", steering_size=steering_size)
         check_scales(step_scale, max_gradient)
-        self.step_scale = self.nominal_lr = step_scale
+        self.step_scale, self.nominal_lr = step_scale, MATRIX_SHARE * step_scale
         self.network = Network(
             hidden_size,
             num_layers,
@@ -124,13 +123,16 @@ class LearnedMuon(UpdateRule):
             return updates, OptState(state.step + 1, slots, shared)
         measured = measure(params, grads, slots, seen, self.network)
         counts = torch.stack([slots[name]["count"] for name in names]) + 1
-        recalled = recall(measured, torch.stack([slots[name]["recalled"] for name in names]), self.rates[:2])
+        second = measured[:, 33] / bias_correction(self.rates[3].to(measured.dtype), counts.to(measured.dtype))
+        before = torch.stack([slots[name]["recalled"] for name in names])
+        recalled = recall(measured, before, second, self.rates[:2])
         for name, count, own in zip(names, counts, recalled, strict=True):
-            slots[name] = slots[name] | {"count": count, "recalled": own}
-        vectors = [params[name].ndim < 2 for name in names]
-        steer = self.steering(vectors, measured, recalled, shared, state.step)
+            kept = slots[name]["recalled"].dtype
+            slots[name] = slots[name] | {"count": count.to(kept), "recalled": own.to(kept)}
+        inputs = [params[name][0].numel() if params[name].ndim >= 2 else 0 for name in names]
+        steer = self.steering(inputs, measured, recalled, shared, state.step)
         learned = respond(params, grads, slots, seen, self.net(), self.network)
-        weights = self._weights(steer, measured, counts, vectors)
+        weights = self._weights(steer, measured, counts, inputs)
         moving = {}
         for name, weight, count in zip(names, weights, counts, strict=True):
             grad = self._bounded(name, params, grads)
@@ -144,11 +146,9 @@ class LearnedMuon(UpdateRule):
         sizes = -self.step_scale * steer.factors
         shares = dict(zip(names, measured[:, -1], strict=True))
         moving |= orthogonal_steps({name: x for name, x in moving.items() if x.ndim >= 2}, shares, MATRIX_SHARE, MOST)
-        for name, size in zip(names, sizes, strict=True):
-            step = moving[name]
-            if step.ndim >= 2:
-                step = step + DECAY * params[name].to(step.dtype)
-            updates[name] = (size.to(step.dtype) * step).to(params[name].dtype)
+        for name, size, decay in zip(names, sizes, steer.decays, strict=True):
+            step = size.to(moving[name].dtype) * moving[name]
+            updates[name] = (step - decay.to(step.dtype) * params[name].to(step.dtype)).to(params[name].dtype)
         return updates, OptState(state.step + 1, slots, shared)
 
     def _bounded(self, name: str, params: Params, grads: Params) -> Tensor:
@@ -156,7 +156,7 @@ class LearnedMuon(UpdateRule):
         return grads[name].to(working(params[name]).dtype).clamp(-limit, limit)
 
     def _weights(
-        self, steer: Steer, measured: Float[Tensor, "tensors k"], counts: Float[Tensor, " tensors"], vectors: list[bool]
+        self, steer: Steer, measured: Float[Tensor, "tensors k"], counts: Float[Tensor, " tensors"], inputs: list[int]
     ) -> Float[Tensor, "tensors 3"]:
         """What fast momentum, slow momentum and gradient of each tensor are multiplied by.
 
@@ -167,7 +167,7 @@ class LearnedMuon(UpdateRule):
         unit = torch.rsqrt(measured[:, [2, 3, 0]].clamp(min=SMALLEST))
         corrected = torch.stack([1 / bias_correction(r[0], counts), 1 / bias_correction(r[1], counts)], dim=1)
         corrected = torch.nn.functional.pad(corrected, (0, 1), value=1.0)
-        is_vector = torch.tensor(vectors, device=counts.device)
+        is_vector = torch.tensor(inputs, device=counts.device) == 0
         scale = torch.where(is_vector.unsqueeze(1), corrected, unit)
         ahead = torch.where(is_vector, 1.0, scale[:, 0])
         return torch.stack(

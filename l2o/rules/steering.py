@@ -1,4 +1,4 @@
-"""A network over tensors: from how training goes to how far each tensor moves, and how far back it looks."""
+"""A network over tensors: from how training goes to how far each one moves, how far it looks back, what it forgets."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ from l2o.rules.loss_features import NUM_LOSS_FEATURES, loss_features
 THRESHOLDS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 COSINE_RATES = (0.1, 0.01)
 NUM_COSINES = 2 * len(COSINE_RATES)
-NUM_RECALLED = NUM_COSINES + 2
-EXPONENTS = (0.5, 0.4)
+NUM_RECALLED = NUM_COSINES + 4
+EXPONENTS = (0.25, 0.4)
 """Of what acts on a step directly: size of the tensor, signal of a matrix."""
-NUM_FEATURES = len(THRESHOLDS) + 1 + NUM_LOSS_FEATURES + 1 + 3 + NUM_COSINES + len(EXPONENTS) + 1
+NUM_FEATURES = len(THRESHOLDS) + 1 + NUM_LOSS_FEATURES + 1 + 3 + NUM_COSINES + len(EXPONENTS) + 2
 WARMUP = 0.05
+DECAY, UNKNOWN = 0.3, 10_000.0
+"""A matrix that nothing moves is exp(-DECAY) times itself after a run; the length of a run where it is not known."""
 USUAL_SIGNAL = 1.5
 """Minus the logarithm of a matrix's fast momentum over the root of its second moment, where the step is as long."""
+USUAL_MATRIX, USUAL_VECTOR = 3**-0.5, 0.1
+"""Root mean square where a step is as long: of a matrix, times the root of its inputs, as torch draws them."""
+USUAL_INPUTS = 64.0
+"""Columns of a matrix whose step is as long."""
+NEGLIGIBLE = 0.003
+"""Gradients that have fallen to this part of their largest make steps half as long: Adam's epsilon without its unit."""
 TINY = 1e-23
-SMALLEST, USUAL, LARGEST = 0.01, 0.1, 1.0
-"""Root mean squares of a tensor: what smaller ones are taken for, where the step is `step_scale`, and
-what larger ones are taken for."""
 
 
 class Steer(NamedTuple):
@@ -34,26 +39,31 @@ class Steer(NamedTuple):
 
     factors: of its step, the schedule included.
     slow, fresh: weights of the slow momentum and of the gradient beside the fast momentum.
+    decays: the parts that are taken away from it, the schedule included; of matrices.
     """
 
     factors: Float[Tensor, " tensors"]
     slow: Float[Tensor, " tensors"]
     fresh: Float[Tensor, " tensors"]
+    decays: Float[Tensor, " tensors"]
 
 
 class Steering(nn.Module):
-    """log factor = log schedule + w . logs + out(h), with h two layers of tanh, mixed by a mean over tensors.
+    """log factor = log (schedule * size * rest) + w . logs + out(h), with h two layers of tanh, mixed over tensors.
 
-    The features of a tensor: fraction trained (9) and losses (9) as in VeLO (Metz et al., 2022, appendix B), and
-    whether the length of the run is known; the share of each momentum's mean square in the second moment's (3), which
-    tells signal from noise; running cosines of new gradients with the fast and the slow momentum (4), which turn
-    negative when steps are too long; whether it is a vector; and the logarithms (5), which also act directly: its root
-    mean square, inputs, outputs, the length of the run and, of a matrix, the fast momentum over the root of the second
-    moment. Vectors have the last in their direction, as Adam's step has; without it matrices go on at full length
-    where nothing is left but noise.
+    What is fixed: the schedule (a warm-up over the first twentieth, then a cosine); size, a matrix's inputs to the
+    power -1/2, so that its step is as large beside its usual initial weights however wide it is; and rest, which ends
+    the steps of a tensor that has learned all there is, where gradients are a small part of their largest.
 
-    It starts at the schedule (a warm-up over the first twentieth, then a cosine) times the root of the tensor's root
-    mean square and nearly the root of a matrix's signal.
+    What acts directly, to learned powers: a tensor's root mean square over the usual one, and of a matrix the fast
+    momentum over the root of the second moment. Vectors have the latter in their direction, as Adam's step has;
+    without it matrices would go on at full length where nothing is left but noise.
+
+    Features of h: fraction trained (9) and losses (9) as in VeLO (Metz et al., 2022, appendix B), and whether the
+    length of the run is known; the share of each momentum's mean square in the second moment's (3), which tells signal
+    from noise; running cosines of new gradients with the fast and the slow momentum (4), which turn negative when
+    steps are too long; the logarithms (2) above and that of rest; whether it is a vector. None of them is the width of
+    a layer or the number of steps: both are a hundred times those of meta-training in use.
 
     Arguments:
         hidden_size: units of each layer.
@@ -63,7 +73,7 @@ class Steering(nn.Module):
         super().__init__()
         self.read = nn.Linear(NUM_FEATURES, hidden_size)
         self.think, self.mix = nn.Linear(hidden_size, hidden_size), nn.Linear(hidden_size, hidden_size, bias=False)
-        self.write = nn.Linear(hidden_size, 3)
+        self.write = nn.Linear(hidden_size, 4)
         self.exponents = nn.Parameter(torch.tensor(EXPONENTS))
         self.register_buffer("thresholds", torch.tensor(THRESHOLDS), persistent=False)
         nn.init.zeros_(self.write.weight)
@@ -73,7 +83,7 @@ class Steering(nn.Module):
 
     def forward(
         self,
-        vectors: Sequence[bool],
+        inputs: Sequence[int],
         measured: Float[Tensor, "tensors k"],
         recalled: Float[Tensor, "tensors r"],
         shared: dict[str, Tensor],
@@ -82,31 +92,45 @@ class Steering(nn.Module):
         """Of every tensor, in order.
 
         Arguments:
-            vectors: whether it is one.
+            inputs: columns of a matrix, 0 of a vector.
             measured: their moments, see `l2o.rules.reference.moments`.
             recalled: see `recall`.
             shared: length of the run and averages of the loss.
         """
-        dtype, total = self.read.weight.dtype, shared["total_steps"]
+        dtype, total = self.read.weight.dtype, shared["total_steps"].to(self.read.weight.dtype)
         measured, recalled = measured.to(dtype), recalled.to(dtype)
-        known = total > 0
-        fraction = fraction_trained(step, total).to(dtype)
-        progress = torch.cat([fraction_features(fraction, self.thresholds), fraction.view(1)])
-        run = torch.cat([torch.where(known, progress, 0.0), loss_features(shared).to(dtype), known.to(dtype).view(1)])
-        sizes = 0.5 * (measured[:, 1] / USUAL**2).clamp((SMALLEST / USUAL) ** 2, (LARGEST / USUAL) ** 2).log()
+        fan_in = measured.new_tensor(inputs)
+        vector = (fan_in == 0).to(dtype)
+        fan_in = fan_in.clamp(min=1.0)
+        fraction = fraction_trained(step, total)
+        usual = torch.where(vector > 0, USUAL_VECTOR, USUAL_MATRIX * fan_in.rsqrt())
+        sizes = 0.5 * (measured[:, 1] / usual.square()).clamp(0.01, 100.0).log()
         signal = 0.25 * (measured[:, 2:5].clamp(min=TINY).log() - measured[:, 33:34].clamp(min=TINY).log()).clamp(
             -8.0, 4.0
         )
-        is_vector = measured.new_tensor(vectors)
-        strength = torch.where(is_vector > 0, 0.0, USUAL_SIGNAL + 2.0 * signal[:, 0].clamp(max=0.0))
+        strength = torch.where(vector > 0, 0.0, USUAL_SIGNAL + 2.0 * signal[:, 0].clamp(max=0.0))
         logs = torch.stack([sizes, strength], dim=1)
-        own = [signal, recalled[:, :NUM_COSINES], 0.5 * logs, is_vector.unsqueeze(1)]
-        features = torch.cat([run.expand(len(vectors), -1), *own], dim=1)
-        hidden = torch.tanh(self.read(features))
+        left = (recalled[:, -1] / recalled[:, -2].clamp(min=TINY)).sqrt()
+        told = torch.stack([0.25 * left.clamp(min=1e-6).log(), vector], dim=1)
+        run = _run_features(fraction, total, shared, self.thresholds).expand(len(inputs), -1)
+        hidden = torch.tanh(self.read(torch.cat([run, signal, recalled[:, :NUM_COSINES], 0.5 * logs, told], dim=1)))
         hidden = torch.tanh(self.think(hidden) + self.mix(hidden.mean(dim=0)))
         out = self.write(hidden)
-        log_factors = logs @ self.exponents + out[:, 0].clamp(-4.0, 4.0)
-        return Steer(schedule(fraction, total.to(dtype), step) * log_factors.exp(), out[:, 1], out[:, 2])
+        width = torch.where(vector > 0, 1.0, (USUAL_INPUTS / fan_in).sqrt())
+        pace = schedule(fraction, total, step)
+        factors = pace * width * left / (left + NEGLIGIBLE) * (logs @ self.exponents + out[:, 0].clamp(-4.0, 4.0)).exp()
+        length = torch.where(total > 0, total, UNKNOWN)
+        decays = torch.where(vector > 0, 0.0, 2.0 * DECAY / length * pace * out[:, 3].clamp(-4.0, 4.0).exp())
+        return Steer(factors, out[:, 1], out[:, 2], decays)
+
+
+def _run_features(
+    fraction: Float[Tensor, ""], total: Float[Tensor, ""], shared: dict[str, Tensor], thresholds: Float[Tensor, " k"]
+) -> Float[Tensor, " f"]:
+    known = total > 0
+    progress = torch.cat([fraction_features(fraction, thresholds), fraction.view(1)])
+    losses = loss_features(shared).to(fraction.dtype)
+    return torch.cat([torch.where(known, progress, 0.0), losses, known.to(fraction.dtype).view(1)])
 
 
 def schedule(fraction: Float[Tensor, ""], total: Float[Tensor, ""], step: Tensor) -> Float[Tensor, ""]:
@@ -119,27 +143,31 @@ def schedule(fraction: Float[Tensor, ""], total: Float[Tensor, ""], step: Tensor
 
 
 def recall(
-    measured: Float[Tensor, "tensors k"], recalled: Float[Tensor, "tensors r"], rates: Float[Tensor, " 2"]
+    measured: Float[Tensor, "tensors k"],
+    recalled: Float[Tensor, "tensors r"],
+    second: Float[Tensor, " tensors"],
+    rates: Float[Tensor, " 2"],
 ) -> Float[Tensor, "tensors r"]:
-    """Running averages of the cosines between each new gradient and the fast and slow momentum before it (4), and the
-    mean squares of the momenta (2), by which the next cosines are reckoned without another look at any coordinate.
+    """Running averages of the cosines between each new gradient and the fast and slow momentum before it (4), the mean
+    squares of the momenta (2), by which the next cosines are reckoned without another look at any coordinate, and the
+    largest second moment yet, with the present one (2).
 
     m <- m + r (g - m) gives <m, g> = (|m'|^2 - (1 - r)^2 |m|^2 - r^2 |g|^2) / (2 r (1 - r)).
 
     Arguments:
         measured: moments after the gradient.
         recalled: what this function returned a step before; zeros at first.
+        second: mean of the second moment, corrected for its start at zero.
         rates: of the fast and the slow momentum.
     """
     r = rates.to(recalled.dtype)
-    before, after, squared = (
-        recalled[:, NUM_COSINES:],
-        measured[:, 2:4].to(recalled.dtype),
-        measured[:, :1].to(recalled.dtype),
-    )
+    before, after = recalled[:, NUM_COSINES : NUM_COSINES + 2], measured[:, 2:4].to(recalled.dtype)
+    squared, second = measured[:, :1].to(recalled.dtype), second.to(recalled.dtype)
     products = (after - (1 - r).square() * before - r.square() * squared) / (2 * r * (1 - r))
     scale = torch.rsqrt(before.clamp(min=TINY)) * torch.rsqrt(squared.clamp(min=TINY))
     now = (products * scale).clamp(-1.0, 1.0)
     now = torch.where(before > 0, now, 0.0).repeat(1, len(COSINE_RATES))
     pace = recalled.new_tensor(COSINE_RATES).repeat_interleave(2)
-    return torch.cat([torch.lerp(recalled[:, :NUM_COSINES], now, pace), after], dim=1)
+    largest = torch.maximum(recalled[:, -2], second)
+    cosines = torch.lerp(recalled[:, :NUM_COSINES], now, pace)
+    return torch.cat([cosines, after, torch.stack([largest, second], dim=1)], dim=1)

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from l2o.estimators import ES, NRES, PES, Backprop, GradientEstimator, Grouped, MetaLoss, Problems, Truncation
+from l2o.estimators.meta_loss import Reduction
 from l2o.load import load
 from l2o.optim import LearnedOptimizer
 from l2o.rules.base import UpdateRule
@@ -85,9 +86,10 @@ class MetaTrainConfig(PoolConfig):
         horizon: inner steps of a problem: one number, or two to draw it log-uniformly between them.
         stagger: start each task at a random point of a horizon of its own. Tasks of one worker then keep the one
             structure (width, data set, ...) that was drawn first: use several groups or workers for variety.
-        reduction: meta-loss: mean over the unroll, final, or validation.
+        reduction: meta-loss: mean over the unroll, tail (the last fifth of what ends a problem), final, or validation.
         relative: divide losses by the loss each problem began with.
         bound: cap on a loss, so that exploding problems do not drown the others.
+        floor: least that a loss counts as, so that nothing is made for less of what is learned already.
         log: take the logarithm of losses: halving a loss is worth the same early and late.
         order: full meta-gradients, or first: inner gradients taken as constants (backprop only).
         std: standard deviation of perturbations (es, pes, nres).
@@ -116,9 +118,10 @@ class MetaTrainConfig(PoolConfig):
     window: int = 20
     horizon: tuple[int, ...] = (100,)
     stagger: bool = False
-    reduction: Literal["mean", "final", "validation"] = "mean"
+    reduction: Reduction = "mean"
     relative: bool = False
     bound: float | None = None
+    floor: float | None = None
     log: bool = False
     order: Literal["full", "first"] = "first"
     std: float = 0.01
@@ -175,7 +178,7 @@ class MetaTrainConfig(PoolConfig):
             suite.family,
             num_tasks=self.num_tasks,
             truncation=Truncation(self.window, horizon, self.stagger),
-            meta_loss=MetaLoss(self.reduction, self.relative, self.bound, self.log),
+            meta_loss=MetaLoss(self.reduction, self.relative, self.bound, self.log, self.floor),
             order=self.order,
             compile=self.compile,
             recompute=self.recompute,

@@ -38,6 +38,10 @@ def train(config: MetaTrainConfig, folder: Path, show_progress: bool = True) -> 
         )
 
 
+SMALLEST = 0.01
+"""Final losses below this share of the first one are as good as this."""
+
+
 class Evaluator:
     """Held-out curves of the rule in training against baselines, whose swept curves are computed once."""
 
@@ -58,13 +62,18 @@ class Evaluator:
             return scores, None
 
     def scores(self, rule: nn.Module) -> tuple[dict[str, float], list[Result]]:
-        """The rule alone: `score` is the mean loss over the curve, averaged over tasks."""
+        """The rule alone: `score` is what the suite says, averaged over tasks; lower is better."""
         assert isinstance(rule, UpdateRule)
         learned = self._compare({"learned": Contestant(rule)})
-        scores = {"score": sum(float(r.area.mean()) for r in learned) / len(learned)}
+        scores = {"score": sum(self._score(r) for r in learned) / len(learned)}
         for result in learned:
             scores[f"final_loss/{result.task}"] = float(result.final.mean())
         return scores, learned
+
+    def _score(self, result: Result) -> float:
+        if self.suite.score == "area":
+            return float(result.area.mean())
+        return float((result.final / result.losses[:, 0]).clamp(min=SMALLEST).log().mean())
 
     def _compare(self, contestants: dict[str, Contestant]) -> list[Result]:
         return compare(contestants, self.suite.validation, self.suite.num_steps, num_seeds=3, seed=1000)

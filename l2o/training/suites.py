@@ -6,6 +6,7 @@ import difflib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from l2o.tasks import (
     Always,
@@ -38,12 +39,15 @@ class Suite:
         validation: held-out tasks that may guide choices (which checkpoint, which setting).
         test: held-out tasks for the report; nothing is chosen by them.
         num_steps: length of their runs.
+        score: what a rule is chosen by on the validation tasks: the mean loss over all steps, or the final loss over
+            the one at the start, of which a geometric mean is taken.
     """
 
     family: TaskFamily
     validation: dict[str, Task]
     test: dict[str, Task]
     num_steps: int = 100
+    score: Literal["area", "final"] = "area"
 
 
 def digits_mlp(hidden: tuple[int, ...] = (8, 12, 16, 24)) -> Suite:
@@ -156,7 +160,7 @@ def everyday() -> Suite:
         "recurrent": RecurrentFamily(hidden=(64,), cell=("lstm",), sources=(unread,)).sample(seeded(1)),
         "variational": AutoencoderFamily(variational=(True,), hidden=(64,), sources=(unseen,)).sample(seeded(1)),
     }
-    return Suite(family, validation, test, num_steps=300)
+    return Suite(family, validation, test, num_steps=300, score="final")
 
 
 def _drawn(family: TaskFamily, num: int) -> dict[str, Task]:

@@ -34,6 +34,18 @@ def test_final_is_the_loss_at_the_end_and_zero_before():
     assert float(found[1]) == float(at_end[1]) < 5000
 
 
+def test_tail_is_the_mean_of_the_last_fifth_at_the_end_and_zero_before():
+    losses = torch.arange(20.0).view(10, 2).tolist()
+    assert judge(MetaLoss("tail"), losses, last=(True, False))[0].tolist() == [17.0, 0.0]
+    assert judge(MetaLoss("tail"), LOSSES)[0].tolist() == [3.0, 6.0]  # at least one step
+
+
+def test_losses_below_the_floor_count_as_the_floor():
+    assert judge(MetaLoss(floor=2.5), LOSSES)[0].tolist() == [2.75, 4.25]
+    with pytest.raises(ValueError, match="floor must be below bound"):
+        MetaLoss(floor=1.0, bound=1.0)
+
+
 def test_validation_judges_the_end_of_every_window_on_validation_data():
     found, at_end = judge(MetaLoss("validation"), LOSSES, last=(False, True))
     assert torch.equal(found, at_end)

@@ -29,36 +29,50 @@ def gradients(params: Params, num: int) -> list[Params]:
 
 
 def size_of(p: torch.Tensor) -> float:
-    """What a fresh rule makes of a tensor's size: the root of its root mean square over a tenth."""
-    return math.sqrt(float(p.square().mean().sqrt()) / 0.1)
+    """What a fresh rule makes of a tensor's size and a matrix's columns."""
+    rms = float(p.square().mean().sqrt())
+    if p.ndim < 2:
+        return (rms / 0.1) ** 0.25
+    return math.sqrt(64 / p.shape[1]) * (rms * math.sqrt(3 * p.shape[1])) ** 0.25
+
+
+def rest(seconds: list[torch.Tensor]) -> float:
+    """How much of a step is left, from the second moments so far."""
+    means = [float(v.mean()) for v in seconds]
+    left = math.sqrt(means[-1] / max(means))
+    return left / (left + 0.003)
 
 
 def test_a_fresh_rule_moves_matrices_as_muon_does() -> None:
     params = {"w": draw(6, 4)}
     grads = gradients(params, 3)
     update = steps(LearnedMuon(), params, grads)[-1]["w"]
-    momentum, second = torch.zeros(2, 6, 4)
-    for grad in grads:
+    momentum, second, seconds = *torch.zeros(2, 6, 4), []
+    for i, grad in enumerate(grads):
         momentum = torch.lerp(momentum, grad["w"], 0.1)
         second = torch.lerp(second, grad["w"].square(), 0.01)
+        seconds.append(second / (1 - 0.99 ** (i + 1)))
     signal = (math.exp(1.5) * momentum.square().mean().sqrt() / second.mean().sqrt()) ** 0.4
     nearest = newton_schulz(torch.lerp(momentum, grads[-1]["w"], 0.1))
     nearest = nearest / nearest.square().mean().sqrt()
     warmup = 3 / 50
-    expected = -0.02 * 0.2 * warmup * size_of(params["w"]) * signal * nearest
+    expected = -0.02 * 0.2 * warmup * size_of(params["w"]) * signal * rest(seconds) * nearest
+    expected -= warmup * 2 * 0.3 / 10_000 * params["w"]  # what it forgets, in a run of unknown length
     torch.testing.assert_close(update, expected, rtol=1e-3, atol=1e-7)
 
 
 def test_a_fresh_rule_moves_vectors_as_adam_does() -> None:
-    params = {"b": draw(5)}
+    params = {"b": 0.3 * draw(5)}
     first, second = gradients(params, 2)
     one, two = steps(LearnedMuon(), params, [first, second])
     unit = 0.02 * size_of(params["b"]) / 50
-    torch.testing.assert_close(one["b"], -unit * first["b"].sign(), rtol=1e-4, atol=1e-8)
+    at_first = rest([first["b"].square()])
+    torch.testing.assert_close(one["b"], -unit * at_first * first["b"].sign(), rtol=1e-4, atol=1e-8)
     fast = torch.lerp(0.1 * first["b"], second["b"], 0.1) / (1 - 0.9**2)
     v = (0.01 * 0.99 * first["b"].square() + 0.01 * second["b"].square()) / (1 - 0.99**2)
     expected = (0.9 * fast + 0.1 * second["b"]) / v.sqrt()
-    torch.testing.assert_close(two["b"], -2 * unit * expected, rtol=1e-4, atol=1e-8)
+    left = rest([first["b"].square(), v])
+    torch.testing.assert_close(two["b"], -2 * unit * left * expected, rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e4])
@@ -91,9 +105,9 @@ def test_cosines_are_reckoned_from_mean_squares_alone() -> None:
         momenta = torch.lerp(momenta, g.expand(2, -1), rates.unsqueeze(1))
         measured = torch.zeros(1, 35)
         measured[0, 0], measured[0, 2:4] = g.square().mean(), momenta.square().mean(dim=1)
-        recalled = recall(measured, recalled, rates)
+        recalled = recall(measured, recalled, torch.tensor([5.0 - i]), rates)
     torch.testing.assert_close(recalled[0, :NUM_COSINES], expected, rtol=1e-3, atol=1e-4)
-    assert expected.min() > 0.01
+    assert expected.min() > 0.01 and recalled[0, -2:].tolist() == [5.0, 0.0]  # the largest, and the last
 
 
 def test_what_is_written_for_a_tensor_scales_its_step_and_turns_it() -> None:
@@ -104,13 +118,61 @@ def test_what_is_written_for_a_tensor_scales_its_step_and_turns_it() -> None:
     with torch.no_grad():
         rule.steering.write.bias[0] = math.log(3.0)
     after = steps(rule, params, grads)[-1]
-    torch.testing.assert_close(after, {k: 3 * u for k, u in before.items()}, rtol=1e-4, atol=1e-8)
+    forgotten = {"w": 3 / 50 * 2 * 0.3 / 10_000 * params["w"], "b": 0.0}
+    for k, u in before.items():
+        torch.testing.assert_close(after[k] + forgotten[k], 3 * (u + forgotten[k]), rtol=1e-3, atol=1e-7)
     with torch.no_grad():
         rule.steering.write.bias[2] = 50.0  # the gradient alone counts
     turned = steps(rule, params, grads)[-1]["w"]
     nearest = newton_schulz(grads[-1]["w"])
     cosine = torch.nn.functional.cosine_similarity(-turned.flatten(), nearest.flatten(), dim=0)
     assert cosine > 0.99
+
+
+def test_a_matrix_that_nothing_moves_forgets_a_part_of_itself_in_a_run() -> None:
+    params = {"w": draw(6, 4), "b": draw(4)}
+    rule, p, num = LearnedMuon(), {k: x.clone() for k, x in params.items()}, 200
+    state = rule.init(params, num)
+    with torch.no_grad():
+        for _ in range(num):
+            updates, state = rule({k: torch.zeros_like(x) for k, x in p.items()}, state, p)
+            p = {k: x + updates[k] for k, x in p.items()}
+    assert torch.equal(p["b"], params["b"])
+    torch.testing.assert_close(p["w"], math.exp(-0.3) * params["w"], rtol=0.03, atol=0.0)
+
+
+def test_steps_end_where_gradients_have_become_negligible() -> None:
+    params = {"w": draw(6, 4), "b": draw(4)}
+    grads = gradients(params, 1)[0]
+    rule = LearnedMuon()
+    state = rule.init(params)
+    with torch.no_grad():
+        for i in range(1500):
+            updates, state = rule({k: g * (1.0 if i < 100 else 1e-5) for k, g in grads.items()}, state, params)
+            if i in (99, 1499):
+                forgotten = 2 * 0.3 / 10_000 * params["w"]
+                lengths = [float((updates["w"] + forgotten).norm()), float(updates["b"].norm())]
+                before, after = (lengths, None) if i == 99 else (before, lengths)
+    assert all(b < 0.05 * a for a, b in zip(before, after, strict=True))
+
+
+def test_a_gradient_of_one_direction_moves_no_singular_value_further_than_a_full_one() -> None:
+    params = {"w": draw(64, 64)}
+    full = steps(LearnedMuon(), params, [{"w": draw(64, 64)}])[0]["w"]
+    single = steps(LearnedMuon(), params, [{"w": draw(64, 1) @ draw(1, 64, seed=1)}])[0]["w"]
+    norms = [float(torch.linalg.matrix_norm(u, 2)) for u in (full, single)]
+    assert norms[1] < 2.0 * norms[0]
+
+
+def test_parameters_of_two_precisions_keep_the_precision_of_their_state() -> None:
+    params = {"w": draw(6, 4).double(), "b": draw(4)}
+    rule = LearnedMuon()
+    before = rule.init(params)
+    with torch.no_grad():
+        updates, after = rule({k: torch.ones_like(p) for k, p in params.items()}, before, params)
+    assert {k: u.dtype for k, u in updates.items()} == {k: p.dtype for k, p in params.items()}
+    for name, slot in before.slots.items():
+        assert {k: x.dtype for k, x in after.slots[name].items()} == {k: x.dtype for k, x in slot.items()}
 
 
 def trained() -> LearnedMuon:
