@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import l2o.rules.newton_schulz as newton_schulz_module
 from l2o.rules.newton_schulz import newton_schulz
 from l2o.types import seeded
 
@@ -47,3 +48,17 @@ def test_empty_matrices_pass() -> None:
 def test_gradients_are_right() -> None:
     matrix = torch.randn(3, 2, generator=seeded(0), dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(newton_schulz, (matrix,))
+
+
+def test_large_matrices_come_as_near_in_half_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = torch.randn(newton_schulz_module.LARGE, 520, generator=seeded(0), requires_grad=True)
+    found = []
+    for half in (False, True):
+        monkeypatch.setattr(newton_schulz_module, "_has_bfloat16", lambda device, half=half: half)
+        y = newton_schulz(matrix)
+        (grad,) = torch.autograd.grad(y[0].sum(), matrix)
+        assert y.dtype == grad.dtype == torch.float32
+        found.append((y.detach(), grad))
+    (one, one_grad), (other, other_grad) = found
+    assert 0.0 < float((one - other).norm() / one.norm()) < 0.03
+    assert float((one_grad - other_grad).norm() / one_grad.norm()) < 0.2
