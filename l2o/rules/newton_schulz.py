@@ -4,7 +4,7 @@ https://kellerjordan.github.io/posts/muon/)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -52,7 +52,7 @@ def _has_bfloat16(device: str) -> bool:
     """Whether bfloat16 matrices are multiplied by instructions of their own."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    told = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
+    told: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
     return device == "cpu" and any(told.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
