@@ -40,25 +40,27 @@ class LearnedMuon(UpdateRule):
     """Muon (Jordan et al., 2024) that needs no tuning: it meets the scale of each tensor and follows the whole run.
 
     A fresh rule is Muon with Nesterov momentum .9 on matrices, orthogonalised by Newton-Schulz, and Adam on vectors,
-    with a warm-up, a cosine to a hundredth and steps that grow with the root of a tensor's own size. Training adds:
+    with a warm-up, a cosine to a hundredth, and a decay of matrices that is the same over a run of any length. Training
+    adds:
 
         matrix:  u = a fifth of orthogonal(b / rms(b) + alpha m / rms(m) + beta g / rms(g) + MLP(z))
         vector:  u = (b + alpha m + beta g) / sqrt(v) + MLP(z)
-        update = -size * u,   size = step_scale * schedule * exp(log_factor)
+        update = -step_scale * factor * u - decay * p
 
     with g the gradient, b its fast momentum (looked ahead), m its slow one, v its second moment, z the 30 features of
-    Celo2 (Moudgil et al., 2026, https://arxiv.org/abs/2602.19142), and alpha, beta, log_factor written for each tensor
-    by `Steering` from how training goes: the loss, the fraction trained, how gradients agree, the tensor's size and
-    shape. All corrections start at zero. A fifth of `size`, in root mean square, is about what Adam's steps are (Liu et
-    al., 2025, https://arxiv.org/abs/2502.16982, section 2.2). Tensors of rank above 2 are matrices of their first
+    Celo2 (Moudgil et al., 2026, https://arxiv.org/abs/2602.19142), and alpha, beta, factor and decay written for each
+    tensor by `Steering` from how training goes: the loss, the fraction trained, how gradients agree, the tensor's size.
+    All corrections start at zero. A matrix's step is as large beside its usual initial weights whatever its width, and
+    no singular value moves further than in a step of full rank. Tensors of rank above 2 are matrices of their first
     dimension by all others.
 
-    Without `total_steps` there is no decay, without a loss its features are zero.
+    Without `total_steps` there is no cosine, and the decay is that of a long run; without a loss its features are zero.
 
     Arguments:
         hidden_size, num_layers: of the MLP over coordinates.
         steering_size: hidden units of the network over tensors.
-        step_scale: size of a step of a vector; of a matrix, a fifth of it.
+        step_scale: size of a step of a vector; of a matrix of 64 columns a fifth of it, in root mean square, which is
+            about what Adam's steps are (Liu et al., 2025, https://arxiv.org/abs/2502.16982, section 2.2).
         momentum_decays: of the averages of the gradient (3): fast, slow, slowest.
         second_decays: of its square (1).
         factored_decays: of its square's row and column means (3).
