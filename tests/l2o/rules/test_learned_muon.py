@@ -29,11 +29,11 @@ def gradients(params: Params, num: int) -> list[Params]:
 
 
 def size_of(p: torch.Tensor) -> float:
-    """What a fresh rule makes of a tensor's size and a matrix's columns."""
-    rms = float(p.square().mean().sqrt())
+    """What a fresh rule makes of a tensor's size and a matrix's columns, in a run of unknown length."""
+    rms, length = float(p.square().mean().sqrt()), (200 / 10_000) ** 0.25
     if p.ndim < 2:
-        return (rms / 0.1) ** 0.25
-    return math.sqrt(64 / p.shape[1]) * (rms * math.sqrt(3 * p.shape[1])) ** 0.25
+        return length * (rms / 0.1) ** 0.25
+    return length * math.sqrt(64 / p.shape[1]) * (rms * math.sqrt(3 * p.shape[1])) ** 0.25
 
 
 def rest(seconds: list[torch.Tensor]) -> float:
@@ -139,6 +139,14 @@ def test_a_matrix_that_nothing_moves_forgets_a_part_of_itself_in_a_run() -> None
             p = {k: x + updates[k] for k, x in p.items()}
     assert torch.equal(p["b"], params["b"])
     torch.testing.assert_close(p["w"], math.exp(-0.3) * params["w"], rtol=0.03, atol=0.0)
+
+
+def test_steps_of_longer_runs_are_shorter() -> None:
+    params = {"w": draw(6, 4), "b": draw(4)}
+    grads = gradients(params, 1)
+    short, long = (steps(LearnedMuon(), params, grads, total)[0] for total in (200, 200 * 16))
+    warmup = 16.0  # the first step of a longer rise is shorter as well
+    torch.testing.assert_close(long["b"] * warmup, short["b"] / 2, rtol=1e-3, atol=1e-9)
 
 
 def test_steps_end_where_gradients_have_become_negligible() -> None:
