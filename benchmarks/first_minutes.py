@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.record import RESULTS, write
-from l2o.load import load, recipe_file
+from l2o.load import load, recipe_file, save
 from l2o.training.config import read_config
 from l2o.training.evaluate import Contestant, compare
-from l2o.training.meta_train_command import train
 from l2o.training.report import plain
+from l2o.training.run import RunDirectory, meta_train
 
 RATES = tuple(round(10 ** (k / 4), 3) for k in range(-6, 4))
 
@@ -44,7 +44,7 @@ class Config:
         record: keep the rows in benchmarks/results.
     """
 
-    recipe: str = "default"
+    recipe: str = "default-short"
     outer_steps: int = 24
     num_steps: int | None = None
     num_seeds: int = 3
@@ -56,15 +56,14 @@ class Config:
 def run(config: Config) -> Iterator[dict[str, Any]]:
     """A row for each held-out network and multiplier."""
     recipe = read_config(recipe_file(config.recipe))
-    recipe = replace(recipe, steps=config.outer_steps, evaluate_every=config.outer_steps + 1)
+    recipe, suite = replace(recipe, steps=config.outer_steps), recipe.suite()
     start = time.process_time()
-    train(recipe, config.out / "run")
+    meta_train(recipe.build(suite), recipe.steps, RunDirectory(config.out / "run"), save=save, show_progress=False)
     minutes = (time.process_time() - start) / 60
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         fresh = load(recipe.rule, **recipe.rule_args)
     contestants = {"fresh": Contestant(fresh, RATES), "trained": Contestant(load(config.out / "run"), RATES)}
-    suite = recipe.suite()
     for name, task in (suite.validation | {f"{key} (test)": one for key, one in suite.test.items()}).items():
         results = compare(contestants, {name: task}, config.num_steps or suite.num_steps, config.num_seeds)
         swept = {result.method: result.swept for result in results}
