@@ -44,7 +44,7 @@ class Config:
         record: keep the rows in benchmarks/results.
     """
 
-    recipe: str = "default-short"
+    recipe: str = "default"
     outer_steps: int = 24
     num_steps: int | None = None
     num_seeds: int = 3

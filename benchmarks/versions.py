@@ -1,6 +1,6 @@
 """Which version of the optimizer in the box is the best on held-out networks, and is it better than before training?
 
-    python -m benchmarks.versions --versions learnedmuon runs/default-short runs/default --record
+    python -m benchmarks.versions --versions learnedmuon default --record
 
 Every version trains the validation networks of its suite for its usual number of steps and for several times as many.
 What is shipped is the version with the lowest geometric mean of final losses there; nothing is chosen by test networks.
