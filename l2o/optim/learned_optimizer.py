@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from l2o.load import is_untrained, load, names
+from l2o.load import is_untrained, load
 from l2o.optim.proposal import Member, Proposal, as_real, fault_of, scalar
 from l2o.optim.runner import Runner
 from l2o.optim.state import Packed, check_matches, gather, hide, narrowed, owned, pack, unhide, widened
@@ -40,7 +40,7 @@ class LearnedOptimizer(Optimizer):
         params: parameters, named parameters or groups, as for every torch.optim optimizer. Groups may set their own
             `lr`, `weight_decay` and `maximize`.
         rule: an update rule, or what `l2o.load` takes: a run folder, a saved file or a name. Left out, the optimizer
-            shipped as `default`, if there is one.
+            in the box, `default`, which wants `total_steps`.
         lr: multiplies the whole step, weight decay included; 1 is what the rule was trained for, 0 changes nothing.
         weight_decay: shrinks a parameter by `lr * nominal_lr * weight_decay` a step: the value that AdamW would take.
         total_steps: planned length of the run, for rules that follow a schedule.
@@ -53,8 +53,7 @@ class LearnedOptimizer(Optimizer):
             rounded at random so that nothing is lost on average; None keeps the precision that is computed with.
 
     Raises:
-        ValueError: an argument or a group's setting is out of range; the rule's name is unknown, or no rule
-            was given and none is shipped as `default`.
+        ValueError: an argument or a group's setting is out of range, or the rule's name is unknown.
     """
 
     def __init__(
@@ -312,12 +311,6 @@ def _check_arguments(
 
 
 def _load_rule(name_or_path: str | os.PathLike[str]) -> UpdateRule:
-    if name_or_path == DEFAULT and DEFAULT not in names():
-        raise ValueError(
-            f"rule must be given, because no optimizer is shipped as {DEFAULT!r} yet: an update rule, a run folder, a "
-            f"saved file, or one of {', '.join(names())}. `l2o meta-train --rule lstm --tasks digits-mlp --run "
-            "runs/lstm` meta-trains one, which rule='runs/lstm' takes."
-        )
     with torch.random.fork_rng(devices=[]):  # making an optimizer draws none of the user's random numbers
         torch.manual_seed(0)
         rule = load(name_or_path)

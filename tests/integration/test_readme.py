@@ -30,14 +30,14 @@ def my_tasks(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_swap_runs(tmp_path):
+def test_the_swap_runs():
     (snippet,) = [block for block in blocks("python") if "LearnedOptimizer" in block]
-    l2o.save(l2o.load("adam", lr=0.1), tmp_path / "rule.safetensors")
     names = {"torch": torch, "model": torch.nn.Linear(3, 1)}
-    exec(snippet.replace("runs/quickstart/lstm", str(tmp_path)), names)
+    assert "10_000" in snippet
+    exec(snippet.replace("10_000", "200"), names)
     x = torch.randn(16, 3)
     losses = []
-    for _ in range(30):
+    for _ in range(200):
         names["optimizer"].zero_grad()
         loss = (names["model"](x) - x.sum(dim=1, keepdim=True)).square().mean()
         loss.backward()

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from l2o.load import names
 from l2o.optim import LearnedOptimizer
 from l2o.optim.learned_optimizer import _check_arguments
 from l2o.rules import SGD, Adam, LSTMRule, MLPRule, Momentum, OptState, UpdateRule
@@ -83,15 +82,6 @@ def test_a_schedule_that_is_not_finite_is_refused_at_the_step(key: str, value: f
     with pytest.raises(ValueError, match=f"{key} must be finite.*group 1 has {value}"):
         optimizer.step()
     assert (a.item(), b.item()) == (1.0, 2.0) and not optimizer.state
-
-
-@pytest.mark.skipif("default" in names(), reason="there is a default")
-@pytest.mark.parametrize("kwargs", [{}, {"rule": "default"}])
-def test_without_a_default_a_rule_must_be_given(kwargs: dict[str, Any]) -> None:
-    with pytest.raises(
-        ValueError, match=r"rule must be given.*a run folder, a saved file, or one of adam, .*`l2o meta-train"
-    ):
-        LearnedOptimizer([parameter(1.0)], **kwargs)
 
 
 def test_unknown_ways_with_non_finite_steps_are_refused() -> None:
