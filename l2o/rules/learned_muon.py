@@ -150,7 +150,9 @@ class LearnedMuon(UpdateRule):
         moving |= orthogonal_steps({name: x for name, x in moving.items() if x.ndim >= 2}, shares, MATRIX_SHARE, MOST)
         for name, size, decay in zip(names, sizes, steer.decays, strict=True):
             step = size.to(moving[name].dtype) * moving[name]
-            updates[name] = (step - decay.to(step.dtype) * params[name].to(step.dtype)).to(params[name].dtype)
+            forgotten = decay.to(step.dtype) * params[name].to(step.dtype)
+            # coordinates that have never had a gradient stay
+            updates[name] = torch.where(step != 0, step - forgotten, step).to(params[name].dtype)
         return updates, OptState(state.step + 1, slots, shared)
 
     def _bounded(self, name: str, params: Params, grads: Params) -> Tensor:

@@ -113,7 +113,7 @@ class Steering(nn.Module):
         )
         strength = torch.where(vector > 0, 0.0, USUAL_SIGNAL + 2.0 * signal[:, 0].clamp(max=0.0))
         logs = torch.stack([sizes, strength], dim=1)
-        left = (recalled[:, -1] / recalled[:, -2].clamp(min=TINY)).sqrt()
+        left = (recalled[:, -1].clamp(min=TINY) / recalled[:, -2].clamp(min=TINY)).sqrt()
         told = torch.stack([0.25 * left.clamp(min=1e-6).log(), vector], dim=1)
         run = _run_features(fraction, total, shared, self.thresholds).expand(len(inputs), -1)
         hidden = torch.tanh(self.read(torch.cat([run, signal, recalled[:, :NUM_COSINES], 0.5 * logs, told], dim=1)))

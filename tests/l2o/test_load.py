@@ -78,7 +78,7 @@ def test_names_give_fresh_rules() -> None:
     assert "scaled" not in names(), "it cannot be made without a rule to scale"
     assert load("adam", lr=0.5).lr == pytest.approx(0.5)
     assert is_untrained("lstm") and not is_untrained("adam") and not is_untrained("./lstm")
-    with pytest.raises(ValueError, match=r"a name must be one of adam, .*got 'adan'. Did you mean 'adam'"):
+    with pytest.raises(ValueError, match=r"a name must be one of default, .*adam, .*got 'adan'. Did you mean 'adam'"):
         load("adan")
     with pytest.raises(ValueError, match=r"got 'nothing like it'"):
         load("nothing like it")
