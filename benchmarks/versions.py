@@ -25,9 +25,6 @@ from l2o.training import report
 from l2o.training.evaluate import Contestant, compare
 from l2o.training.suites import load_suite
 
-FLOOR = 0.01
-"""Final losses below this share of the first one are as good as this."""
-
 
 @dataclass(frozen=True)
 class Config:
@@ -68,8 +65,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
             for task, one in tasks.items():
                 results = compare(contestants, {task: one}, times * suite.num_steps, config.num_seeds, seed=2000)
                 for result, row in zip(results, report.rows(results), strict=True):
-                    share = (result.final / result.losses[:, 0]).clamp(min=FLOOR)
-                    yield row | {"part": part, "share_log": report.plain(float(share.log().mean()))}
+                    yield row | {"part": part, "share_log": report.plain(float(result.log_share.mean()))}
 
 
 def scores(rows: list[dict[str, Any]]) -> dict[tuple[str, int, str], float]:

@@ -23,6 +23,9 @@ from l2o.types import device_of, seeded
 CHUNK = 100
 """Steps whose batches are drawn at once: few draws, and little memory however long the run."""
 
+SMALLEST_SHARE = 0.01
+"""Of the first loss, below which final ones are told apart no more."""
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -62,6 +65,11 @@ class Result:
     def area(self) -> Float[Tensor, " seeds"]:
         """Area under the training curve, divided by its length: the mean loss over all steps."""
         return self.losses.mean(dim=-1)
+
+    @property
+    def log_share(self) -> Float[Tensor, " seeds"]:
+        """Logarithm of the final loss over the first one; shares below `SMALLEST_SHARE` are as good as that."""
+        return (self.final / self.losses[:, 0]).clamp(min=SMALLEST_SHARE).log()
 
 
 def final_loss(losses: Float[Tensor, "*n steps"]) -> Float[Tensor, "*n"]:

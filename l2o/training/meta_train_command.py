@@ -38,10 +38,6 @@ def train(config: MetaTrainConfig, folder: Path, show_progress: bool = True) -> 
         )
 
 
-SMALLEST = 0.01
-"""Final losses below this share of the first one are as good as this."""
-
-
 class Evaluator:
     """Held-out curves of the rule in training against baselines, whose swept curves are computed once."""
 
@@ -73,7 +69,7 @@ class Evaluator:
     def _score(self, result: Result) -> float:
         if self.suite.score == "area":
             return float(result.area.mean())
-        return float((result.final / result.losses[:, 0]).clamp(min=SMALLEST).log().mean())
+        return float(result.log_share.mean())
 
     def _compare(self, contestants: dict[str, Contestant]) -> list[Result]:
         return compare(contestants, self.suite.validation, self.suite.num_steps, num_seeds=3, seed=1000)
