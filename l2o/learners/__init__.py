@@ -11,6 +11,10 @@ from l2o.learners.gradient.maml_plus_plus import MAMLPlusPlus, StepRates
 from l2o.learners.gradient.meta_curvature import MetaCurvature
 from l2o.learners.gradient.meta_lstm import MetaLSTMRule
 from l2o.learners.gradient.meta_sgd import MetaSGD, shapes_of
+from l2o.learners.memory.dnc import DNC
+from l2o.learners.memory.learner import MemoryLearner, OnlineLearner
+from l2o.learners.memory.mann import MANN
+from l2o.learners.memory.ntm import NTM
 from l2o.learners.meta_grad import meta_grad
 from l2o.learners.metric.matching import MatchingNetwork
 from l2o.learners.metric.prototypical import PrototypicalNetwork
@@ -21,9 +25,12 @@ from l2o.learners.task import EpisodicTask, ReptileTask
 
 __all__ = [
     "CAVIA",
+    "DNC",
     "IMAML",
     "MAML",
+    "MANN",
     "MLP",
+    "NTM",
     "Adaptation",
     "Conv4",
     "EpisodicTask",
@@ -31,9 +38,11 @@ __all__ = [
     "Learner",
     "MAMLPlusPlus",
     "MatchingNetwork",
+    "MemoryLearner",
     "MetaCurvature",
     "MetaLSTMRule",
     "MetaSGD",
+    "OnlineLearner",
     "PrototypicalNetwork",
     "RelationEncoder",
     "RelationNetwork",

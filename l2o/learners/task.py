@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from l2o.learners.gradient.reptile import Move
 from l2o.learners.meta_grad import lanes_of
 from l2o.tasks.base import Task
 from l2o.tasks.episodes import Episode, EpisodeFamily
+from l2o.tasks.module import made, template
 from l2o.types import Batch, Params, draw_seed, tree_leaves, tree_map
 
 
@@ -42,14 +42,14 @@ class EpisodicTask(Task):
             raise ValueError(f"num_episodes must be at least 1, because a loss needs one; got {self.num_episodes}.")
         if self.batching not in ("auto", "loop", "vmap"):
             raise ValueError(f"batching must be auto, loop or vmap, those of a loss; got {self.batching!r}.")
-        _template(self.make)  # now: not while a loss is being transformed, where nothing can be drawn
+        template(self.make)  # now: not while a loss is being transformed, where nothing can be drawn
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        _template(self.make)
+        template(self.make)
 
     def init(self, generator: Generator) -> Params:
-        adaptation = _made(self.make, draw_seed(generator))
+        adaptation = made(self.make, draw_seed(generator))
         return {name: p.detach() for name, p in adaptation.named_parameters() if p.requires_grad}
 
     def sample_batch(self, generator: Generator) -> Batch:
@@ -60,7 +60,7 @@ class EpisodicTask(Task):
         return tree_map(lambda x: x.unflatten(0, (num, self.num_episodes)), episodes)
 
     def loss(self, params: Params, batch: Batch) -> Float[Tensor, ""]:
-        adaptation, device = _template(self.make), tree_leaves(params)[0].device
+        adaptation, device = template(self.make), tree_leaves(params)[0].device
         if device.type != "cpu":  # what is not trained is there as well
             rest = dict(adaptation.named_parameters()) | dict(adaptation.named_buffers())
             params = {name: x.detach().to(device) for name, x in rest.items()} | params
@@ -89,15 +89,3 @@ class ReptileTask(EpisodicTask):
         moved, loss, _ = functional_call(Move(adaptation), still, (episode,))
         pull = torch.stack([(params[name] * d.detach()).sum() for name, d in moved.items() if name in params]).sum()
         return loss.detach() + pull - pull.detach()
-
-
-@lru_cache(maxsize=128)
-def _template(make: Callable[[], Adaptation]) -> Adaptation:
-    """Its structure, into which parameters are put."""
-    return _made(make, 0)
-
-
-def _made(make: Callable[[], Adaptation], seed: int) -> Adaptation:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()

@@ -1,5 +1,6 @@
 """What is learned: tasks and families of tasks."""
 
+from l2o.tasks.algorithms import AssociativeRecall, Copy, RepeatCopy
 from l2o.tasks.augment import (
     NoisyGradient,
     NoisyGradientFamily,
@@ -17,7 +18,9 @@ from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.tasks.mlp import MLPClassification, MLPFamily
 from l2o.tasks.quadratic import Quadratic, Quadratics
 from l2o.tasks.rnn import RecurrentFamily, RecurrentLanguageModel
+from l2o.tasks.sequences import SequenceFamily, Sequences, SequenceSource, SequenceTask
 from l2o.tasks.sinusoid import Sinusoid
+from l2o.tasks.stream import LabelShiftedStream, Stream, StreamTask
 from l2o.tasks.tabular import Tables
 from l2o.tasks.teacher import StudentClassification, StudentFamily, StudentRegression
 from l2o.tasks.transformer import TransformerFamily, TransformerLanguageModel
@@ -25,17 +28,20 @@ from l2o.tasks.transformer import TransformerFamily, TransformerLanguageModel
 __all__ = [
     "Ackley",
     "Always",
+    "AssociativeRecall",
     "Autoencoder",
     "AutoencoderFamily",
     "ClassicFunction",
     "ClassicFunctions",
     "ConvClassification",
     "ConvFamily",
+    "Copy",
     "Episode",
     "EpisodeFamily",
     "Examples",
     "FewShot",
     "GaussianClasses",
+    "LabelShiftedStream",
     "MLPClassification",
     "MLPFamily",
     "Mixture",
@@ -48,10 +54,17 @@ __all__ = [
     "RecurrentLanguageModel",
     "Reparametrised",
     "ReparametrisedFamily",
+    "RepeatCopy",
     "Rosenbrock",
     "ScaledLoss",
     "ScaledLossFamily",
+    "SequenceFamily",
+    "SequenceSource",
+    "SequenceTask",
+    "Sequences",
     "Sinusoid",
+    "Stream",
+    "StreamTask",
     "StudentClassification",
     "StudentFamily",
     "StudentRegression",

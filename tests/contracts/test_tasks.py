@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import grad, grad_and_value
 
-from l2o import tasks
+from l2o import learners, tasks
 from l2o.inner_loop import InnerLoop, Lanes
 from l2o.rules.base import OptState, UpdateRule, zero_step
 from l2o.tasks.base import Task, structure_of, tensors_of, with_tensors
@@ -15,6 +15,18 @@ from l2o.types import seeded, tree_leaves, tree_map, tree_stack
 MLP = tasks.MLPFamily(
     hidden=(4, 6), depth=(1, 2), activation=("tanh", "gelu"), batch_size=(3, 5), init_scale=(0.5, 2.0)
 )
+
+IRIS = tasks.data.from_dataset(tasks.data.iris())
+
+
+def small_ntm(inputs: int, outputs: int) -> learners.NTM:
+    return learners.NTM(inputs, outputs, controller=4, rows=3, width=2)
+
+
+def small_mann() -> learners.OnlineLearner:
+    core = learners.MANN(3 + 2, 2, controller=4, rows=3, width=2, num_reads=1)
+    return learners.OnlineLearner(learners.MemoryLearner(learners.MLP([4, 3]), core, late=True))
+
 
 FAMILIES = {
     "quadratic": tasks.Quadratics(dim=4),
@@ -35,6 +47,10 @@ FAMILIES = {
     "reparametrised": tasks.ReparametrisedFamily(MLP, (0.1, 10.0), ("none", "global", "tensor", "parameter")),
     "scaled loss": tasks.ScaledLossFamily(MLP),
     "noisy gradient": tasks.NoisyGradientFamily(MLP),
+    "copy": tasks.SequenceFamily(small_ntm, (tasks.Copy(2, (1, 2)),), batch_size=(3,)),
+    "repeat copy": tasks.SequenceFamily(small_ntm, (tasks.RepeatCopy(1, (1, 1), (1, 2)),), batch_size=(3,)),
+    "recall": tasks.SequenceFamily(small_ntm, (tasks.AssociativeRecall(2, 1, (2, 2)),), batch_size=(3,)),
+    "stream": tasks.Always(tasks.StreamTask(small_mann, tasks.LabelShiftedStream(IRIS, 2, 2), batch_size=3)),
     "always": tasks.Always(MLP.sample(seeded(0))),
     "mixture": tasks.Mixture((MLP, tasks.Quadratics(dim=3)), weights=(1.0, 2.0)),
 }

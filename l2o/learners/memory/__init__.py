@@ -1,0 +1,1 @@
+"""Learners that write what they see into a memory."""

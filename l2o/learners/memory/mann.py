@@ -1,0 +1,107 @@
+"""Memory-augmented network with least-recently-used access (Santoro et al., 2016, https://arxiv.org/abs/1605.06065)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from l2o.learners.memory.addressing import content, focused, least_used
+from l2o.learners.memory.core import MemoryCore
+
+
+class MANNState(NamedTuple):
+    """What the network remembers.
+
+    h, c: of the controller.
+    reads: what was read last.
+    memory: its rows.
+    usage: how much each row was read and written, fading.
+    weights: of the heads, where they read last.
+    """
+
+    h: Float[Tensor, "*batch controller"]
+    c: Float[Tensor, "*batch controller"]
+    reads: Float[Tensor, "*batch num_reads width"]
+    memory: Float[Tensor, "*batch rows width"]
+    usage: Float[Tensor, "*batch rows"]
+    weights: Float[Tensor, "*batch num_reads rows"]
+
+
+class MANN(MemoryCore):
+    """An LSTM that writes to where it read last or to the row it used least, which is emptied first; then it reads.
+
+        write = g read_before + (1 - g) least_used,    usage <- gamma usage + read + write
+
+    It reads by content alone. Each head writes a vector of its own to a row of its own. The paper has one key for
+    reading and writing, and no strength beside the cosine, which leaves a softmax over 128 rows nearly flat; here the
+    written vector and the strength are said apart (`strength=False` for the paper's).
+
+    Arguments:
+        inputs, outputs, controller, rows, width, num_reads: see `MemoryCore`.
+        gamma: by which usage fades in a step.
+        strength: whether reading has a strength, 1 + softplus, on the cosine.
+    """
+
+    State = MANNState
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        controller: int = 200,
+        rows: int = 128,
+        width: int = 40,
+        num_reads: int = 4,
+        gamma: float = 0.99,
+        strength: bool = True,
+    ) -> None:
+        super().__init__(inputs, outputs, controller, rows, width, num_reads)
+        if not 0 <= gamma <= 1 or num_reads > rows:
+            raise ValueError(
+                "gamma must be from 0 to 1, and there must be a row for each head; got "
+                f"gamma={gamma}, num_reads={num_reads}, rows={rows}."
+            )
+        self.gamma, self.strength = gamma, strength
+        self.sizes = (width, width, 1, 1)  # key, written vector, gate, strength
+        self.heads = nn.Linear(controller, num_reads * sum(self.sizes))
+
+    def initial(self, *batch: int) -> MANNState:
+        like = self.output.weight
+        weights = focused(like, *batch, self.num_reads, self.rows)
+        return MANNState(usage=like.new_zeros(*batch, self.rows), weights=weights, **self.blank(*batch))
+
+    def step(
+        self, read: Float[Tensor, "*batch gates"], state: MANNState
+    ) -> tuple[Float[Tensor, "*batch features"], MANNState]:
+        h, c = self.control(read, state)
+        said = self.heads(h).unflatten(-1, (self.num_reads, -1))
+        keys, added, gates, strengths = said.split(self.sizes, dim=-1)
+        written, memory = write_least_used(state.memory, state.usage, state.weights, torch.sigmoid(gates), added)
+        strengths = 1 + F.softplus(strengths) if self.strength else torch.ones_like(strengths)
+        weights = content(keys, strengths, memory)
+        reads = weights @ memory
+        usage = self.gamma * state.usage + (weights + written).sum(-2)
+        return torch.cat([h, reads.flatten(-2)], dim=-1), MANNState(h, c, reads, memory, usage, weights)
+
+
+def write_least_used(
+    memory: Float[Tensor, "*batch rows width"],
+    usage: Float[Tensor, "*batch rows"],
+    read: Float[Tensor, "*batch heads rows"],
+    gates: Float[Tensor, "*batch heads 1"],
+    added: Float[Tensor, "*batch heads width"],
+) -> tuple[Float[Tensor, "*batch heads rows"], Float[Tensor, "*batch rows width"]]:
+    """The write weights and the memory after (equations 7 and 8); the least-used rows are set to zero before.
+
+    Arguments:
+        read: the last read weights.
+        gates: 1 to write where was read, 0 to the least used row.
+    """
+    least = least_used(usage, read.shape[-2])
+    weights = torch.lerp(least, read, gates)
+    emptied = memory * (1 - least.sum(-2)).unsqueeze(-1)
+    return weights, emptied + weights.mT @ added

@@ -1,0 +1,93 @@
+"""Neural Turing machine (Graves et al., 2014, https://arxiv.org/abs/1410.5401)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from l2o.learners.memory.addressing import content, focused, sharpen, shift, write
+from l2o.learners.memory.core import MemoryCore
+
+
+class NTMState(NamedTuple):
+    """What a Turing machine remembers.
+
+    h, c: of the controller.
+    reads: what was read last.
+    weights: of the heads, those that read before those that write; each sums to 1.
+    memory: the tape.
+    """
+
+    h: Float[Tensor, "*batch controller"]
+    c: Float[Tensor, "*batch controller"]
+    reads: Float[Tensor, "*batch num_reads width"]
+    weights: Float[Tensor, "*batch heads rows"]
+    memory: Float[Tensor, "*batch rows width"]
+
+
+class NTM(MemoryCore):
+    """An LSTM whose heads find rows by content, then move by location; it reads, then writes.
+
+        w = sharpen(shift(g content(k, beta) + (1 - g) w_before, s), gamma)
+
+    with beta = softplus, g = sigmoid, s = softmax, gamma = 1 + softplus of what the controller says; erase vectors are
+    sigmoids, add vectors tanhs. Heads begin on row 0. All heads address the memory as it was before the step.
+
+    Arguments:
+        inputs, outputs, controller, rows, width, num_reads: see `MemoryCore`.
+        num_writes: write heads.
+        reach: rows that a head can move by in a step, to either side.
+    """
+
+    State = NTMState
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        controller: int = 100,
+        rows: int = 128,
+        width: int = 20,
+        num_reads: int = 1,
+        num_writes: int = 1,
+        reach: int = 1,
+    ) -> None:
+        super().__init__(inputs, outputs, controller, rows, width, num_reads)
+        if num_writes < 1 or not 0 <= reach <= rows // 2:
+            raise ValueError(
+                "num_writes must be at least 1, and reach from 0 to half the rows, so that no row is met twice; got "
+                f"num_writes={num_writes}, reach={reach}, rows={rows}."
+            )
+        self.num_writes, self.reach = num_writes, reach
+        self.heads = num_reads + num_writes
+        self.sizes = (width, 1, 1, 2 * reach + 1, 1)  # key, strength, gate, shifts, power
+        self.address = nn.Linear(controller, self.heads * sum(self.sizes))
+        self.change = nn.Linear(controller, num_writes * 2 * width)
+
+    def initial(self, *batch: int) -> NTMState:
+        return NTMState(weights=focused(self.output.weight, *batch, self.heads, self.rows), **self.blank(*batch))
+
+    def step(
+        self, read: Float[Tensor, "*batch gates"], state: NTMState
+    ) -> tuple[Float[Tensor, "*batch features"], NTMState]:
+        h, c = self.control(read, state)
+        weights = self.weights_after(h, state)
+        reading, writing = weights.split([self.num_reads, self.num_writes], dim=-2)
+        reads = reading @ state.memory
+        erase, add = self.change(h).unflatten(-1, (self.num_writes, -1)).split(self.width, dim=-1)
+        memory = write(state.memory, writing, torch.sigmoid(erase), torch.tanh(add))
+        return torch.cat([h, reads.flatten(-2)], dim=-1), NTMState(h, c, reads, weights, memory)
+
+    def weights_after(
+        self, h: Float[Tensor, "*batch controller"], state: NTMState
+    ) -> Float[Tensor, "*batch heads rows"]:
+        """Where the heads go from where they were."""
+        said = self.address(h).unflatten(-1, (self.heads, -1))
+        keys, strengths, gates, shifts, powers = said.split(self.sizes, dim=-1)
+        found = content(keys, F.softplus(strengths), state.memory)
+        kept = torch.lerp(state.weights, found, torch.sigmoid(gates))
+        return sharpen(shift(kept, torch.softmax(shifts, dim=-1)), 1 + F.softplus(powers))
