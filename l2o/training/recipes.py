@@ -17,6 +17,10 @@ from l2o.learners.gradient.maml_plus_plus import MAMLPlusPlus, StepRates
 from l2o.learners.gradient.meta_curvature import MetaCurvature
 from l2o.learners.gradient.meta_lstm import MetaLSTMRule
 from l2o.learners.gradient.meta_sgd import MetaSGD, shapes_of
+from l2o.learners.memory.dnc import DNC
+from l2o.learners.memory.learner import MemoryLearner, inputs_for
+from l2o.learners.memory.mann import MANN
+from l2o.learners.memory.ntm import NTM
 from l2o.learners.metric.matching import MatchingNetwork
 from l2o.learners.metric.prototypical import PrototypicalNetwork
 from l2o.learners.metric.relation import RelationEncoder, RelationNetwork
@@ -141,10 +145,34 @@ def _relation(given: Given) -> Learner:
     return RelationNetwork(RelationEncoder(**chosen), given.way, **chosen)
 
 
+def _ntm(given: Given) -> Learner:
+    encoder = given.make(0)
+    core = NTM(inputs_for(_features(encoder), given.outputs), given.outputs, rows=64, width=40)
+    return MemoryLearner(encoder, core)
+
+
+def _dnc(given: Given) -> Learner:
+    encoder = given.make(0)
+    core = DNC(inputs_for(_features(encoder), given.outputs), given.outputs, rows=32, width=40)
+    return MemoryLearner(encoder, core)
+
+
+def _mann(given: Given) -> Learner:
+    encoder = given.make(0)
+    core = MANN(inputs_for(_features(encoder), given.outputs, late=True), given.outputs)
+    return MemoryLearner(encoder, core, late=True)
+
+
+def _features(encoder: nn.Module) -> int:
+    return int(encoder.num_features)  # type: ignore[arg-type]
+
+
 # Finn et al., 2017, appendix A.1: strided convolutions, 1 step in training and 3 in evaluation, meta-batches of 32
 MAML_SETTINGS = {"inner_lr": 0.4, "inner_steps": 1, "test_steps": 3, "num_episodes": 32, "strided": True}
 # Snell et al., 2017, section 3.1: more classes in training than in evaluation
 METRIC = {"norm": "running", "num_episodes": 1, "inner_steps": 0}
+# the memory's own adaptation; it has an output for each class, and learns in what order rows come
+MEMORY = {"norm": "running", "inner_steps": 0}
 
 RECIPES: dict[str, Recipe] = {
     "maml": Recipe(_maml, _sgd, settings=MAML_SETTINGS),
@@ -200,4 +228,7 @@ RECIPES: dict[str, Recipe] = {
     "relation": Recipe(
         _relation, _sgd, classifies=True, settings=METRIC | {"train_way": 10, "train_query": 10, "num_episodes": 2}
     ),
+    "ntm": Recipe(_ntm, _sgd, settings=MEMORY),
+    "dnc": Recipe(_dnc, _sgd, settings=MEMORY),
+    "mann": Recipe(_mann, _sgd, settings=MEMORY),
 }

@@ -15,13 +15,17 @@ from l2o.configured import Configured
 from l2o.estimators import Reptile
 from l2o.learners import (
     CAVIA,
+    DNC,
     IMAML,
     MAML,
+    MANN,
     MLP,
+    NTM,
     Adaptation,
     EpisodicTask,
     Learner,
     MatchingNetwork,
+    MemoryLearner,
     MetaCurvature,
     MetaLSTMRule,
     MetaSGD,
@@ -82,6 +86,9 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "relation": lambda: RelationNetwork(Maps(), WAY, width=1, size=4, norm="none"),
     "ridge": lambda: RidgeHead(_embedding(), WAY),
     "svm": lambda: SVMHead(_embedding(), WAY),
+    "ntm": lambda: MemoryLearner(_embedding(), NTM(5 + WAY + 1, WAY, controller=4, rows=4, width=3)),
+    "dnc": lambda: MemoryLearner(_embedding(), DNC(5 + WAY + 1, WAY, 4, rows=4, width=3, stop_usage=False)),
+    "mann": lambda: MemoryLearner(_embedding(), MANN(5 + WAY, WAY, 4, rows=4, width=3, num_reads=2), late=True),
 }
 RULES: dict[str, Callable[[Learner], UpdateRule]] = {
     "sgd": lambda learner: SGD(0.1),
@@ -289,7 +296,7 @@ def test_prediction_of_an_input_does_not_depend_on_the_others(learner: str) -> N
 @every_learner
 def test_renaming_the_classes_of_a_feed_forward_learner_renames_its_scores(learner: str) -> None:
     of, given = make(learner).learner, one(0, episodes())
-    if isinstance(of, MAML | CAVIA):
+    if isinstance(of, MAML | CAVIA | MemoryLearner):
         pytest.skip("its output units have names of their own")
     turn = torch.tensor([1, 2, 0])
     renamed = Examples(given.support.x, turn[given.support.y])
