@@ -1,0 +1,158 @@
+"""What the benchmark of memories trains on, how it judges, and the runs it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Generator, Tensor, nn
+
+from l2o.learners import DNC, MANN, NTM, Conv4, MemoryLearner, OnlineLearner
+from l2o.learners.memory.learner import inputs_for
+from l2o.tasks import AssociativeRecall, Copy, LabelShiftedStream, RepeatCopy
+from l2o.tasks.data import omniglot_classes
+from l2o.tasks.sequences import SequenceSource, bit_loss, bits_wrong
+from l2o.tasks.stream import accuracy_by_instance, labels_before, stream_loss
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Bits:
+    """A problem of bits: what it is trained on, and the sequences of one length each that it is judged by."""
+
+    source: SequenceSource
+    judged: dict[str, tuple[SequenceSource, ...]]
+
+    def loss(self, model: nn.Module, generator: Generator, num: int) -> Tensor:
+        """Of a fresh batch."""
+        drawn = self.source.sample(generator, num)
+        return bit_loss(model(drawn.x), drawn)
+
+    def scores(self, model: nn.Module, generator: Generator, num: int) -> Scores:
+        """Bits wrong per sequence, and per step of its answer, for all that is judged."""
+        found = {}
+        for name, sources in self.judged.items():
+            wrong, steps = 0.0, 0.0
+            for source in sources:
+                drawn = source.sample(generator, max(1, num // len(sources)))
+                wrong += float(bits_wrong(model(drawn.x), drawn).mean()) / len(sources)
+                steps += float(drawn.mask[0].sum()) / len(sources)
+            found |= {f"{name}: bits wrong": wrong, f"{name}: a step": wrong / steps}
+        return found
+
+    def badness(self, scores: Scores) -> float:
+        """What the kept model has least of: wrong bits a step, those beyond the lengths of training too."""
+        return sum(value for name, value in scores.items() if name.endswith("a step"))
+
+
+@dataclass(frozen=True)
+class Characters:
+    """Omniglot with labels that come a step late."""
+
+    way: int = 5
+    instances: int = 10
+
+    def source(self, part: str) -> LabelShiftedStream:
+        """Streams of training, validation or test characters."""
+        return LabelShiftedStream(omniglot_classes(part), self.way, self.instances)  # type: ignore[arg-type]
+
+    def loss(self, model: nn.Module, generator: Generator, num: int) -> Tensor:
+        """Of a fresh batch."""
+        x, y = self.source("train").sample(generator, num)
+        return stream_loss(model(x, labels_before(y, self.way)), y)
+
+    def scores(self, model: nn.Module, generator: Generator, num: int, part: str = "validation") -> Scores:
+        """Accuracy by instance, percent, in chunks that fit a small memory."""
+        x, y = self.source(part).sample(generator, num)
+        chunks = zip(x.split(32), y.split(32), strict=True)
+        scores = torch.cat([model(some, labels_before(of, self.way)) for some, of in chunks])
+        return {f"instance {k}": 100 * value for k, value in accuracy_by_instance(scores, y).items()}
+
+    def badness(self, scores: Scores) -> float:
+        """Percent wrong from the second instance on."""
+        return sum(100 - value for name, value in scores.items() if name != "instance 1")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run.
+
+    Arguments:
+        make: makes the model.
+        problem: what it learns.
+        steps: of the optimizer.
+        lr: of Adam; constant, then down to 0 over the last half.
+        batch: sequences of a step.
+        evaluate_every: steps between validations.
+        targets: scores to reach: at most for bits, at least for percents.
+    """
+
+    make: Callable[[], nn.Module]
+    problem: Bits | Characters
+    steps: int
+    lr: float = 1e-3
+    batch: int = 16
+    evaluate_every: int = 500
+    targets: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def exactly(num: int) -> tuple[int, int]:
+    """A range of one number."""
+    return num, num
+
+
+COPY = Bits(
+    Copy(),
+    {"length 1-20": tuple(Copy(length=exactly(n)) for n in range(1, 21)), "length 60": (Copy(length=exactly(60)),)},
+)
+REPEATS = tuple(RepeatCopy(length=exactly(n), repeats=exactly(11 - n), known=(1, 10)) for n in range(1, 11))
+MOST = RepeatCopy(length=exactly(10), repeats=exactly(10), known=(1, 10))
+REPEAT = Bits(
+    RepeatCopy(),
+    {
+        "1-10 x 10-1": REPEATS,
+        "10 x 10": (MOST,),
+        "20 x 10": (dataclasses.replace(MOST, length=exactly(20)),),
+        "10 x 20": (dataclasses.replace(MOST, repeats=exactly(20)),),
+    },
+)
+RECALL = Bits(
+    AssociativeRecall(),
+    {
+        "2-6 items": tuple(AssociativeRecall(items=exactly(n)) for n in range(2, 7)),
+        "12 items": (AssociativeRecall(items=exactly(12)),),
+    },
+)
+
+
+def bits_model(core: Callable[..., nn.Module], problem: Bits, **sizes: int) -> nn.Module:
+    """A core of a problem's sizes."""
+    return core(problem.source.inputs, problem.source.outputs, **sizes)
+
+
+def online_mann(way: int = 5, width: int = 32) -> nn.Module:
+    """MANN behind a small convolutional network, whose inputs the paper's LSTM reads as pixels."""
+    encoder = Conv4(width=width, norm="running", strided=True)
+    core = MANN(inputs_for(encoder.num_features, way, late=True), way)
+    return OnlineLearner(MemoryLearner(encoder, core, late=True))
+
+
+DEEP = {"rows": 128, "width": 20}
+COPIED = {"length 1-20: bits wrong": 0.0, "length 60: a step": 0.05}
+SOLVED = {"1-10 x 10-1: a step": 0.05, "10 x 10: a step": 0.05}
+RECALLED = {"2-6 items: a step": 0.05}
+INSTANCES = {"instance 2": 80.0, "instance 5": 93.0, "instance 10": 96.0}
+
+RUNS: dict[str, Setting] = {
+    "ntm-copy": Setting(partial(bits_model, NTM, COPY, **DEEP), COPY, 30000, targets=COPIED),
+    "dnc-copy": Setting(partial(bits_model, DNC, COPY, rows=64, width=20), COPY, 30000, targets=COPIED),
+    "ntm-repeat": Setting(partial(bits_model, NTM, REPEAT, **DEEP), REPEAT, 30000, targets=SOLVED),
+    "dnc-repeat": Setting(partial(bits_model, DNC, REPEAT, rows=32, width=20), REPEAT, 30000, targets=SOLVED),
+    "ntm-recall": Setting(partial(bits_model, NTM, RECALL, **DEEP), RECALL, 30000, targets=RECALLED),
+    "dnc-recall": Setting(partial(bits_model, DNC, RECALL, rows=32, width=20), RECALL, 30000, targets=RECALLED),
+    "mann-omniglot": Setting(online_mann, Characters(), 20000, targets=INSTANCES),
+}

@@ -1,0 +1,80 @@
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import memory
+from benchmarks.memory import PATIENCE, RUNS, Config, Training
+from benchmarks.memory_problems import Bits, Setting, bits_model
+from l2o.learners import NTM
+from l2o.tasks import Copy
+from l2o.types import seeded
+
+PROBLEM = Bits(Copy(2, (1, 3)), {"short": (Copy(2, (1, 1)), Copy(2, (3, 3))), "long": (Copy(2, (5, 5)),)})
+SMALL = partial(bits_model, NTM, PROBLEM, controller=4, rows=6, width=3)
+SETTING = Setting(SMALL, PROBLEM, steps=6, batch=2, evaluate_every=2)
+CONFIG = Config(judged=4, validated=4, checkpoint_every=3)
+
+
+def finished(folder: Path, setting: Setting = SETTING) -> dict[str, Any]:
+    training = Training(setting, CONFIG, 0, folder)
+    training.run()
+    return training.report()
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    whole = finished(tmp_path / "whole")
+    assert whole["step"] == 6 and [point["step"] for point in whole["curve"]] == [2, 4, 6]
+    assert finished(tmp_path / "whole") == whole  # and one that is finished is judged again
+    finished(tmp_path / "cut")
+    (tmp_path / "cut" / "checkpoints" / "step_00000006.safetensors").unlink()
+    again = finished(tmp_path / "cut")
+    assert {**again, "cpu_seconds": 0} == {**whole, "cpu_seconds": 0}
+
+
+def test_a_run_with_another_rate_is_not_gone_on_with(tmp_path: Path) -> None:
+    finished(tmp_path)
+    with pytest.raises(ValueError, match="a run must go on with its rate"):
+        Training(dataclasses.replace(SETTING, lr=0.5), CONFIG, 0, tmp_path)
+
+
+def test_the_model_that_is_kept_is_the_best_one_and_a_run_without_a_fault_ends_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = iter([3.0, 1.0, 2.0, *[0.0] * 20])
+    monkeypatch.setattr(Bits, "scores", lambda *_: {"all: a step": next(wrong)})
+    training = Training(dataclasses.replace(SETTING, steps=1000, evaluate_every=1), CONFIG, 0, tmp_path)
+    training.run()
+    assert training.told["step"] == 3 + PATIENCE and training.best["badness"] == 0.0
+    newest = Training(SETTING, CONFIG, 0, tmp_path)
+    assert newest.done and newest.told["step"] == 3 + PATIENCE
+
+
+def test_wrong_bits_are_told_by_sequence_and_by_step() -> None:
+    model = bits_model(NTM, PROBLEM, controller=4, rows=6, width=3)
+    with torch.no_grad():
+        model.output.weight.zero_()
+        model.output.bias.fill_(-1.0)  # says 0 always: half the bits are wrong
+    found = PROBLEM.scores(model, seeded(0), 4000)
+    assert found["short: bits wrong"] == pytest.approx(2 * 2 / 2, rel=0.05)
+    assert found["short: a step"] == pytest.approx(1.0, rel=0.05)
+    assert found["long: bits wrong"] == pytest.approx(5.0, rel=0.05)
+
+
+@pytest.mark.parametrize("name", [name for name, setting in RUNS.items() if isinstance(setting.problem, Bits)])
+def test_targets_are_scores_that_are_measured(name: str) -> None:
+    problem = RUNS[name].problem
+    assert isinstance(problem, Bits)
+    measured = {f"{kind}: {what}" for kind in problem.judged for what in ("bits wrong", "a step")}
+    assert RUNS[name].targets.keys() <= measured
+    for sources in problem.judged.values():
+        assert all(s.inputs == problem.source.inputs and s.outputs == problem.source.outputs for s in sources)
+
+
+def test_rows_of_speed_are_rates() -> None:
+    rows = list(memory.speeds(seconds=0.1))
+    assert [row["run"] for row in rows] == ["speed, batch 1", "speed, batch 16"]
+    assert all(row["scores"]["sequences per CPU-second"] > 0 for row in rows)
