@@ -15,6 +15,7 @@ from l2o.tasks.conv import ConvClassification, ConvFamily
 from l2o.tasks.episodes import Episode, EpisodeFamily, Examples, FewShot
 from l2o.tasks.functions import Ackley, ClassicFunction, ClassicFunctions, Rastrigin, Rosenbrock, StyblinskiTang
 from l2o.tasks.gaussian_classes import GaussianClasses
+from l2o.tasks.gaussian_process import GaussianProcess
 from l2o.tasks.mlp import MLPClassification, MLPFamily
 from l2o.tasks.quadratic import Quadratic, Quadratics
 from l2o.tasks.rnn import RecurrentFamily, RecurrentLanguageModel
@@ -41,6 +42,7 @@ __all__ = [
     "Examples",
     "FewShot",
     "GaussianClasses",
+    "GaussianProcess",
     "LabelShiftedStream",
     "MLPClassification",
     "MLPFamily",
