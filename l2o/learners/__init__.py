@@ -21,6 +21,13 @@ from l2o.learners.metric.prototypical import PrototypicalNetwork
 from l2o.learners.metric.relation import RelationEncoder, RelationNetwork
 from l2o.learners.metric.ridge import RidgeHead, SVMHead
 from l2o.learners.metric.siamese import SiameseNetwork
+from l2o.learners.neural_process.conditional import (
+    AttentiveNeuralProcess,
+    ConditionalNeuralProcess,
+    LatentNeuralProcess,
+)
+from l2o.learners.neural_process.convolutional import ConvolutionalNeuralProcess
+from l2o.learners.neural_process.transformer import TransformerNeuralProcess
 from l2o.learners.task import EpisodicTask, ReptileTask
 
 __all__ = [
@@ -32,9 +39,13 @@ __all__ = [
     "MLP",
     "NTM",
     "Adaptation",
+    "AttentiveNeuralProcess",
+    "ConditionalNeuralProcess",
     "Conv4",
+    "ConvolutionalNeuralProcess",
     "EpisodicTask",
     "FiLMConv4",
+    "LatentNeuralProcess",
     "Learner",
     "MAMLPlusPlus",
     "MatchingNetwork",
@@ -51,6 +62,7 @@ __all__ = [
     "SVMHead",
     "SiameseNetwork",
     "StepRates",
+    "TransformerNeuralProcess",
     "WithContext",
     "adapt",
     "meta_grad",

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from l2o.configured import Configured
 from l2o.learners.adapt import adapt, parse_order, trajectory
-from l2o.learners.base import Fast, Learner, score_of
+from l2o.learners.base import Fast, Learner
 from l2o.rules.base import UpdateRule
 from l2o.tasks.episodes import Episode, Examples
 
 
 class Outcome(NamedTuple):
-    """What an episode gave: the query loss, and what is reported (see `score_of`)."""
+    """What an episode gave: the query loss, and what is reported (see `Learner.judged`)."""
 
     loss: Float[Tensor, ""]
     score: Float[Tensor, ""]
@@ -86,6 +86,8 @@ class Adaptation(Configured):
             weights: of the query losses after the first step, the second, ..., to be summed (MAML++, Antoniou et al.,
                 2019, section 4); None for the last one alone.
         """
+        if weights is None and self.steps == 0:
+            return Outcome(*self.learner.feed_forward(episode))
         if weights is None:
             return self.judge(self.adapt(episode.support), episode.query, self.steps)
         if self.order.startswith("implicit"):
@@ -108,11 +110,7 @@ class Adaptation(Configured):
 
     def judge(self, fast: Fast, query: Examples, step: int) -> Outcome:
         """Loss and score of fast variables that `step` steps have made."""
-        prediction = self.learner.predict_at(fast, query.x, step)
-        loss = self.learner.query_loss(fast, query, prediction)
-        if query.y.is_floating_point() and type(self.learner).query_loss is Learner.query_loss:
-            return Outcome(loss, loss.detach())  # the same mean squared error
-        return Outcome(loss, score_of(prediction.detach(), query.y))
+        return Outcome(*self.learner.judged(fast, query, step))
 
     def _path(self, support: Examples, steps: int) -> Iterator[Fast]:
         order = "first" if self.order.startswith("implicit") else self.order

@@ -28,7 +28,7 @@ class MLP(Configured):
         self.hidden, self.head = nn.ModuleList(hidden), last
         self.num_features = sizes[-1]
 
-    def forward(self, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
+    def forward(self, x: Float[Tensor, "*n inputs"]) -> Float[Tensor, "*n outputs"]:
         for layer in self.hidden:
             x = torch.relu(layer(x))
         return self.head(x)

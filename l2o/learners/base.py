@@ -12,7 +12,7 @@ from torch import Tensor
 
 from l2o.configured import Configured
 from l2o.learners.transforms import inside_transform
-from l2o.tasks.episodes import Examples
+from l2o.tasks.episodes import Episode, Examples
 
 Fast: TypeAlias = dict[str, Tensor]
 """Fast variables: what a learner knows of one task, by name. Any update rule can refine them."""
@@ -43,6 +43,16 @@ class Learner(Configured, ABC):
         """Whether many episodes can go through `torch.func.vmap`."""
         return getattr(self, "way", 0) is not None
 
+    @property
+    def stacks(self) -> bool:
+        """Whether `start`, `predict` and the losses take episodes stacked along leading axes, a loss for each."""
+        return False
+
+    @property
+    def measure(self) -> str:
+        """What the score of values is; that of labels is their accuracy."""
+        return "mean squared error"
+
     def query_loss(
         self, fast: Fast, query: Examples, prediction: Float[Tensor, " n *outputs"] | None = None
     ) -> Float[Tensor, ""]:
@@ -52,6 +62,18 @@ class Learner(Configured, ABC):
             prediction: `predict(fast, query.x)`, where it is known.
         """
         return loss_of(self.predict(fast, query.x) if prediction is None else prediction, query.y)
+
+    def judged(self, fast: Fast, query: Examples, step: int) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+        """The query loss, and the score that is reported, of fast variables that `step` steps have made."""
+        prediction = self.predict_at(fast, query.x, step)
+        loss = self.query_loss(fast, query, prediction)
+        if query.y.is_floating_point() and type(self).query_loss is Learner.query_loss:
+            return loss, loss.detach()  # the same mean squared error
+        return loss, score_of(prediction.detach(), query.y)
+
+    def feed_forward(self, episode: Episode) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+        """`judged` without a step, for learners that adapt and judge faster in one pass; also of stacked episodes."""
+        return self.judged(self.start(episode.support), episode.query, 0)
 
     def inner_loss_at(self, fast: Fast, support: Examples, step: int) -> Float[Tensor, ""]:
         """The inner loss after `step` steps, for learners that are not the same at every step."""
@@ -108,6 +130,6 @@ def way_of(support: Examples, way: int | None) -> int:
     return int(support.y.max()) + 1
 
 
-def one_hot(y: Shaped[Tensor, " n"], way: int, like: Tensor) -> Float[Tensor, "n way"]:
+def one_hot(y: Shaped[Tensor, "*n"], way: int, like: Tensor) -> Float[Tensor, "*n way"]:
     """Labels as rows of zeros and a one, in the dtype of `like`; plain operations, which every transform takes."""
     return (y.unsqueeze(-1) == torch.arange(way, device=y.device)).to(like.dtype)

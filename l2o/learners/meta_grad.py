@@ -49,7 +49,7 @@ def meta_grad(
             adaptation that are trained (`requires_grad`).
         batching: `loop` takes one episode after the other; `vmap` all at once; `chunk:n` n at once; `auto` loops over
             networks with convolutions on a CPU, where grouped convolutions are slower and take ten times the memory,
-            and where steps are recomputed.
+            and where steps are recomputed. Learners that take stacked episodes and make no steps get them as one batch.
         weights: see `Adaptation`.
         compile: fuse the whole with `torch.compile`, not with `loop`; the first call takes from 10 seconds to minutes.
         trace: record its operations on tensors and play them back, not with `loop`: faster for small networks,
@@ -63,6 +63,10 @@ def meta_grad(
     if theta is None:
         theta = {name: p.detach() for name, p in adaptation.named_parameters() if p.requires_grad}
     num = len(tree_leaves(episodes)[0])
+    if batching == "auto" and adaptation.learner.stacks and adaptation.steps == 0 and not (compile or trace):
+        found = _stacked(adaptation, theta, episodes)
+        if bool(found.finite.all()):
+            return found  # otherwise nobody knows whose fault it was
     size = lanes_of(batching, adaptation, episodes, num)
     if size == 0:
         return _loop(adaptation, theta, episodes, num, weights)
@@ -103,6 +107,19 @@ def _loop(adaptation: Adaptation, theta: Theta, episodes: Episode, num: int, wei
     torch._foreach_div_(total, max(1, sum(usable)))
     losses, scores = (torch.stack(values) for values in zip(*outcomes, strict=True))
     return MetaGrad(dict(zip(theta, total, strict=True)), losses, scores, torch.tensor(usable, device=losses.device))
+
+
+def _stacked(adaptation: Adaptation, theta: Theta, episodes: Episode) -> MetaGrad:
+    """In one pass, without a gradient of each episode: none counts if one is not finite."""
+    leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
+    with torch.enable_grad():
+        outcome = functional_call(adaptation, leaves, (episodes,), tie_weights=has_ties(adaptation))
+        found = torch.autograd.grad(
+            outcome.loss.mean(), list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+    usable = torch.stack([outcome.loss.detach().sum(), *torch._foreach_norm(found)]).isfinite().all()
+    losses = outcome.loss.detach()
+    return MetaGrad(dict(zip(theta, found, strict=True)), losses, outcome.score, usable.expand(len(losses)))
 
 
 @lru_cache(maxsize=8)
