@@ -27,7 +27,9 @@ from l2o.learners.neural_process.conditional import (
     LatentNeuralProcess,
 )
 from l2o.learners.neural_process.convolutional import ConvolutionalNeuralProcess
+from l2o.learners.neural_process.prior_fitted import PriorFittedNetwork
 from l2o.learners.neural_process.transformer import TransformerNeuralProcess
+from l2o.learners.neural_process.versa import VERSA
 from l2o.learners.task import EpisodicTask, ReptileTask
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "MANN",
     "MLP",
     "NTM",
+    "VERSA",
     "Adaptation",
     "AttentiveNeuralProcess",
     "ConditionalNeuralProcess",
@@ -54,6 +57,7 @@ __all__ = [
     "MetaLSTMRule",
     "MetaSGD",
     "OnlineLearner",
+    "PriorFittedNetwork",
     "PrototypicalNetwork",
     "RelationEncoder",
     "RelationNetwork",

@@ -23,6 +23,7 @@ from l2o.tasks.sequences import SequenceFamily, Sequences, SequenceSource, Seque
 from l2o.tasks.sinusoid import Sinusoid
 from l2o.tasks.stream import LabelShiftedStream, Stream, StreamTask
 from l2o.tasks.tabular import Tables
+from l2o.tasks.tabular_prior import SyntheticTables
 from l2o.tasks.teacher import StudentClassification, StudentFamily, StudentRegression
 from l2o.tasks.transformer import TransformerFamily, TransformerLanguageModel
 
@@ -71,6 +72,7 @@ __all__ = [
     "StudentFamily",
     "StudentRegression",
     "StyblinskiTang",
+    "SyntheticTables",
     "Tables",
     "Task",
     "TaskFamily",

@@ -102,6 +102,12 @@ class GaussianProcess(EpisodeFamily):
         return support, _integer((self.target[0], most), generator)
 
 
+FIXED_KERNEL = GaussianProcess(
+    lengthscale=(0.25, 0.25), scale=(1.0, 1.0), noise=0.05**0.5, context=(0, 30), target=(50, 50), total=None
+)
+"""One kernel for all tasks, much noise, perhaps no context at all: the family of the library `neuralprocesses`."""
+
+
 def covariances(
     kernel: str, a: Float[Tensor, "*n a 1"], b: Float[Tensor, "*n b 1"], of: Hyperparameters
 ) -> Float[Tensor, "*n a b"]:

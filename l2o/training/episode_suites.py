@@ -18,8 +18,10 @@ from l2o.tasks.data import CC18, banking77, cc18, digits, image_folder, omniglot
 from l2o.tasks.data.labelled import LabelledDataset
 from l2o.tasks.episodes import EpisodeFamily, FewShot
 from l2o.tasks.gaussian_classes import GaussianClasses
+from l2o.tasks.gaussian_process import FIXED_KERNEL, GaussianProcess
 from l2o.tasks.sinusoid import Sinusoid
 from l2o.tasks.tabular import Tables
+from l2o.tasks.tabular_prior import SyntheticTables
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class EpisodeSuite:
             of a class that `l2o` exports, or a `Configured` one that `l2o.load.register` knows.
         outputs: of a network that answers by itself: the way, or the numbers of a target.
         classifies: whether answers are labels.
+        inputs: numbers in an input, for learners that read it as it is; None where it is no vector.
     """
 
     train: EpisodeFamily
@@ -55,6 +58,7 @@ class EpisodeSuite:
     network: Callable[..., nn.Module]
     outputs: int
     classifies: bool = True
+    inputs: int | None = None
 
 
 def omniglot(shape: Shape) -> EpisodeSuite:
@@ -66,14 +70,14 @@ def omniglot(shape: Shape) -> EpisodeSuite:
 def sinusoid(shape: Shape) -> EpisodeSuite:
     """Sinusoids of random amplitude and phase, K = shot points; perceptron 1-40-40-1."""
     train, held_out = Sinusoid(shape.train_shot, shape.train_query), Sinusoid(shape.shot, max(100, shape.query))
-    return EpisodeSuite(train, held_out, held_out, partial(mlp, (1, 40, 40)), 1, classifies=False)
+    return EpisodeSuite(train, held_out, held_out, partial(mlp, (1, 40, 40)), 1, classifies=False, inputs=1)
 
 
 def gaussian_classes(shape: Shape) -> EpisodeSuite:
     """Gaussian classes in 16 dimensions; best accuracy 5-way 1-shot .830. Perceptron of two layers of 64."""
     train = GaussianClasses(way=shape.train_way, shot=shape.train_shot, query=shape.train_query)
     held_out = GaussianClasses(way=shape.way, shot=shape.shot, query=shape.query)
-    return EpisodeSuite(train, held_out, held_out, partial(mlp, (16, 64, 64)), shape.way)
+    return EpisodeSuite(train, held_out, held_out, partial(mlp, (16, 64, 64)), shape.way, inputs=16)
 
 
 def tables(shape: Shape) -> EpisodeSuite:
@@ -90,7 +94,19 @@ def tables(shape: Shape) -> EpisodeSuite:
         family(sets[12:], *held_out),
         partial(mlp, (16, 64, 64)),
         shape.way,
+        inputs=16,
     )
+
+
+def gaussian_process(shape: Shape, family: GaussianProcess) -> EpisodeSuite:
+    """Draws from Gaussian processes, their sizes random whatever the shape; perceptron of three layers of 128."""
+    return EpisodeSuite(family, family, family, partial(mlp, (1, 128, 128, 128)), 1, classifies=False, inputs=1)
+
+
+def tabular_prior(shape: Shape) -> EpisodeSuite:
+    """Tables of 100 columns at most and 10 classes, from a prior; their sizes are random whatever the shape."""
+    family = SyntheticTables()
+    return EpisodeSuite(family, family, family, partial(mlp, (100, 64, 64)), 10, inputs=100)
 
 
 def banking(shape: Shape) -> EpisodeSuite:
@@ -160,6 +176,10 @@ EPISODES: dict[str, Callable[[Shape], EpisodeSuite]] = {
     "digits": digits_classes,
     "banking77": banking,
     "cc18": tables,
+    "gp-rbf": partial(gaussian_process, family=GaussianProcess()),
+    "gp-matern": partial(gaussian_process, family=GaussianProcess("matern")),
+    "gp-fixed": partial(gaussian_process, family=FIXED_KERNEL),
+    "tabular-prior": tabular_prior,
 }
 
 

@@ -216,7 +216,8 @@ class LearnConfig(PoolConfig):
         self._check_suite(suite)
         options = self._network_options(suite)
         way = c.way if c.way == c.train_way else None
-        given = Given(partial(suite.network, **options), suite.outputs, way, c.inner_steps, options)
+        make, kind = partial(suite.network, **options), (suite.inputs, suite.classifies)
+        given = Given(make, suite.outputs, way, c.inner_steps, options, *kind)
         learner = c.recipe.learner(given)
         if c.start is not None:
             _take_weights(learner, c.start)

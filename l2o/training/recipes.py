@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -26,6 +27,16 @@ from l2o.learners.metric.prototypical import PrototypicalNetwork
 from l2o.learners.metric.relation import RelationEncoder, RelationNetwork
 from l2o.learners.metric.ridge import RidgeHead, SVMHead
 from l2o.learners.metric.siamese import SiameseNetwork
+from l2o.learners.neural_process.base import NeuralProcess
+from l2o.learners.neural_process.conditional import (
+    AttentiveNeuralProcess,
+    ConditionalNeuralProcess,
+    LatentNeuralProcess,
+)
+from l2o.learners.neural_process.convolutional import ConvolutionalNeuralProcess
+from l2o.learners.neural_process.prior_fitted import PriorFittedNetwork
+from l2o.learners.neural_process.transformer import TransformerNeuralProcess
+from l2o.learners.neural_process.versa import VERSA
 from l2o.rules.base import UpdateRule
 from l2o.rules.hand_designed import SGD
 
@@ -41,6 +52,8 @@ class Given(NamedTuple):
     way: classes of an episode; None where they vary.
     steps: of the inner rule.
     options: keywords that `make` has been given, for learners with a network of their own.
+    inputs: numbers in an input, for learners that read it as it is; None where it is no vector.
+    classifies: whether answers are labels.
     """
 
     make: Network
@@ -48,6 +61,8 @@ class Given(NamedTuple):
     way: int | None
     steps: int
     options: Mapping[str, Any]
+    inputs: int | None = None
+    classifies: bool = True
 
 
 @dataclass(frozen=True)
@@ -167,6 +182,35 @@ def _features(encoder: nn.Module) -> int:
     return int(encoder.num_features)  # type: ignore[arg-type]
 
 
+def _versa(given: Given) -> Learner:
+    return VERSA(given.make(0), given.way)
+
+
+def _process(given: Given, cls: Callable[..., NeuralProcess], **chosen: Any) -> Learner:
+    """A neural process that reads inputs as they are, or what the usual network makes of pictures."""
+    encoder = given.make(0) if given.inputs is None else None
+    inputs = given.inputs or int(encoder.num_features)  # type: ignore[union-attr, arg-type]
+    likelihood = "categorical" if given.classifies else "gaussian"
+    return cls(inputs, given.outputs, likelihood=likelihood, encoder=encoder, **chosen)
+
+
+def _convolutional(given: Given) -> Learner:
+    if given.inputs != 1 or given.classifies:
+        raise ValueError("convcnp learns numbers on a line, values of single inputs; these data are others.")
+    return ConvolutionalNeuralProcess((-5.0, 5.0), outputs=given.outputs, min_scale=MIN_SCALE)
+
+
+def _prior_fitted(given: Given) -> Learner:
+    if given.inputs is None or not given.classifies:
+        raise ValueError("pfn learns labels of the rows of tables; these data are others.")
+    return PriorFittedNetwork(given.inputs, given.outputs)
+
+
+# below the noise of the usual Gaussian processes, deviation .02; the papers' .1 would hide it
+MIN_SCALE = 0.01
+# Nguyen and Grover, 2022, appendix: Adam 5e-4 down to 0, 16 tasks
+PROCESS = {"norm": "running", "num_episodes": 16, "inner_steps": 0, "lr": 5e-4}
+
 # Finn et al., 2017, appendix A.1: strided convolutions, 1 step in training and 3 in evaluation, meta-batches of 32
 MAML_SETTINGS = {"inner_lr": 0.4, "inner_steps": 1, "test_steps": 3, "num_episodes": 32, "strided": True}
 # Snell et al., 2017, section 3.1: more classes in training than in evaluation
@@ -231,4 +275,19 @@ RECIPES: dict[str, Recipe] = {
     "ntm": Recipe(_ntm, _sgd, settings=MEMORY),
     "dnc": Recipe(_dnc, _sgd, settings=MEMORY),
     "mann": Recipe(_mann, _sgd, settings=MEMORY),
+    "cnp": Recipe(partial(_process, cls=ConditionalNeuralProcess, min_scale=MIN_SCALE), _sgd, settings=PROCESS),
+    "np": Recipe(partial(_process, cls=LatentNeuralProcess, min_scale=MIN_SCALE), _sgd, settings=PROCESS),
+    "canp": Recipe(
+        partial(_process, cls=AttentiveNeuralProcess, latent=False, min_scale=MIN_SCALE), _sgd, settings=PROCESS
+    ),
+    "anp": Recipe(partial(_process, cls=AttentiveNeuralProcess, min_scale=MIN_SCALE), _sgd, settings=PROCESS),
+    "tnp-d": Recipe(partial(_process, cls=TransformerNeuralProcess, min_scale=MIN_SCALE), _sgd, settings=PROCESS),
+    "tnp-a": Recipe(
+        partial(_process, cls=TransformerNeuralProcess, autoregressive=True, min_scale=MIN_SCALE),
+        _sgd,
+        settings=PROCESS,
+    ),
+    "convcnp": Recipe(_convolutional, _sgd, settings=PROCESS | {"lr": 1e-3}),
+    "versa": Recipe(_versa, _sgd, classifies=True, settings=METRIC | {"num_episodes": 4}),
+    "pfn": Recipe(_prior_fitted, _sgd, settings=PROCESS),
 }

@@ -21,14 +21,19 @@ from l2o.learners import (
     MANN,
     MLP,
     NTM,
+    VERSA,
     Adaptation,
+    AttentiveNeuralProcess,
+    ConditionalNeuralProcess,
     EpisodicTask,
+    LatentNeuralProcess,
     Learner,
     MatchingNetwork,
     MemoryLearner,
     MetaCurvature,
     MetaLSTMRule,
     MetaSGD,
+    PriorFittedNetwork,
     PrototypicalNetwork,
     RelationNetwork,
     ReptileTask,
@@ -36,11 +41,13 @@ from l2o.learners import (
     SiameseNetwork,
     StepRates,
     SVMHead,
+    TransformerNeuralProcess,
     WithContext,
     adapt,
     meta_grad,
     shapes_of,
 )
+from l2o.learners.neural_process.base import NeuralProcess
 from l2o.optim import LearnedOptimizer
 from l2o.rules import SGD, Adam, LSTMRule, MLPRule, Momentum, OptState, UpdateRule
 from l2o.tasks.episodes import Episode, Examples
@@ -89,6 +96,13 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "ntm": lambda: MemoryLearner(_embedding(), NTM(5 + WAY + 1, WAY, controller=4, rows=4, width=3)),
     "dnc": lambda: MemoryLearner(_embedding(), DNC(5 + WAY + 1, WAY, 4, rows=4, width=3, stop_usage=False)),
     "mann": lambda: MemoryLearner(_embedding(), MANN(5 + WAY, WAY, 4, rows=4, width=3, num_reads=2), late=True),
+    "versa": lambda: VERSA(_embedding(), WAY, hidden=4, num_samples=3),
+    "cnp": lambda: ConditionalNeuralProcess(4, WAY, 5, 2, "categorical"),
+    "np": lambda: LatentNeuralProcess(4, WAY, 5, 2, 3, 2, "categorical"),
+    "anp": lambda: AttentiveNeuralProcess(4, WAY, 6, 2, 2, True, 3, 2, "categorical"),
+    "tnp-d": lambda: TransformerNeuralProcess(4, WAY, 6, 2, 2, 6, likelihood="categorical"),
+    "tnp-a": lambda: TransformerNeuralProcess(4, WAY, 6, 2, 2, 6, True, likelihood="categorical"),
+    "pfn": lambda: PriorFittedNetwork(4, WAY, 6, 2, 2, 6),
 }
 RULES: dict[str, Callable[[Learner], UpdateRule]] = {
     "sgd": lambda learner: SGD(0.1),
@@ -296,8 +310,8 @@ def test_prediction_of_an_input_does_not_depend_on_the_others(learner: str) -> N
 @every_learner
 def test_renaming_the_classes_of_a_feed_forward_learner_renames_its_scores(learner: str) -> None:
     of, given = make(learner).learner, one(0, episodes())
-    if isinstance(of, MAML | CAVIA | MemoryLearner):
-        pytest.skip("its output units have names of their own")
+    if isinstance(of, MAML | CAVIA | MemoryLearner | NeuralProcess | VERSA):
+        pytest.skip("its output units, or its draws, have names of their own")
     turn = torch.tensor([1, 2, 0])
     renamed = Examples(given.support.x, turn[given.support.y])
     before = of.predict(of.start(given.support), given.query.x)

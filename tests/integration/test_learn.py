@@ -30,7 +30,7 @@ def learn(*words: str) -> int:
     return main(["learn", *words, *short, "--threads", "1"])
 
 
-@pytest.mark.parametrize("learner", [name for name in RECIPES if name not in ("relation", "maml++")])
+@pytest.mark.parametrize("learner", [name for name in RECIPES if name not in ("relation", "maml++", "convcnp")])
 def test_every_learner_trains_from_the_command_line(learner: str, tmp_path: Path) -> None:
     words = ["--learner", learner, "--data", "gaussian-classes", "--num-episodes", "2", "--run", str(tmp_path / "run")]
     assert learn(*words, "--query", "2", "--train-query", "2", "--train-shot", "1", "--train-way", "5") == 0
@@ -44,6 +44,14 @@ def test_every_learner_trains_from_the_command_line(learner: str, tmp_path: Path
 def test_images_are_learned_too(learner: str, tmp_path: Path) -> None:
     words = ["--learner", learner, "--data", "digits", "--way", "2", "--train-way", "2", "--num-episodes", "1"]
     assert learn(*words, "--query", "2", "--train-query", "2", "--run", str(tmp_path)) == 0
+
+
+@pytest.mark.parametrize(("learner", "data"), [("tnp-a", "gp-rbf"), ("convcnp", "gp-fixed"), ("pfn", "tabular-prior")])
+def test_distributions_are_learned_too(learner: str, data: str, tmp_path: Path) -> None:
+    assert learn("--learner", learner, "--data", data, "--num-episodes", "2", "--run", str(tmp_path)) == 0
+    told = json.loads((tmp_path / "test.json").read_text())
+    assert told["measure"] == ("accuracy" if data == "tabular-prior" else "negative log-likelihood")
+    assert math.isfinite(told["score"])
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
@@ -191,6 +199,7 @@ def test_a_run_is_judged_as_it_was_reported(tmp_path: Path, capsys: pytest.Captu
         (["--train-way", "8"], "train_way must be the way"),
         (["--learner", "prototypical", "--data", "sinusoid"], "learns labels only"),
         (["--width", "8"], "takes no width"),
+        (["--learner", "convcnp"], "convcnp learns numbers on a line"),
         (["--quorum", "1", "--pool", "local"], "quorum needs workers of Ray"),
     ],
 )

@@ -92,7 +92,7 @@ class PathProcess(NeuralProcess):
         if self.latent is None:
             return self.shaped(self.decoder(torch.cat([z, self.path.at(fast, z)], dim=-1)))
         same = noise(torch.zeros((), dtype=torch.int64, device=z.device), (self.num_samples, self.width), z)
-        drawn = self.shaped(self._decoded(fast, z, samples(fast["latent"], same)))
+        drawn = self.shaped(self._decoded(fast, z, samples(self.latent.prior(fast), same)))
         if self.classifies:
             return torch.log_softmax(drawn, dim=-1).logsumexp(-3) - math.log(self.num_samples)
         return drawn.movedim(-4, -3)
@@ -111,7 +111,7 @@ class PathProcess(NeuralProcess):
             each = (torch.log_softmax(numbers, dim=-1) * hits).sum(-1)
         else:
             each = self.normal_log_prob(numbers, query.y.unsqueeze(-3))
-        return divergence(posterior, fast["latent"]) / x.shape[-2] - each.mean((-2, -1))
+        return divergence(posterior, self.latent.prior(fast)) / x.shape[-2] - each.mean((-2, -1))
 
     def judged(self, fast: Fast, query: Examples, step: int) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
         if self.latent is None or not self.training or self.classifies:
@@ -154,7 +154,7 @@ class ConditionalNeuralProcess(PathProcess):
 class LatentNeuralProcess(PathProcess):
     """The same with a latent variable beside the mean: targets are no longer independent of each other.
 
-    The fast variables are the mean, the latent's mean and raw deviation, and the points it was made of.
+    The fast variables are the mean, and the encoded points that the latent is made of.
 
     Arguments:
         inputs, outputs, likelihood, min_scale, encoder: see `NeuralProcess`.
@@ -180,7 +180,7 @@ class LatentNeuralProcess(PathProcess):
 class AttentiveNeuralProcess(PathProcess):
     """Each target attends to the context; with a latent variable, or without (the conditional one, "CANP").
 
-    The fast variables are the context's keys and values, and those of the latent.
+    The fast variables are the context's keys and values, and the points that the latent is made of.
 
     Arguments:
         inputs, outputs, likelihood, min_scale, encoder: see `NeuralProcess`.

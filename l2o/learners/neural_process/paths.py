@@ -67,8 +67,8 @@ class AttentionPath(nn.Module):
 class LatentPath(nn.Module):
     """A normal latent variable of the whole context (Garnelo et al., 2018b): deviation .1 + .9 sigmoid.
 
-    The fast variables are the encoded context points, which the posterior that has seen the targets too is made of,
-    and the latent's mean and raw deviation.
+    The fast variables are the encoded context points: of their mean the latent is made, and of theirs and the targets'
+    the latent that has seen both.
 
     Arguments:
         inputs, outputs, width, depth: see `MeanPath`; the latent has `width` numbers.
@@ -80,8 +80,11 @@ class LatentPath(nn.Module):
 
     def start(self, x: Float[Tensor, "*b n inputs"], y: Float[Tensor, "*b n outputs"]) -> Fast:
         """The fast variables of a context."""
-        encodings = self.encoder(torch.cat([x, y], dim=-1))
-        return {"encodings": encodings, "latent": self.of(encodings)}
+        return {"encodings": self.encoder(torch.cat([x, y], dim=-1))}
+
+    def prior(self, fast: Fast) -> Float[Tensor, "*b 2 width"]:
+        """The latent given the context."""
+        return self.of(fast["encodings"])
 
     def of(self, encodings: Float[Tensor, "*b n width"]) -> Float[Tensor, "*b 2 width"]:
         """Mean and raw deviation of the latent, given encoded points."""

@@ -34,7 +34,10 @@ class Tower(nn.Module):
         """What others see of a context, by layers."""
         fast = {}
         for i, layer in enumerate(self._layers()):
-            seen = fast[f"layer{i}"] = layer.shows(tokens)
+            seen = layer.shows(tokens)
+            fast[f"layer{i}"] = seen.view_as(
+                seen
+            )  # of which later layers are no function: each is a variable by itself
             if i + 1 < len(self.layers):  # nobody sees what comes out of the last
                 tokens = layer(tokens, seen)
         return fast

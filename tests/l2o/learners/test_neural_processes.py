@@ -165,7 +165,7 @@ def test_the_training_loss_of_a_latent_is_the_evidence_bound(name: str) -> None:
     learner, (support, query) = make(name), one(episodes())
     fast, latent = learner.start(support), learner.latent  # type: ignore[attr-defined]
     both = Examples(*(torch.cat(parts) for parts in zip(support, query, strict=True)))
-    q, p = (_normal(latent.start(*examples)["latent"]) for examples in (both, support))
+    q, p = (_normal(latent.prior(latent.start(*examples))) for examples in (both, support))
     z = q.mean + q.stddev * noise(seeds(query, 0), (4, 8), query.y)
     total = torch.zeros((), dtype=torch.float64)
     for draw in z:

@@ -6,16 +6,8 @@ from torch.distributions import MultivariateNormal
 
 from l2o.tasks import gaussian_process_limits as limits
 from l2o.tasks.episodes import Episode, Examples
-from l2o.tasks.gaussian_process import GaussianProcess, Hyperparameters, covariances
+from l2o.tasks.gaussian_process import FIXED_KERNEL, GaussianProcess, Hyperparameters, covariances
 from l2o.types import seeded, tree_map
-
-FIXED = GaussianProcess(
-    lengthscale=(0.25, 0.25), scale=(1.0, 1.0), noise=0.05**0.5, context=(0, 30), target=(50, 50), total=None
-)
-
-
-def at(index: int, of: Episode) -> Episode:
-    return tree_map(lambda x: x[index : index + 1], of)
 
 
 def test_sizes_are_those_of_the_paper_and_one_batch_has_one_shape() -> None:
@@ -62,13 +54,12 @@ def test_the_known_kernels_predictive_is_a_ratio_of_densities() -> None:
 
 
 def test_of_one_kernel_the_integral_is_what_is_known() -> None:
-    episodes, of = FIXED.draw(seeded(3), 4)
+    episodes, of = FIXED_KERNEL.draw(seeded(3), 4)
     for name in ("diagonal", "gaussian", "joint"):
-        known, found = (
-            getattr(x, name) for x in (limits.known(FIXED, episodes, of), limits.at_nodes(FIXED, episodes, 8))
-        )
+        both = (limits.known(FIXED_KERNEL, episodes, of), limits.at_nodes(FIXED_KERNEL, episodes, 8))
+        known, found = (getattr(x, name) for x in both)
         torch.testing.assert_close(found, known, atol=1e-6, rtol=1e-6)
-    assert limits.fixed(FIXED).scale == 1.0
+    assert limits.fixed(FIXED_KERNEL).scale == 1.0
     with pytest.raises(ValueError, match="must have one kernel"):
         limits.fixed(GaussianProcess())
 
@@ -132,8 +123,8 @@ def test_knowing_less_is_worse_and_one_gaussian_worse_than_a_mixture() -> None:
 def test_the_fixed_kernels_limit() -> None:
     generator, rows = seeded(7), []
     for _ in range(400):
-        episodes, of = FIXED.draw(generator, 4)
-        rows.append(float(limits.known(FIXED, episodes, of).diagonal.mean()))
+        episodes, of = FIXED_KERNEL.draw(generator, 4)
+        rows.append(float(limits.known(FIXED_KERNEL, episodes, of).diagonal.mean()))
     found = torch.tensor(rows)
     assert abs(float(found.mean()) + 0.705) < 3 * (float(found.var()) / 400 + 0.02**2) ** 0.5
 
