@@ -123,6 +123,9 @@ def _outcomes(
     adaptation: Adaptation, episodes: Episode, steps: tuple[int, ...], batching: str
 ) -> tuple[Tensor, Tensor]:
     num = len(episodes.support.x)
+    if batching == "auto" and steps == (0,) and adaptation.learner.stacks:
+        loss, score = adaptation.learner.feed_forward(episodes)
+        return loss.unsqueeze(-1), score.unsqueeze(-1)
     if lanes_of(batching, adaptation, episodes, num):
         lanes = copy.copy(adaptation)
         lanes.recompute = False

@@ -19,6 +19,7 @@ from l2o.learners.neural_process.paths import deviation, divergence, noise, seed
 from l2o.rules import SGD
 from l2o.tasks.episodes import Episode, Examples
 from l2o.tasks.gaussian_process import GaussianProcess
+from l2o.training.judge import judge
 from l2o.types import seeded, tree_map
 
 SMALL = {"width": 8, "depth": 2}
@@ -62,6 +63,15 @@ def test_stacked_episodes_give_what_each_gives_alone(name: str, training: bool) 
         torch.testing.assert_close(stacked.scores, other.scores)
         torch.testing.assert_close(stacked.grads, other.grads)
     assert max(float(grad.abs().max()) for grad in stacked.grads.values()) > 1e-6
+
+
+@every_process
+def test_a_judgement_of_stacked_episodes_is_that_of_each(name: str) -> None:
+    adaptation = Adaptation(PROCESSES[name]())
+    found = [judge(adaptation, FAMILY, 6, (0,), batching=batching) for batching in ("auto", "loop")]
+    torch.testing.assert_close(found[0].losses, found[1].losses)
+    torch.testing.assert_close(found[0].scores, found[1].scores)
+    assert found[0].losses.shape == (6, 1)
 
 
 @every_process
