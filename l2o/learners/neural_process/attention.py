@@ -80,8 +80,9 @@ class TransformerLayer(nn.Module):
         self.heads, self.width = heads, width
         self.queries, self.shows = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
+        for layer in (self.queries, self.shows):  # as torch's own layers are drawn
+            nn.init.uniform_(layer.weight, -math.sqrt(1.5 / width), math.sqrt(1.5 / width))
         for layer in (self.queries, self.shows, self.out):
-            nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.hidden, self.back = nn.Linear(width, hidden), nn.Linear(hidden, width)
