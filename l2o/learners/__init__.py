@@ -4,6 +4,10 @@ from l2o.learners.adapt import adapt
 from l2o.learners.adaptation import Adaptation
 from l2o.learners.backbones import MLP, Conv4
 from l2o.learners.base import Learner
+from l2o.learners.black_box.cnaps import CNAPs
+from l2o.learners.black_box.hypernetwork import Hypernetwork
+from l2o.learners.black_box.recurrent import RecurrentLearner
+from l2o.learners.black_box.snail import SNAIL
 from l2o.learners.gradient.cavia import CAVIA, FiLMConv4, WithContext
 from l2o.learners.gradient.imaml import IMAML
 from l2o.learners.gradient.maml import MAML
@@ -40,14 +44,17 @@ __all__ = [
     "MANN",
     "MLP",
     "NTM",
+    "SNAIL",
     "VERSA",
     "Adaptation",
     "AttentiveNeuralProcess",
+    "CNAPs",
     "ConditionalNeuralProcess",
     "Conv4",
     "ConvolutionalNeuralProcess",
     "EpisodicTask",
     "FiLMConv4",
+    "Hypernetwork",
     "LatentNeuralProcess",
     "Learner",
     "MAMLPlusPlus",
@@ -59,6 +66,7 @@ __all__ = [
     "OnlineLearner",
     "PriorFittedNetwork",
     "PrototypicalNetwork",
+    "RecurrentLearner",
     "RelationEncoder",
     "RelationNetwork",
     "ReptileTask",

@@ -21,11 +21,14 @@ from l2o.learners import (
     MANN,
     MLP,
     NTM,
+    SNAIL,
     VERSA,
     Adaptation,
     AttentiveNeuralProcess,
+    CNAPs,
     ConditionalNeuralProcess,
     EpisodicTask,
+    Hypernetwork,
     LatentNeuralProcess,
     Learner,
     MatchingNetwork,
@@ -35,6 +38,7 @@ from l2o.learners import (
     MetaSGD,
     PriorFittedNetwork,
     PrototypicalNetwork,
+    RecurrentLearner,
     RelationNetwork,
     ReptileTask,
     RidgeHead,
@@ -103,6 +107,12 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "tnp-d": lambda: TransformerNeuralProcess(4, WAY, 6, 2, 2, 6, likelihood="categorical"),
     "tnp-a": lambda: TransformerNeuralProcess(4, WAY, 6, 2, 2, 6, True, likelihood="categorical"),
     "pfn": lambda: PriorFittedNetwork(4, WAY, 6, 2, 2, 6),
+    "lstm": lambda: RecurrentLearner(_embedding(), WAY, size=6),
+    "gru": lambda: RecurrentLearner(_embedding(), WAY, "gru", size=4, num_layers=2, hidden=3),
+    "snail": lambda: SNAIL(_embedding(), WAY, length=7, filters=3, attention=((4, 3), (4, 3))),
+    "hypernetwork": lambda: Hypernetwork(MLP([4, 5, WAY]), _embedding(), WAY, size=3, hidden=(6,)),
+    "chunked": lambda: Hypernetwork(MLP([5, 4, WAY]), _embedding(), WAY, True, size=3, hidden=(6,), chunk=7),
+    "cnaps": lambda: CNAPs(_embedding(), _embedding(), WAY, hidden=4),
 }
 RULES: dict[str, Callable[[Learner], UpdateRule]] = {
     "sgd": lambda learner: SGD(0.1),
@@ -155,9 +165,10 @@ def test_all_ways_have_one_meta_gradient(learner: str, rule: str) -> None:
     assert any(grad.abs().max() > 1e-6 for grad in loop.values())
     for oracle in (by_higher, by_torchopt):
         loss = torch.stack([oracle(adaptation, one(i, given)) for i in range(NUM)]).mean()
-        found = torch.autograd.grad(loss, list(adaptation.parameters()), allow_unused=True, materialize_grads=True)
+        trained = [p for p in adaptation.parameters() if p.requires_grad]
+        found = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
         assert_same(dict(zip(loop, found, strict=True)), loop)
-    theta = {name: p.detach() for name, p in adaptation.named_parameters()}
+    theta = {name: p.detach() for name, p in adaptation.named_parameters() if p.requires_grad}
     direction = {name: torch.randn(p.shape, generator=seeded(i)).to(p) for i, (name, p) in enumerate(theta.items())}
 
     def loss_at(size: float) -> Tensor:
@@ -176,6 +187,24 @@ def test_batching_makes_no_difference_in_other_orders(learner: str, order: str) 
     # where all weights adapt and nothing holds them back, the end of a minimisation does not depend on its beginning
     moves = (learner, order) != ("maml", "implicit:3")
     assert any(grad.abs().max() > 1e-6 for grad in grads.values()) == moves
+
+
+@every_learner
+def test_batching_makes_no_difference_without_steps(learner: str) -> None:
+    adaptation, given = make(learner, steps=0), episodes()
+    grads = assert_batching_makes_no_difference(adaptation, given)
+    assert any(grad.abs().max() > 1e-6 for grad in grads.values())
+
+
+def test_an_episode_that_is_not_finite_is_left_out_without_steps() -> None:
+    adaptation, given = make("prototypical", steps=0), episodes()
+    given.support.x[0] = float("nan")
+    found, alone = (
+        meta_grad(adaptation, given, batching="vmap"),
+        meta_grad(adaptation, tree_map(lambda x: x[1:], given)),
+    )
+    assert found.finite.tolist() == [False, True]
+    assert_same(found.grads, alone.grads)
 
 
 def assert_batching_makes_no_difference(adaptation: Adaptation, given: Episode) -> dict[str, Tensor]:
@@ -310,7 +339,7 @@ def test_prediction_of_an_input_does_not_depend_on_the_others(learner: str) -> N
 @every_learner
 def test_renaming_the_classes_of_a_feed_forward_learner_renames_its_scores(learner: str) -> None:
     of, given = make(learner).learner, one(0, episodes())
-    if isinstance(of, MAML | CAVIA | MemoryLearner | NeuralProcess | VERSA):
+    if isinstance(of, MAML | CAVIA | MemoryLearner | NeuralProcess | VERSA | RecurrentLearner | SNAIL | Hypernetwork):
         pytest.skip("its output units, or its draws, have names of their own")
     turn = torch.tensor([1, 2, 0])
     renamed = Examples(given.support.x, turn[given.support.y])

@@ -118,7 +118,7 @@ class Cell(nn.Module):
         return F.linear(x, self.inputs.weight.to(x.dtype), self.inputs.bias.to(x.dtype))
 
     def forward(
-        self, read: Float[Tensor, "*n gates"], h: Float[Tensor, "*n recurrent"], c: Float[Tensor, "*n size"]
+        self, read: Float[Tensor, "*#n gates"], h: Float[Tensor, "*#n recurrent"], c: Float[Tensor, "*#n size"]
     ) -> tuple[Float[Tensor, "*n size"], Float[Tensor, "*n size"]]:
         i, f, g, o = (read + F.linear(h, self.recurrent.weight.to(h.dtype))).chunk(4, dim=-1)
         # forget bias 1, so that the memory lives from the start (Jozefowicz et al., 2015)
