@@ -197,6 +197,16 @@ RATES = {
 }
 """Inner rates of learners that need others than the rest on these data."""
 
+OWN: dict[tuple[str, str], dict[str, Any]] = {
+    ("gaussian-classes", "lstm"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
+    ("gaussian-classes", "gru"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
+    ("gaussian-classes", "snail"): {"lr": 3e-3, "num_episodes": 32, "train_query": 15},
+    ("gaussian-classes", "hypernetwork"): {"num_episodes": 32, "train_query": 15},
+    ("gaussian-classes", "chunked-hypernetwork"): {"num_episodes": 32, "train_query": 15},
+    ("gaussian-classes", "cnaps"): {"num_episodes": 32, "train_query": 15},
+}
+"""Settings of learners that need others than the rest on these data; before those of the data and the learner."""
+
 
 def load_episodes(name: str, shape: Shape) -> EpisodeSuite:
     """A suite by name, of a folder of pictures, or from `module:object`: a function of a `Shape` that returns one.

@@ -18,7 +18,7 @@ from l2o.learners.adaptation import Adaptation
 from l2o.load import LEARNER_FILE, is_untrained, load
 from l2o.rules.base import UpdateRule
 from l2o.training.config import MAPPING, outer_optimizer, rate_factor
-from l2o.training.episode_suites import RATES, SETTINGS, EpisodeSuite, Shape, load_episodes
+from l2o.training.episode_suites import OWN, RATES, SETTINGS, EpisodeSuite, Shape, load_episodes
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.pools import PoolConfig
 from l2o.training.recipes import RECIPES, Given, Recipe
@@ -185,6 +185,7 @@ class LearnConfig(PoolConfig):
             "learn_rule": self.recipe.learns_rule,
         }
         defaults |= {**self.recipe.settings, **SETTINGS.get(self.data, {})}
+        defaults |= OWN.get((self.data, self.learner), {})
         if (self.data, self.learner) in RATES:
             defaults["inner_lr"] = RATES[self.data, self.learner]
         if self.rule is not None:
@@ -216,8 +217,16 @@ class LearnConfig(PoolConfig):
         self._check_suite(suite)
         options = self._network_options(suite)
         way = c.way if c.way == c.train_way else None
-        make, kind = partial(suite.network, **options), (suite.inputs, suite.classifies)
-        given = Given(make, suite.outputs, way, c.inner_steps, options, *kind)
+        given = Given(
+            partial(suite.network, **options),
+            suite.outputs,
+            way,
+            c.inner_steps,
+            options,
+            inputs=suite.inputs,
+            classifies=suite.classifies,
+            rows=max(c.shot or 1, c.train_shot or 1) * (c.way if suite.classifies else 1),
+        )
         learner = c.recipe.learner(given)
         if c.start is not None:
             _take_weights(learner, c.start)

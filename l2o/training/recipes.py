@@ -9,8 +9,13 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from l2o.learners.backbones import Conv4
+from l2o.learners.backbones import MLP, Conv4
 from l2o.learners.base import Learner
+from l2o.learners.black_box.answers import features_of
+from l2o.learners.black_box.cnaps import CNAPs
+from l2o.learners.black_box.hypernetwork import Hypernetwork
+from l2o.learners.black_box.recurrent import RecurrentLearner
+from l2o.learners.black_box.snail import SNAIL
 from l2o.learners.gradient.cavia import CAVIA, FiLMConv4, WithContext
 from l2o.learners.gradient.imaml import IMAML
 from l2o.learners.gradient.maml import MAML
@@ -54,6 +59,7 @@ class Given(NamedTuple):
     options: keywords that `make` has been given, for learners with a network of their own.
     inputs: numbers in an input, for learners that read it as it is; None where it is no vector.
     classifies: whether answers are labels.
+    rows: of the largest support set.
     """
 
     make: Network
@@ -63,6 +69,7 @@ class Given(NamedTuple):
     options: Mapping[str, Any]
     inputs: int | None = None
     classifies: bool = True
+    rows: int = 5
 
 
 @dataclass(frozen=True)
@@ -211,12 +218,59 @@ MIN_SCALE = 0.01
 # Nguyen and Grover, 2022, appendix: Adam 5e-4 down to 0, 16 tasks
 PROCESS = {"norm": "running", "num_episodes": 16, "inner_steps": 0, "lr": 5e-4}
 
+
+def _reader(given: Given) -> nn.Module:
+    """What embeds for learners that have many layers behind it: vectors go through a linear one."""
+    network = given.make(0)
+    return MLP((_inputs(network), network.num_features)) if isinstance(network, MLP) else network
+
+
+def _inputs(network: MLP) -> int:
+    return int(network.config["sizes"][0])
+
+
+def _lstm(given: Given) -> Learner:
+    return RecurrentLearner(_reader(given), given.outputs, "lstm")
+
+
+def _gru(given: Given) -> Learner:
+    return RecurrentLearner(_reader(given), given.outputs, "gru")
+
+
+def _snail(given: Given) -> Learner:
+    """With the sizes of the paper for images, and with small ones for vectors."""
+    encoder = _reader(given)
+    if isinstance(encoder, MLP):
+        return SNAIL(encoder, given.outputs, given.rows + 1, filters=32, attention=((32, 32),) * 3)
+    return SNAIL(encoder, given.outputs, given.rows + 1)
+
+
+def _hypernetwork(given: Given, chunk: int | None = None) -> Learner:
+    """All of the usual network is generated for vectors; for images what comes behind the embedding."""
+    encoder = _reader(given)
+    if isinstance(encoder, MLP):
+        return Hypernetwork(given.make(given.outputs), encoder, given.outputs, hidden=(256,), chunk=chunk)
+    target = MLP((features_of(encoder, None), 64, given.outputs))
+    return Hypernetwork(target, encoder, given.outputs, embedded=True, hidden=(256,), chunk=chunk)
+
+
+def _chunked(given: Given) -> Learner:
+    return _hypernetwork(given, chunk=200)
+
+
+def _cnaps(given: Given) -> Learner:
+    """With a backbone that is trained along, because there is none that was trained before."""
+    return CNAPs(given.make(0), given.make(0), given.way, frozen=False)
+
+
 # Finn et al., 2017, appendix A.1: strided convolutions, 1 step in training and 3 in evaluation, meta-batches of 32
 MAML_SETTINGS = {"inner_lr": 0.4, "inner_steps": 1, "test_steps": 3, "num_episodes": 32, "strided": True}
 # Snell et al., 2017, section 3.1: more classes in training than in evaluation
 METRIC = {"norm": "running", "num_episodes": 1, "inner_steps": 0}
 # the memory's own adaptation; it has an output for each class, and learns in what order rows come
 MEMORY = {"norm": "running", "inner_steps": 0}
+# a support set is one sequence, and has an output for each class: few queries of many episodes
+BLACK_BOX = {"norm": "running", "num_episodes": 16, "inner_steps": 0, "train_query": 3}
 
 RECIPES: dict[str, Recipe] = {
     "maml": Recipe(_maml, _sgd, settings=MAML_SETTINGS),
@@ -290,4 +344,10 @@ RECIPES: dict[str, Recipe] = {
     "convcnp": Recipe(_convolutional, _sgd, settings=PROCESS | {"lr": 1e-3}),
     "versa": Recipe(_versa, _sgd, classifies=True, settings=METRIC | {"num_episodes": 4}),
     "pfn": Recipe(_prior_fitted, _sgd, settings=PROCESS),
+    "lstm": Recipe(_lstm, _sgd, settings=BLACK_BOX),
+    "gru": Recipe(_gru, _sgd, settings=BLACK_BOX),
+    "snail": Recipe(_snail, _sgd, settings=BLACK_BOX),
+    "hypernetwork": Recipe(_hypernetwork, _sgd, settings=BLACK_BOX),
+    "chunked-hypernetwork": Recipe(_chunked, _sgd, settings=BLACK_BOX),
+    "cnaps": Recipe(_cnaps, _sgd, classifies=True, settings=METRIC | {"num_episodes": 4, "train_query": 5}),
 }

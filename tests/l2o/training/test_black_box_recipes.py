@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from l2o.learners import SNAIL, Conv4
+from l2o.training.learn import LearnConfig
+from l2o.types import seeded
+
+LEARNERS = ("lstm", "gru", "snail", "hypernetwork", "chunked-hypernetwork")
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("data", ["sinusoid", "digits"])
+def test_black_box_learners_take_targets_and_images(learner: str, data: str) -> None:
+    config = LearnConfig(learner=learner, data=data, way=3, query=2, train_query=2)
+    suite = config.suite()
+    adaptation = config.adaptation(suite)
+    outcome = adaptation(suite.train.sample(seeded(0)))
+    outcome.loss.backward()
+    assert outcome.loss.isfinite()
+    assert any(isinstance(m, Conv4) for m in adaptation.modules()) == (data == "digits")
+    assert all(p.grad is not None for name, p in adaptation.named_parameters() if ".encoder." in f".{name}")
+
+
+def test_a_snail_reaches_over_the_largest_support_set_and_the_query() -> None:
+    config = LearnConfig(learner="snail", data="gaussian-classes", way=5, shot=1, train_shot=3)
+    learner = config.adaptation(config.suite()).learner
+    assert isinstance(learner, SNAIL)
+    assert max(getattr(block, "dilation", 0) for block in learner.blocks) == 8  # 16 rows
+    regression = LearnConfig(learner="snail", data="sinusoid", shot=10)
+    blocks = regression.adaptation(regression.suite()).learner.blocks
+    assert max(getattr(block, "dilation", 0) for block in blocks) == 8  # 11 rows
+
+
+def test_data_can_ask_for_other_settings_of_a_learner() -> None:
+    assert LearnConfig(learner="snail", data="gaussian-classes").resolved().lr == 3e-3
+    assert LearnConfig(learner="snail", data="gaussian-classes", lr=1e-2).resolved().lr == 1e-2
+    assert LearnConfig(learner="maml", data="gaussian-classes").resolved().lr == 1e-3
+
+
+def test_what_has_an_output_for_each_class_trains_on_as_many() -> None:
+    config = LearnConfig(learner="snail", data="gaussian-classes", way=5, train_way=10)
+    with pytest.raises(ValueError, match="train_way must be the way, because snail has an output for each class"):
+        config.adaptation(config.suite())
+    cnaps = LearnConfig(learner="cnaps", data="gaussian-classes", way=5, train_way=10)
+    learner = cnaps.adaptation(cnaps.suite()).learner
+    assert learner.way is None and torch.equal(learner.film.weight, torch.zeros_like(learner.film.weight))
