@@ -6,7 +6,7 @@ https://arxiv.org/abs/1605.06065, section 4, whose LSTM is the baseline of memor
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -43,7 +43,7 @@ class RecurrentLearner(Learner):
         self,
         encoder: nn.Module,
         outputs: int,
-        cell: Literal["lstm", "gru"] = "lstm",
+        cell: str = "lstm",
         size: int = 256,
         num_layers: int = 1,
         hidden: int = 0,
