@@ -185,7 +185,7 @@ def test_batching_makes_no_difference_in_other_orders(learner: str, order: str) 
     adaptation, given = make(learner, "momentum", order=order), episodes()
     grads = assert_batching_makes_no_difference(adaptation, given)
     # where all weights adapt and nothing holds them back, the end of a minimisation does not depend on its beginning
-    moves = (learner, order) != ("maml", "implicit:3")
+    moves = order != "implicit:3" or learner not in ("maml", "hypernetwork", "cnaps")
     assert any(grad.abs().max() > 1e-6 for grad in grads.values()) == moves
 
 
@@ -253,9 +253,15 @@ class Named(UpdateRule):
 
 
 def started(adaptation: Adaptation, episode: Episode) -> dict[str, Tensor]:
-    """The fast variables, differentiable even where nothing leads to them, as the other libraries want them."""
+    """The fast variables, differentiable even where nothing leads to them, as the other libraries want them.
+
+    Views, because one may have been made from another, which the gradient is not to see.
+    """
     fast = adaptation.learner.start(episode.support)
-    return {name: value if value.requires_grad else value.detach().requires_grad_() for name, value in fast.items()}
+    return {
+        name: value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+        for name, value in fast.items()
+    }
 
 
 def by_higher(adaptation: Adaptation, episode: Episode) -> Tensor:
