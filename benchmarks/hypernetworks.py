@@ -52,7 +52,7 @@ class Config:
     peer: Path | None = None
     turns: int = 10
     iterations: int = 20
-    fused: bool = False
+    fused: bool = True
     out: Path = Path("runs/hypernetworks")
     record: bool = False
 

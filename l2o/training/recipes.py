@@ -246,12 +246,12 @@ def _snail(given: Given) -> Learner:
 
 
 def _hypernetwork(given: Given, chunk: int | None = None) -> Learner:
-    """All of the usual network is generated for vectors; for images what comes behind the embedding."""
+    """A perceptron of one hidden layer is generated: of vectors, or of the embeddings of images."""
     encoder = _reader(given)
-    if isinstance(encoder, MLP):
-        return Hypernetwork(given.make(given.outputs), encoder, given.outputs, hidden=(256,), chunk=chunk)
-    target = MLP((features_of(encoder, None), 64, given.outputs))
-    return Hypernetwork(target, encoder, given.outputs, embedded=True, hidden=(256,), chunk=chunk)
+    embedded = not isinstance(encoder, MLP)
+    inputs = _inputs(encoder) if isinstance(encoder, MLP) else features_of(encoder, None)
+    target = MLP((inputs, 64, given.outputs))
+    return Hypernetwork(target, encoder, given.outputs, embedded, hidden=(256,), chunk=chunk)
 
 
 def _chunked(given: Given) -> Learner:
