@@ -27,9 +27,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import functional_call, grad, vmap
 
 from benchmarks.record import RESULTS, write
+from l2o.compiled import traced
 from l2o.learners import MLP
 from l2o.learners.black_box.weight_generator import WeightGenerator
 
@@ -68,6 +69,29 @@ def ours(chunk: int | None, config: Config) -> Step:
     x, y, codes = data()
     answer = vmap(lambda weights, x: functional_call(network, weights, (x,)))
     return stepper(generator, lambda: (answer(generator(codes), x) - y).square().mean(), config.fused)
+
+
+def recorded(chunk: int | None, config: Config) -> Step:
+    """The same, its gradient recorded once and played back, as `l2o learn --trace` does."""
+    torch.manual_seed(0)
+    network = MLP((1, 40, 40, 1))
+    generator = WeightGenerator(network, NUM_CODE, HIDDEN, chunk, NUM_CHUNK)
+    x, y, codes = data()
+    answer = vmap(lambda weights, x: functional_call(network, weights, (x,)))
+    theta = dict(generator.named_parameters())
+    optimizer = torch.optim.Adam(theta.values(), lr=1e-3, fused=config.fused)
+
+    def loss(theta: dict[str, Tensor], codes: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return (answer(functional_call(generator, theta, (codes,)), x) - y).square().mean()
+
+    gradient = traced(grad(loss), generator)
+
+    def step() -> None:
+        for name, found in gradient({name: p.detach() for name, p in theta.items()}, codes, x, y).items():
+            theta[name].grad = found
+        optimizer.step()
+
+    return step
 
 
 def theirs(chunk: int | None, config: Config) -> Step:
@@ -116,7 +140,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     """One row a kind and system."""
     if config.peer is not None:
         sys.path.insert(0, str(config.peer))
-    makers = {"l2o": ours} | ({} if config.peer is None else {"hypnettorch": theirs})
+    makers = {"l2o": ours, "l2o, recorded": recorded} | ({} if config.peer is None else {"hypnettorch": theirs})
     for kind, chunk in (("full", None), ("chunked", CHUNK)):
         steps = {name: make(chunk, config) for name, make in makers.items()}
         seconds: dict[str, list[float]] = {name: [] for name in steps}

@@ -114,7 +114,7 @@ def test_chunks_are_pieces_of_the_row_of_all_weights() -> None:
     code = torch.randn(5)
     e = torch.relu(generator.first(torch.cat([code.expand(4, -1), generator.chunks], dim=1)))
     e = e / e.square().mean(1, keepdim=True).sqrt()
-    row = generator.head(e).flatten()[:26] * (1 - 2 * generator.flipped.float())
+    row = generator.head(e).flatten()[:26] * generator.signs
     expected = torch.cat([s * p for s, p in zip(generator.scale, row.split([12, 4, 8, 2]), strict=True)])
     torch.testing.assert_close(torch.cat([p.flatten() for p in generator(code).values()]), expected)
 
