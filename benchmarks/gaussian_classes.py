@@ -32,8 +32,8 @@ from l2o.training.learn_command import learn
 from l2o.training.recipes import RECIPES
 from l2o.types import seeded, tree_map
 
-NOT_VECTORS = ("relation",)
-"""Learners whose encoder is for images."""
+OTHERS = ("relation", "convcnp")
+"""Learners of other data: images, numbers on a line."""
 
 TEST_SEED = 10**6
 """Of the test episodes of runs with seed 0, see `learn_command.report`."""
@@ -68,7 +68,7 @@ class Config:
 def run(config: Config) -> Iterator[dict[str, Any]]:
     """One row for each limit, then one a learner and seed."""
     yield from limits(config)
-    for name in config.learners or [name for name in RECIPES if name not in NOT_VECTORS]:
+    for name in config.learners or [name for name in RECIPES if name not in OTHERS]:
         for seed in config.seeds:
             yield trained(config, name, seed)
 

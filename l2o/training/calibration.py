@@ -90,10 +90,10 @@ def calibration(
 
 def places(learner: NeuralProcess, episodes: Episode) -> Float[Tensor, "episodes targets outputs"]:
     """The probability that each value of stacked episodes would have been lower: uniform, where all is well."""
-    each = [tree_map(lambda x, i=i: x[i], episodes) for i in range(0 if learner.stacks else len(episodes.query.x))]
-    if not learner.stacks:
-        return torch.stack([_places(learner, episode) for episode in each])
-    return _places(learner, episodes)
+    if learner.stacks:
+        return _places(learner, episodes)
+    num = len(episodes.query.x)
+    return torch.stack([_places(learner, tree_map(lambda x, i=i: x[i], episodes)) for i in range(num)])
 
 
 def _places(learner: NeuralProcess, episode: Episode) -> Tensor:

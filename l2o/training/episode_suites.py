@@ -50,6 +50,7 @@ class EpisodeSuite:
         outputs: of a network that answers by itself: the way, or the numbers of a target.
         classifies: whether answers are labels.
         inputs: numbers in an input, for learners that read it as it is; None where it is no vector.
+        rows: of the largest support set; None where that is what the shape says.
     """
 
     train: EpisodeFamily
@@ -59,6 +60,7 @@ class EpisodeSuite:
     outputs: int
     classifies: bool = True
     inputs: int | None = None
+    rows: int | None = None
 
 
 def omniglot(shape: Shape) -> EpisodeSuite:
@@ -100,13 +102,14 @@ def tables(shape: Shape) -> EpisodeSuite:
 
 def gaussian_process(shape: Shape, family: GaussianProcess) -> EpisodeSuite:
     """Draws from Gaussian processes, their sizes random whatever the shape; perceptron of three layers of 128."""
-    return EpisodeSuite(family, family, family, partial(mlp, (1, 128, 128, 128)), 1, classifies=False, inputs=1)
+    network, rows = partial(mlp, (1, 128, 128, 128)), family.context[1]
+    return EpisodeSuite(family, family, family, network, 1, classifies=False, inputs=1, rows=rows)
 
 
 def tabular_prior(shape: Shape) -> EpisodeSuite:
     """Tables of 100 columns at most and 10 classes, from a prior; their sizes are random whatever the shape."""
     family = SyntheticTables()
-    return EpisodeSuite(family, family, family, partial(mlp, (100, 64, 64)), 10, inputs=100)
+    return EpisodeSuite(family, family, family, partial(mlp, (100, 64, 64)), 10, inputs=100, rows=family.support[1])
 
 
 def banking(shape: Shape) -> EpisodeSuite:
@@ -190,14 +193,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What learners are trained with on these data where nothing else is said; before the learner's own settings."""
 
-RATES = {
-    ("sinusoid", "cavia"): 1.0,
-    ("sinusoid", "reptile"): 0.02,
-    ("gaussian-classes", "cavia"): 1.0,
-}
-"""Inner rates of learners that need others than the rest on these data."""
-
 OWN: dict[tuple[str, str], dict[str, Any]] = {
+    ("sinusoid", "cavia"): {"inner_lr": 1.0},
+    ("sinusoid", "reptile"): {"inner_lr": 0.02},
+    ("gaussian-classes", "cavia"): {"inner_lr": 1.0},
     ("gaussian-classes", "lstm"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
     ("gaussian-classes", "gru"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
     ("gaussian-classes", "snail"): {"lr": 3e-3, "num_episodes": 32, "train_query": 15},
@@ -205,7 +204,7 @@ OWN: dict[tuple[str, str], dict[str, Any]] = {
     ("gaussian-classes", "chunked-hypernetwork"): {"num_episodes": 32, "train_query": 15},
     ("gaussian-classes", "cnaps"): {"num_episodes": 32, "train_query": 15},
 }
-"""Settings of learners that need others than the rest on these data; before those of the data and the learner."""
+"""What single learners are trained with on these data; before both."""
 
 
 def load_episodes(name: str, shape: Shape) -> EpisodeSuite:

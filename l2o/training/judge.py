@@ -14,7 +14,7 @@ from torch.func import vmap
 
 from l2o.learners.adaptation import Adaptation
 from l2o.learners.batch_norm import calibrate
-from l2o.learners.meta_grad import lanes_of
+from l2o.learners.meta_grad import lanes_of, takes_stacked
 from l2o.tasks.episodes import Episode, EpisodeFamily
 from l2o.types import device_of, seeded, tree_map, tree_to
 
@@ -123,9 +123,9 @@ def _outcomes(
     adaptation: Adaptation, episodes: Episode, steps: tuple[int, ...], batching: str
 ) -> tuple[Tensor, Tensor]:
     num = len(episodes.support.x)
-    if batching == "auto" and steps == (0,) and adaptation.learner.stacks:
-        loss, score = adaptation.learner.feed_forward(episodes)
-        return loss.unsqueeze(-1), score.unsqueeze(-1)
+    if takes_stacked(batching, adaptation, max(steps)):
+        loss, score = (x.unsqueeze(-1).expand(-1, len(steps)) for x in adaptation.learner.feed_forward(episodes))
+        return loss, score
     if lanes_of(batching, adaptation, episodes, num):
         lanes = copy.copy(adaptation)
         lanes.recompute = False

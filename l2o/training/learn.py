@@ -18,7 +18,7 @@ from l2o.learners.adaptation import Adaptation
 from l2o.load import LEARNER_FILE, is_untrained, load
 from l2o.rules.base import UpdateRule
 from l2o.training.config import MAPPING, outer_optimizer, rate_factor
-from l2o.training.episode_suites import OWN, RATES, SETTINGS, EpisodeSuite, Shape, load_episodes
+from l2o.training.episode_suites import OWN, SETTINGS, EpisodeSuite, Shape, load_episodes
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.pools import PoolConfig
 from l2o.training.recipes import RECIPES, Given, Recipe
@@ -184,10 +184,8 @@ class LearnConfig(PoolConfig):
             "multi_step": 0,
             "learn_rule": self.recipe.learns_rule,
         }
-        defaults |= {**self.recipe.settings, **SETTINGS.get(self.data, {})}
-        defaults |= OWN.get((self.data, self.learner), {})
-        if (self.data, self.learner) in RATES:
-            defaults["inner_lr"] = RATES[self.data, self.learner]
+        own = OWN.get((self.data, self.learner), {})
+        defaults |= {**self.recipe.settings, **SETTINGS.get(self.data, {}), **own}
         if self.rule is not None:
             del defaults["inner_lr"]
         if self.inner_steps is not None and self.test_steps is None:
@@ -225,7 +223,7 @@ class LearnConfig(PoolConfig):
             options,
             inputs=suite.inputs,
             classifies=suite.classifies,
-            rows=max(c.shot or 1, c.train_shot or 1) * (c.way if suite.classifies else 1),
+            rows=suite.rows or max(c.shot or 1, c.train_shot or 1) * (c.way if suite.classifies else 1),
         )
         learner = c.recipe.learner(given)
         if c.start is not None:

@@ -1,0 +1,28 @@
+"""Learners that write down what they see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from l2o.learners.answers import features_of
+from l2o.learners.base import Learner
+from l2o.learners.memory.core import MemoryCore
+from l2o.learners.memory.dnc import DNC
+from l2o.learners.memory.learner import MemoryLearner, inputs_for
+from l2o.learners.memory.mann import MANN
+from l2o.learners.memory.ntm import NTM
+from l2o.training.recipes.base import FEED_FORWARD, Given, Recipe, sgd
+
+
+def _memory(given: Given, cls: Callable[..., MemoryCore], late: bool = False, **sizes: int) -> Learner:
+    encoder = given.make(0)
+    core = cls(inputs_for(features_of(encoder), given.outputs, late), given.outputs, **sizes)
+    return MemoryLearner(encoder, core, late)
+
+
+RECIPES: dict[str, Recipe] = {
+    "ntm": Recipe(partial(_memory, cls=NTM, rows=64, width=40), sgd, settings=FEED_FORWARD),
+    "dnc": Recipe(partial(_memory, cls=DNC, rows=32, width=40), sgd, settings=FEED_FORWARD),
+    "mann": Recipe(partial(_memory, cls=MANN, late=True), sgd, settings=FEED_FORWARD),
+}
