@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -11,16 +11,9 @@ from torch import Tensor, nn
 
 from l2o.configured import Configured
 from l2o.learners.adapt import adapt, parse_order, trajectory
-from l2o.learners.base import Fast, Learner
+from l2o.learners.base import Fast, Learner, Outcome
 from l2o.rules.base import UpdateRule
 from l2o.tasks.episodes import Episode, Examples
-
-
-class Outcome(NamedTuple):
-    """What an episode gave: the query loss, and what is reported (see `Learner.judged`)."""
-
-    loss: Float[Tensor, ""]
-    score: Float[Tensor, ""]
 
 
 class Adaptation(Configured):
@@ -87,9 +80,9 @@ class Adaptation(Configured):
                 2019, section 4); None for the last one alone.
         """
         if weights is None and self.steps == 0:
-            return Outcome(*self.learner.feed_forward(episode))
+            return self.learner.feed_forward(episode)
         if weights is None:
-            return self.judge(self.adapt(episode.support), episode.query, self.steps)
+            return self.learner.judged(self.adapt(episode.support), episode.query, self.steps)
         if self.order.startswith("implicit"):
             raise ValueError(
                 "the losses of several steps need an order that goes through the steps, because the implicit gradient "
@@ -98,19 +91,15 @@ class Adaptation(Configured):
         if len(weights) != self.steps:
             raise ValueError(f"weights must be one for each of the {self.steps} steps; got {len(weights)}.")
         path = self._path(episode.support, self.steps)
-        outcomes = [self.judge(fast, episode.query, step) for step, fast in enumerate(path) if step > 0]
+        outcomes = [self.learner.judged(fast, episode.query, step) for step, fast in enumerate(path) if step > 0]
         losses = torch.stack([outcome.loss for outcome in outcomes])
         return Outcome((weights.to(losses) * losses).sum(), outcomes[-1].score)
 
     def outcomes(self, episode: Episode, steps: Sequence[int]) -> Outcome:
         """Loss and score after each of the given numbers of steps, as two vectors; for reports."""
         path = list(self._path(episode.support, max(steps)))
-        found = [self.judge(path[step], episode.query, step) for step in steps]
+        found = [self.learner.judged(path[step], episode.query, step) for step in steps]
         return Outcome(torch.stack([o.loss for o in found]), torch.stack([o.score for o in found]))
-
-    def judge(self, fast: Fast, query: Examples, step: int) -> Outcome:
-        """Loss and score of fast variables that `step` steps have made."""
-        return Outcome(*self.learner.judged(fast, query, step))
 
     def _path(self, support: Examples, steps: int) -> Iterator[Fast]:
         order = "first" if self.order.startswith("implicit") else self.order

@@ -1,4 +1,4 @@
-"""Labels and targets as numbers that a network can read."""
+"""What learners make of embeddings and answers: numbers that a network can read, means of classes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from l2o.learners.base import one_hot
+from l2o.learners.base import one_hot, way_of
+from l2o.tasks.episodes import Examples
 
 
-def answers(y: Shaped[Tensor, " n *targets"], outputs: int, like: Tensor) -> Float[Tensor, "n outputs"]:
-    """Labels as rows of zeros and a one, targets as they are; in the dtype of `like`.
+def answers(y: Shaped[Tensor, " *n"], outputs: int, like: Float[Tensor, "*b n dim"]) -> Float[Tensor, "*b n outputs"]:
+    """Labels as rows of zeros and a one, targets as they are; in the dtype of `like`, the embeddings beside them.
 
     Raises:
         ValueError: targets of another number than `outputs`.
     """
     if not y.is_floating_point():
         return one_hot(y, outputs, like)
-    if y.shape[1:] != (outputs,):
+    if y.ndim != like.ndim or y.shape[-1] != outputs:
         raise ValueError(
             f"targets must be rows of {outputs} numbers, the learner's outputs, because it reads them beside the "
             f"inputs; got {tuple(y.shape)}."
@@ -25,7 +26,18 @@ def answers(y: Shaped[Tensor, " n *targets"], outputs: int, like: Tensor) -> Flo
     return y.to(like.dtype)
 
 
-def features_of(encoder: nn.Module, num_features: int | None) -> int:
+def class_means(z: Float[Tensor, "n dim"], support: Examples, way: int | None) -> Float[Tensor, "way dim"]:
+    """The mean embedding of each class of a support set; nan for a class without examples.
+
+    Arguments:
+        z: embeddings of the support set.
+        way: see `way_of`.
+    """
+    members = one_hot(support.y, way_of(support, way), z)
+    return members.T @ z / members.sum(0).unsqueeze(-1)
+
+
+def features_of(encoder: nn.Module, num_features: int | None = None) -> int:
     """Numbers in an embedding: as given, or the encoder's `num_features`.
 
     Raises:

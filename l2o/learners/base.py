@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,13 @@ from l2o.tasks.episodes import Episode, Examples
 
 Fast: TypeAlias = dict[str, Tensor]
 """Fast variables: what a learner knows of one task, by name. Any update rule can refine them."""
+
+
+class Outcome(NamedTuple):
+    """What an episode gave: the query loss, and what is reported (see `Learner.judged`); of stacked ones, of each."""
+
+    loss: Float[Tensor, "*b"]
+    score: Float[Tensor, "*b"]
 
 
 class Learner(Configured, ABC):
@@ -63,15 +70,15 @@ class Learner(Configured, ABC):
         """
         return loss_of(self.predict(fast, query.x) if prediction is None else prediction, query.y)
 
-    def judged(self, fast: Fast, query: Examples, step: int) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+    def judged(self, fast: Fast, query: Examples, step: int) -> Outcome:
         """The query loss, and the score that is reported, of fast variables that `step` steps have made."""
         prediction = self.predict_at(fast, query.x, step)
         loss = self.query_loss(fast, query, prediction)
         if query.y.is_floating_point() and type(self).query_loss is Learner.query_loss:
-            return loss, loss.detach()  # the same mean squared error
-        return loss, score_of(prediction.detach(), query.y)
+            return Outcome(loss, loss.detach())  # the same mean squared error
+        return Outcome(loss, score_of(prediction.detach(), query.y))
 
-    def feed_forward(self, episode: Episode) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+    def feed_forward(self, episode: Episode) -> Outcome:
         """`judged` without a step, for learners that adapt and judge faster in one pass; also of stacked episodes."""
         return self.judged(self.start(episode.support), episode.query, 0)
 
@@ -101,8 +108,13 @@ def score_of(prediction: Float[Tensor, " n *outputs"], y: Shaped[Tensor, " n *ta
     """What is reported: accuracy (labels), or mean squared error (targets); nan where a prediction is."""
     if y.is_floating_point():
         return _squared_error(prediction, y)
+    return accuracy_of(prediction, y)
+
+
+def accuracy_of(prediction: Float[Tensor, "*b n way"], y: Shaped[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
+    """The share of rows whose highest score is that of their label; nan where a prediction is."""
     right = (prediction.argmax(dim=-1) == y).to(prediction.dtype)
-    return torch.where(prediction.isnan().any(-1), float("nan"), right).mean()
+    return torch.where(prediction.isnan().any(-1), float("nan"), right).mean(-1)
 
 
 def _squared_error(prediction: Float[Tensor, " n *outputs"], y: Float[Tensor, " n *targets"]) -> Float[Tensor, ""]:

@@ -108,16 +108,15 @@ def norm_layer(num_features: int, norm: Norm) -> nn.Module:
 def calibrate(module: nn.Module, run: Callable[[], object]) -> int:
     """Measure the statistics of `running` layers: the means over the batches that `run` puts through the module.
 
-    Layers that are frozen keep theirs.
+    Layers that are frozen keep theirs, once they have some.
 
     (Also called precise batch norm: Wu and Johnson, 2021, https://arxiv.org/abs/2105.07576, section 3.)
 
     Returns:
         the number of layers measured.
     """
-    layers = [
-        m for m in module.modules() if isinstance(m, BatchNorm) and m.statistics == "running" and m.weight.requires_grad
-    ]
+    layers = [m for m in module.modules() if isinstance(m, BatchNorm) and m.statistics == "running"]
+    layers = [m for m in layers if m.weight.requires_grad or bool(m.variance.isnan().any())]
     if not layers:
         return 0
     with _watched(layers), torch.no_grad():

@@ -63,10 +63,11 @@ def meta_grad(
     if theta is None:
         theta = {name: p.detach() for name, p in adaptation.named_parameters() if p.requires_grad}
     num = len(tree_leaves(episodes)[0])
-    if batching == "auto" and adaptation.learner.stacks and adaptation.steps == 0 and not (compile or trace):
-        found = _stacked(adaptation, theta, episodes)
-        if bool(found.finite.all()):
-            return found  # otherwise nobody knows whose fault it was
+    if takes_stacked(batching, adaptation) and not (compile or trace):
+        tied = has_ties(adaptation)
+        found = _of_the_mean(lambda leaves: functional_call(adaptation, leaves, (episodes,), tie_weights=tied), theta)
+        if found is not None:
+            return found
     size = lanes_of(batching, adaptation, episodes, num)
     if size == 0:
         return _loop(adaptation, theta, episodes, num, weights)
@@ -94,7 +95,7 @@ def _loop(adaptation: Adaptation, theta: Theta, episodes: Episode, num: int, wei
             episode = tree_map(lambda x, i=i: x[i], episodes)
             outcome = functional_call(adaptation, leaves, (episode, weights), tie_weights=tied)
             found = torch.autograd.grad(outcome.loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        finite = bool(outcome.loss.isfinite()) and bool(torch.stack(torch._foreach_norm(found)).isfinite().all())
+        finite = _all_finite(outcome.loss.detach(), *found)
         outcomes.append((outcome.loss.detach(), outcome.score))
         usable.append(finite)
         if finite and total is None:
@@ -109,17 +110,23 @@ def _loop(adaptation: Adaptation, theta: Theta, episodes: Episode, num: int, wei
     return MetaGrad(dict(zip(theta, total, strict=True)), losses, scores, torch.tensor(usable, device=losses.device))
 
 
-def _stacked(adaptation: Adaptation, theta: Theta, episodes: Episode) -> MetaGrad:
-    """In one pass, without a gradient of each episode: none counts if one is not finite."""
+def _of_the_mean(outcomes: Callable[[Theta], Any], theta: Theta) -> MetaGrad | None:
+    """The gradient of the mean loss without those of single episodes, in half the time where there are many weights.
+
+    None where something is not finite, because nobody knows then whose fault it was.
+
+    Arguments:
+        outcomes: losses and scores of all episodes, as two vectors; without inner steps, because second derivatives
+            are right within each episode only, see `_batched`.
+    """
     leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
     with torch.enable_grad():
-        outcome = functional_call(adaptation, leaves, (episodes,), tie_weights=has_ties(adaptation))
-        found = torch.autograd.grad(
-            outcome.loss.mean(), list(leaves.values()), allow_unused=True, materialize_grads=True
-        )
-    usable = torch.stack([outcome.loss.detach().sum(), *torch._foreach_norm(found)]).isfinite().all()
-    losses = outcome.loss.detach()
-    return MetaGrad(dict(zip(theta, found, strict=True)), losses, outcome.score, usable.expand(len(losses)))
+        losses, scores = outcomes(leaves)
+        found = torch.autograd.grad(losses.mean(), list(leaves.values()), allow_unused=True, materialize_grads=True)
+    losses = losses.detach()
+    if not _all_finite(losses, *found):
+        return None
+    return MetaGrad(dict(zip(theta, found, strict=True)), losses, scores, torch.ones_like(losses, dtype=torch.bool))
 
 
 @lru_cache(maxsize=8)
@@ -135,16 +142,17 @@ def _batched(adaptation: Adaptation, how: str, training: bool) -> Callable[..., 
         return grad(lambda theta: loss(theta, episode, weights), has_aux=True)(theta)
 
     each = vmap(one, in_dims=(None, 0, None), randomness="different")
+    outcomes = vmap(loss, in_dims=(None, 0, None), randomness="different")
 
     def all_at_once(theta: Theta, episodes: Episode, weights: Tensor | None) -> MetaGrad:
-        if not how and adaptation.steps == 0:  # no second derivatives
-            found = _of_the_mean(loss, theta, episodes, weights)
-            if bool(torch.stack(torch._foreach_norm([found.losses, *found.grads.values()])).isfinite().all()):
+        if not how and adaptation.steps == 0:
+            found = _of_the_mean(lambda leaves: outcomes(leaves, episodes, weights)[1], theta)
+            if found is not None:
                 return found
         grads, (losses, scores) = each(theta, episodes, weights)
         if not how:  # most often all are finite, and then so is their mean
             means = {name: g.mean(0) for name, g in grads.items()}
-            if bool(torch.stack(torch._foreach_norm([losses, *means.values()])).isfinite().all()):
+            if _all_finite(losses, *means.values()):
                 return MetaGrad(means, losses, scores, torch.ones_like(losses, dtype=torch.bool))
         usable = torch.stack([losses, *(g.reshape(len(g), -1).sum(1) for g in grads.values())]).isfinite().all(0)
         return MetaGrad({name: _mean(g, usable) for name, g in grads.items()}, losses, scores, usable)
@@ -154,19 +162,22 @@ def _batched(adaptation: Adaptation, how: str, training: bool) -> Callable[..., 
     return compiled(all_at_once) if how else all_at_once
 
 
-def _of_the_mean(loss: Callable[..., Any], theta: Theta, episodes: Episode, weights: Tensor | None) -> MetaGrad:
-    """The gradient of the mean, without those of single episodes: in half the time where there are many weights."""
-    leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
-    with torch.enable_grad():
-        _, (losses, scores) = vmap(loss, in_dims=(None, 0, None), randomness="different")(leaves, episodes, weights)
-        found = torch.autograd.grad(losses.mean(), list(leaves.values()), allow_unused=True, materialize_grads=True)
-    losses = losses.detach()
-    return MetaGrad(dict(zip(theta, found, strict=True)), losses, scores, torch.ones_like(losses, dtype=torch.bool))
+def _all_finite(*tensors: Tensor) -> bool:
+    return bool(torch.stack(torch._foreach_norm(list(tensors))).isfinite().all())
 
 
 def _mean(grads: Float[Tensor, " episodes *p"], finite: Bool[Tensor, " episodes"]) -> Float[Tensor, "*p"]:
     lanes = finite.view(-1, *[1] * (grads.ndim - 1))
     return torch.where(lanes, grads, 0.0).sum(0) / finite.sum().clamp(min=1)
+
+
+def takes_stacked(batching: str, adaptation: Adaptation, steps: int | None = None) -> bool:
+    """Whether stacked episodes go through in one pass, as one batch: where no steps are made and the learner can.
+
+    Arguments:
+        steps: in place of the adaptation's own.
+    """
+    return batching == "auto" and (adaptation.steps if steps is None else steps) == 0 and adaptation.learner.stacks
 
 
 def lanes_of(batching: str, adaptation: Adaptation, episodes: Episode, num: int) -> int:

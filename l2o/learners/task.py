@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,14 +13,13 @@ from torch.func import functional_call, vmap
 from l2o.learners.adaptation import Adaptation
 from l2o.learners.gradient.reptile import Move
 from l2o.learners.meta_grad import lanes_of
-from l2o.tasks.base import Task
 from l2o.tasks.episodes import Episode, EpisodeFamily
-from l2o.tasks.module import made, template
-from l2o.types import Batch, Params, draw_seed, tree_leaves, tree_map
+from l2o.tasks.module import ModuleTask, template
+from l2o.types import Batch, Params, tree_map
 
 
 @dataclass(frozen=True)
-class EpisodicTask(Task):
+class EpisodicTask(ModuleTask):
     """Train a learner: parameters are its slow weights and its rule's theta, batches are episodes, the loss is theirs.
 
     Arguments:
@@ -38,19 +36,11 @@ class EpisodicTask(Task):
     batching: str = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.num_episodes < 1:
             raise ValueError(f"num_episodes must be at least 1, because a loss needs one; got {self.num_episodes}.")
         if self.batching not in ("auto", "loop", "vmap"):
             raise ValueError(f"batching must be auto, loop or vmap, those of a loss; got {self.batching!r}.")
-        template(self.make)  # now: not while a loss is being transformed, where nothing can be drawn
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        template(self.make)
-
-    def init(self, generator: Generator) -> Params:
-        adaptation = made(self.make, draw_seed(generator))
-        return {name: p.detach() for name, p in adaptation.named_parameters() if p.requires_grad}
 
     def sample_batch(self, generator: Generator) -> Batch:
         return self.family.sample_many(generator, self.num_episodes)
@@ -60,10 +50,7 @@ class EpisodicTask(Task):
         return tree_map(lambda x: x.unflatten(0, (num, self.num_episodes)), episodes)
 
     def loss(self, params: Params, batch: Batch) -> Float[Tensor, ""]:
-        adaptation, device = template(self.make), tree_leaves(params)[0].device
-        if device.type != "cpu":  # what is not trained is there as well
-            rest = dict(adaptation.named_parameters()) | dict(adaptation.named_buffers())
-            params = {name: x.detach().to(device) for name, x in rest.items()} | params
+        adaptation, params = template(self.make), self.whole(params)
 
         def query_loss(episode: Episode) -> Float[Tensor, ""]:
             return self.episode_loss(adaptation, params, episode)

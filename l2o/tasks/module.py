@@ -12,7 +12,7 @@ from torch import Generator, nn
 from torch.func import functional_call
 
 from l2o.tasks.base import Task
-from l2o.types import Params, draw_seed
+from l2o.types import Params, draw_seed, tree_leaves
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -41,7 +41,16 @@ class ModuleTask(Task):
 
     def call(self, params: Params, *args: Any) -> Any:
         """What the module gives with these parameters."""
-        return functional_call(template(self.make), params, args)
+        return functional_call(template(self.make), self.whole(params), args)
+
+    def whole(self, params: Params) -> Params:
+        """The parameters, and on devices of theirs what is not trained as well."""
+        device = tree_leaves(params)[0].device
+        if device.type == "cpu":
+            return params
+        module = template(self.make)
+        rest = dict(module.named_parameters()) | dict(module.named_buffers())
+        return {name: x.detach().to(device) for name, x in rest.items()} | params
 
 
 @lru_cache(maxsize=128)

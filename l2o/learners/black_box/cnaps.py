@@ -10,9 +10,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from l2o.learners.base import Fast, Learner, loss_of, one_hot, way_of
+from l2o.learners.answers import class_means, features_of
+from l2o.learners.base import Fast, Learner, loss_of
 from l2o.learners.batch_norm import BatchNorm
-from l2o.learners.black_box.answers import features_of
 from l2o.tasks.episodes import Examples
 
 NORMS = (BatchNorm, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -81,9 +81,7 @@ class CNAPs(Learner):
     def start(self, support: Examples) -> Fast:
         scale, shift = self.film(self.set_encoder(support.x).mean(0)).chunk(2)
         film = {"scale": 1 + scale, "shift": shift}
-        z = self.embed(film, support.x)
-        members = one_hot(support.y, way_of(support, self.way), z)
-        means = members.T @ z / members.sum(0).unsqueeze(-1)
+        means = class_means(self.embed(film, support.x), support, self.way)
         weights = (means + self.weights(means)) / math.sqrt(means.shape[-1])
         return {**film, "weights": weights, "bias": self.bias(means).squeeze(-1)}
 

@@ -8,8 +8,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from l2o.learners.answers import answers, check_outputs, features_of, unit_rms
 from l2o.learners.base import Fast, Learner, loss_of
-from l2o.learners.black_box.answers import answers, check_outputs, features_of, unit_rms
 from l2o.learners.black_box.set_encoder import SetEncoder
 from l2o.learners.black_box.weight_generator import WeightGenerator
 from l2o.learners.transforms import has_ties

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from l2o.learners.answers import answers, check_outputs, features_of
 from l2o.learners.base import Fast, Learner, loss_of
-from l2o.learners.black_box.answers import answers, check_outputs, features_of
-from l2o.learners.metric.matching import Cell
+from l2o.learners.lstm_cell import LSTMCell
 from l2o.tasks.episodes import Examples
 
 State = tuple[Tensor, ...]
@@ -99,7 +99,7 @@ class LSTMLayer(nn.Module):
 
     def __init__(self, inputs: int, size: int) -> None:
         super().__init__()
-        self.cell, self.size = Cell(inputs, size, size), size
+        self.cell, self.size = LSTMCell(inputs, size, size), size
 
     def gates(self, x: Float[Tensor, "*n inputs"]) -> Float[Tensor, "*n gates"]:
         """What inputs say to the gates; all at once, because it does not depend on the state."""

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from l2o.learners.answers import answers, check_outputs, features_of
 from l2o.learners.base import Fast, Learner, loss_of
-from l2o.learners.black_box.answers import answers, check_outputs, features_of
 from l2o.tasks.episodes import Examples
 
 Memory: TypeAlias = dict[str, Tensor]
@@ -82,14 +82,6 @@ class SNAIL(Learner):
             rows = block.answer(rows, {name: fast[f"{name}{i}"] for name in block.names if f"{name}{i}" in fast})
         return self.head(rows)
 
-    def at_the_end(self, support: Examples, x: Shaped[Tensor, " *features"]) -> Float[Tensor, " outputs"]:
-        """The scores of one input, as the paper has it: of the last row of the whole sequence; what `predict` gives."""
-        z = self.encoder(torch.cat([support.x, x.unsqueeze(0)]))
-        rows = torch.cat([z, F.pad(answers(support.y, self.outputs, z), (0, 0, 0, 1))], dim=-1)
-        for block in self._blocks():
-            rows, _ = block.read(rows)
-        return self.head(rows[-1])
-
     def _blocks(self) -> list[AttentionBlock | DenseBlock]:
         return cast("list[AttentionBlock | DenseBlock]", list(self.blocks))
 
@@ -151,7 +143,7 @@ class DenseBlock(nn.Module):
 
     def answer(self, x: Float[Tensor, "n width"], memory: Memory) -> Float[Tensor, "n wider"]:
         """As of `AttentionBlock`."""
-        return self._append(x, self.before(memory["past"]) if memory else torch.zeros((), dtype=x.dtype))
+        return self._append(x, self.before(memory["past"]) if memory else x.new_zeros(()))
 
     def _append(self, x: Float[Tensor, "n width"], before: Float[Tensor, "..."]) -> Float[Tensor, "n wider"]:
         a, b = (self.now(x) + before).chunk(2, dim=-1)

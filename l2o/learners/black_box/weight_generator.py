@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from l2o.learners.black_box.answers import unit_rms
+from l2o.learners.answers import unit_rms
 from l2o.types import Params
 
 

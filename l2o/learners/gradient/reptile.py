@@ -24,6 +24,6 @@ class Move(nn.Module):
                 f"these towards them; {type(self.adaptation.learner).__name__} makes its own."
             )
         fast = self.adaptation.adapt(episode.support)
-        outcome = self.adaptation.judge(fast, episode.query, self.adaptation.steps)
+        outcome = self.adaptation.learner.judged(fast, episode.query, self.adaptation.steps)
         moved = {own[id(value)]: value - fast[name] for name, value in start.items()}
         return moved, outcome.loss, outcome.score

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.configured import Configured
-from l2o.learners.metric.matching import Cell
+from l2o.learners.lstm_cell import LSTMCell
 
 INITIAL = 1e-6
 """Every number of a fresh memory (Collier and Beel, 2018, https://arxiv.org/abs/1807.08518)."""
@@ -42,7 +42,7 @@ class MemoryCore(Configured, ABC):
                 raise ValueError(f"{name} must be at least 1, or nothing could pass; got {number}.")
         self.inputs, self.outputs, self.controller = inputs, outputs, controller
         self.rows, self.width, self.num_reads = rows, width, num_reads
-        self.cell = Cell(inputs, controller + num_reads * width, controller)
+        self.cell = LSTMCell(inputs, controller + num_reads * width, controller)
         self.output = nn.Linear(controller + num_reads * width, outputs)
 
     @abstractmethod
@@ -54,7 +54,7 @@ class MemoryCore(Configured, ABC):
         """What the output is made of (the controller's state and what was read), and the next state.
 
         Arguments:
-            read: what an input says to the controller's gates, see `Cell.read`.
+            read: what an input says to the controller's gates, see `LSTMCell.read`.
         """
 
     def unroll(

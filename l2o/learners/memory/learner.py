@@ -7,7 +7,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from l2o.configured import Configured
-from l2o.learners.base import Fast, Learner, loss_of, one_hot
+from l2o.learners.answers import answers
+from l2o.learners.base import Fast, Learner, loss_of
 from l2o.learners.memory.core import MemoryCore
 from l2o.tasks.episodes import Examples
 
@@ -35,7 +36,7 @@ class MemoryLearner(Learner):
 
     def start(self, support: Examples) -> Fast:
         z = self.encoder(support.x)
-        labels = self._labels(support.y, z)
+        labels = answers(support.y, self.core.outputs, z)
         given = torch.cat([torch.zeros_like(labels[:1]), labels[:-1]]) if self.late else labels
         _, state = self.core.unroll(self._inputs(z, given, known=True))
         return dict(state._asdict()) | ({LABEL: labels[-1]} if self.late else {})
@@ -50,9 +51,6 @@ class MemoryLearner(Learner):
         inputs = self._inputs(z, given, known=False).unsqueeze(-2)
         y, _ = self.core.unroll(inputs, self.core.State(**state))
         return y.squeeze(-2)
-
-    def _labels(self, y: Shaped[Tensor, "n *targets"], like: Tensor) -> Float[Tensor, "n outputs"]:
-        return y if y.is_floating_point() else one_hot(y, self.core.outputs, like)
 
     def _inputs(
         self, z: Float[Tensor, "n dim"], labels: Float[Tensor, "n outputs"], known: bool

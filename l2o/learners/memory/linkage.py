@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 LEAST = 1e-6
-"""The least usage whose logarithm is taken, as in the authors' code."""
+"""The least usage in a product, as in the authors' code."""
 
 
 def usage_after(
@@ -32,10 +32,10 @@ def usage_after(
 def allocation(usage: Float[Tensor, "*batch rows"]) -> Float[Tensor, "*batch rows"]:
     """a[i] = (1 - u[i]) times the product of the usage of all rows that are used less; of equal ones the first is less.
 
-    Products by logarithms, which have derivatives where a usage is 0.
+    Products by logarithms of LEAST + (1 - LEAST) u, which have derivatives where a usage is 0.
     """
     ordered, order = usage.sort(dim=-1, stable=True)
-    logs = ordered.clamp(min=LEAST).log()
+    logs = torch.log(LEAST + (1 - LEAST) * ordered)
     before = logs.cumsum(-1) - logs
     shares = (1 - ordered) * before.exp()
     return torch.zeros_like(shares).scatter(-1, order, shares)

@@ -59,7 +59,7 @@ class NTM(MemoryCore):
         super().__init__(inputs, outputs, controller, rows, width, num_reads)
         if num_writes < 1 or not 0 <= reach <= rows // 2:
             raise ValueError(
-                "num_writes must be at least 1, and reach from 0 to half the rows, so that no row is met twice; got "
+                "num_writes must be at least 1, and reach from 0 to half the rows, or heads would go round; got "
                 f"num_writes={num_writes}, reach={reach}, rows={rows}."
             )
         self.num_writes, self.reach = num_writes, reach

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from l2o.learners.answers import features_of
 from l2o.learners.base import Fast, Learner, loss_of, one_hot, way_of
+from l2o.learners.lstm_cell import LSTMCell
 from l2o.tasks.episodes import Examples
 
 
@@ -42,7 +43,7 @@ class MatchingNetwork(Learner):
             raise ValueError(f"num_reads must be at least 1, or f would not read the support set; got {num_reads}.")
         self.encoder, self.way, self.full_context = encoder, way, full_context
         if full_context:
-            dim = int(encoder.num_features) if num_features is None else num_features  # type: ignore[arg-type]
+            dim = features_of(encoder, num_features)
             self.g = BidirectionalLSTM(dim)
             self.f = AttentionLSTM(dim, num_reads)
 
@@ -73,7 +74,7 @@ class BidirectionalLSTM(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.forth, self.back = Cell(dim, dim, dim), Cell(dim, dim, dim)
+        self.forth, self.back = LSTMCell(dim, dim, dim), LSTMCell(dim, dim, dim)
 
     def forward(self, z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
         return z + _states(self.forth, z) + _states(self.back, z.flip(0)).flip(0)
@@ -89,7 +90,7 @@ class AttentionLSTM(nn.Module):
 
     def __init__(self, dim: int, num_reads: int) -> None:
         super().__init__()
-        self.cell, self.num_reads = Cell(dim, 2 * dim, dim), num_reads
+        self.cell, self.num_reads = LSTMCell(dim, 2 * dim, dim), num_reads
 
     def forward(self, z: Float[Tensor, "n dim"], references: Float[Tensor, "m dim"]) -> Float[Tensor, "n dim"]:
         inputs, h, c = self.cell.read(z), z, torch.zeros_like(z)
@@ -100,33 +101,7 @@ class AttentionLSTM(nn.Module):
         return h
 
 
-class Cell(nn.Module):
-    """An LSTM cell in plain operations, because nn.LSTMCell cannot be vmapped.
-
-    Arguments:
-        inputs: numbers in an input.
-        recurrent: numbers that come back at the next step.
-        size: numbers in the state.
-    """
-
-    def __init__(self, inputs: int, recurrent: int, size: int) -> None:
-        super().__init__()
-        self.inputs, self.recurrent = nn.Linear(inputs, 4 * size), nn.Linear(recurrent, 4 * size, bias=False)
-
-    def read(self, x: Float[Tensor, "*n inputs"]) -> Float[Tensor, "*n gates"]:
-        """What inputs say to the gates; all at once, because it does not depend on the state."""
-        return F.linear(x, self.inputs.weight.to(x.dtype), self.inputs.bias.to(x.dtype))
-
-    def forward(
-        self, read: Float[Tensor, "*#n gates"], h: Float[Tensor, "*#n recurrent"], c: Float[Tensor, "*#n size"]
-    ) -> tuple[Float[Tensor, "*n size"], Float[Tensor, "*n size"]]:
-        i, f, g, o = (read + F.linear(h, self.recurrent.weight.to(h.dtype))).chunk(4, dim=-1)
-        # forget bias 1, so that the memory lives from the start (Jozefowicz et al., 2015)
-        c = torch.sigmoid(f + 1.0) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
-
-
-def _states(cell: Cell, z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+def _states(cell: LSTMCell, z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
     h = c = torch.zeros_like(z[0])
     states = []
     for inputs in cell.read(z).unbind():

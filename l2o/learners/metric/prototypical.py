@@ -5,7 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from l2o.learners.base import Fast, Learner, loss_of, one_hot, way_of
+from l2o.learners.answers import class_means
+from l2o.learners.base import Fast, Learner, loss_of
 from l2o.tasks.episodes import Examples
 
 
@@ -22,9 +23,7 @@ class PrototypicalNetwork(Learner):
         self.encoder, self.way = encoder, way
 
     def start(self, support: Examples) -> Fast:
-        z = self.encoder(support.x)
-        members = one_hot(support.y, way_of(support, self.way), z)
-        return {"prototypes": members.T @ z / members.sum(0).unsqueeze(-1)}
+        return {"prototypes": class_means(self.encoder(support.x), support, self.way)}
 
     def inner_loss(self, fast: Fast, support: Examples) -> Float[Tensor, ""]:
         return loss_of(self.predict(fast, support.x), support.y)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Generator, Tensor, nn
 
+from l2o.learners.answers import features_of
 from l2o.learners.base import Fast, Learner, one_hot, way_of
 from l2o.tasks.data.labelled import LabelledDataset
 from l2o.tasks.episodes import Examples
@@ -34,7 +35,7 @@ class SiameseNetwork(Learner):
     def __init__(self, encoder: nn.Module, way: int | None = None, num_features: int | None = None) -> None:
         super().__init__()
         self.encoder, self.way = encoder, way
-        dim = int(encoder.num_features) if num_features is None else num_features  # type: ignore[arg-type]
+        dim = features_of(encoder, num_features)
         # the paper draws them from both signs; so a fresh network judges by distance, and says that a fair share is the
         # same: after 450 steps on Omniglot, 20-way, 95% of 5-way validation queries are right, with the paper's 86%
         self.alpha = nn.Parameter(torch.full((dim,), -2.0 * dim**-0.5))

@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from l2o.learners.base import Fast, Learner, one_hot
+from l2o.learners.base import Fast, Learner, Outcome, accuracy_of, one_hot
 from l2o.tasks.episodes import Examples
 
 Likelihood = Literal["gaussian", "categorical"]
@@ -79,10 +79,6 @@ class NeuralProcess(Learner):
             raise ValueError(f"inputs must have {self.inputs} numbers, as this learner was made; got {z.shape[-1]}.")
         return z
 
-    def values(self, y: Shaped[Tensor, "*n"], like: Tensor) -> Float[Tensor, "*b n outputs"]:
-        """Values as the process reads them: labels as rows of zeros and a one."""
-        return one_hot(y, self.outputs, like) if self.classifies else y.to(like.dtype)
-
     def shaped(self, numbers: Float[Tensor, "*n numbers"]) -> Float[Tensor, "*m"]:
         """The decoder's numbers as a prediction."""
         return numbers if self.classifies else numbers.unflatten(-1, (self.outputs, 2))
@@ -143,20 +139,13 @@ class NeuralProcess(Learner):
     ) -> Float[Tensor, "*b"]:
         return -_mean(self.log_prob(self.predict(fast, query.x) if prediction is None else prediction, query.y))
 
-    def judged(self, fast: Fast, query: Examples, step: int) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+    def judged(self, fast: Fast, query: Examples, step: int) -> Outcome:
         prediction = self.predict_at(fast, query.x, step)
-        loss = self.query_loss(fast, query, prediction)
-        return loss, self.score(prediction, query.y, loss)
+        return self.outcome(self.query_loss(fast, query, prediction), prediction, query)
 
-    def score(
-        self, prediction: Float[Tensor, "*n"], y: Shaped[Tensor, "*m"], loss: Float[Tensor, "*b"]
-    ) -> Float[Tensor, "*b"]:
-        """Accuracy, or the negative log-likelihood where values are predicted; nan where a prediction is."""
-        if not self.classifies:
-            return loss.detach()
-        prediction = prediction.detach()
-        right = (prediction.argmax(dim=-1) == y).to(prediction.dtype)
-        return torch.where(prediction.isnan().any(-1), float("nan"), right).mean(-1)
+    def outcome(self, loss: Float[Tensor, "*b"], prediction: Float[Tensor, "*n"], query: Examples) -> Outcome:
+        """A loss with its score: accuracy, or the same negative log-likelihood where values are predicted."""
+        return Outcome(loss, accuracy_of(prediction.detach(), query.y) if self.classifies else loss.detach())
 
 
 def _mean(x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from l2o.learners.answers import answers
 from l2o.learners.backbones import MLP
-from l2o.learners.base import Fast
+from l2o.learners.base import Fast, Outcome
 from l2o.learners.neural_process.base import NeuralProcess
 from l2o.learners.neural_process.paths import (
     AttentionPath,
@@ -84,7 +85,7 @@ class PathProcess(NeuralProcess):
 
     def start(self, support: Examples) -> Fast:
         x = self.embed(support.x)
-        y = self.values(support.y, x)
+        y = answers(support.y, self.outputs, x)
         return self.path.start(x, y) | ({} if self.latent is None else self.latent.start(x, y))
 
     def predict(self, fast: Fast, x: Shaped[Tensor, "*n"]) -> Float[Tensor, "*m"]:
@@ -103,21 +104,20 @@ class PathProcess(NeuralProcess):
         if self.latent is None or not self.training:
             return super().query_loss(fast, query, prediction)
         x = self.embed(query.x)
-        posterior = self.latent.posterior(fast, x, self.values(query.y, x))
+        posterior = self.latent.posterior(fast, x, answers(query.y, self.outputs, x))
         drawn = noise(seeds(query, x.ndim - 2), (self.train_samples, self.width), x)
         numbers = self.shaped(self._decoded(fast, x, samples(posterior, drawn)))
         if self.classifies:
-            hits = self.values(query.y, numbers).unsqueeze(-3)
-            each = (torch.log_softmax(numbers, dim=-1) * hits).sum(-1)
+            each = self.log_prob(numbers, query.y.unsqueeze(-2))
         else:
             each = self.normal_log_prob(numbers, query.y.unsqueeze(-3))
         return divergence(posterior, self.latent.prior(fast)) / x.shape[-2] - each.mean((-2, -1))
 
-    def judged(self, fast: Fast, query: Examples, step: int) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+    def judged(self, fast: Fast, query: Examples, step: int) -> Outcome:
         if self.latent is None or not self.training or self.classifies:
             return super().judged(fast, query, step)
         loss = self.query_loss(fast, query)  # which needs no prediction
-        return loss, loss.detach()
+        return Outcome(loss, loss.detach())
 
     def _decoded(
         self, fast: Fast, x: Float[Tensor, "*b m inputs"], latents: Float[Tensor, "*b num width"]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from l2o.learners.answers import answers
 from l2o.learners.backbones import MLP
 from l2o.learners.base import Fast
 from l2o.learners.neural_process.base import NeuralProcess
@@ -66,8 +67,8 @@ class ConvolutionalNeuralProcess(NeuralProcess):
 
     def start(self, support: Examples) -> Fast:
         x = self._checked(self.embed(support.x))
-        y = self.values(support.y, x)
-        near = self._closeness(self.grid.to(x.dtype).unsqueeze(-1), x, 0)  # (*b, grid, n)
+        y = answers(support.y, self.outputs, x)
+        near = self._log_closeness(self.grid.to(x.dtype).unsqueeze(-1), x, 0).exp()  # (*b, grid, n)
         density = near.sum(-1, keepdim=True)
         data = near @ y / (density + 1e-5)
         z = self.lift(_flat(torch.cat([density, data], dim=-1).mT))
@@ -77,14 +78,15 @@ class ConvolutionalNeuralProcess(NeuralProcess):
 
     def predict(self, fast: Fast, x: Shaped[Tensor, "*n"]) -> Float[Tensor, "*m"]:
         z = self._checked(self.embed(x))
-        near = self._closeness(z, self.grid.to(z.dtype).unsqueeze(-1), 1)  # (*b, m, grid)
-        features = near @ fast["field"].mT / near.sum(-1, keepdim=True)
-        return self.shaped(self.head(features))
+        # shares by softmax: closeness may be 0 to all of the grid, once the width is small
+        near = torch.softmax(self._log_closeness(z, self.grid.to(z.dtype).unsqueeze(-1), 1), dim=-1)  # (*b, m, grid)
+        return self.shaped(self.head(near @ fast["field"].mT))
 
-    def _closeness(self, a: Float[Tensor, "*b m 1"], b: Float[Tensor, "*c n 1"], which: int) -> Float[Tensor, "*d m n"]:
-        """exp(-d^2 / 2 width^2)."""
-        width = self.log_widths[which].exp().to(a.dtype)
-        return torch.exp(-0.5 * ((a - b.mT) / width).square())
+    def _log_closeness(
+        self, a: Float[Tensor, "*b m 1"], b: Float[Tensor, "*c n 1"], which: int
+    ) -> Float[Tensor, "*d m n"]:
+        """-d^2 / 2 width^2."""
+        return -0.5 * ((a - b.mT) * torch.exp(-self.log_widths[which]).to(a.dtype)).square()
 
     def _checked(self, x: Float[Tensor, "*b n 1"]) -> Float[Tensor, "*b n 1"]:
         low, high = self.reach

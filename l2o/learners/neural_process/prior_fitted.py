@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from l2o.learners.answers import answers
 from l2o.learners.backbones import MLP
-from l2o.learners.base import Fast
+from l2o.learners.base import Fast, Outcome
 from l2o.learners.neural_process.base import NeuralProcess
 from l2o.learners.neural_process.transformer import Tower
 from l2o.tasks.episodes import Episode, Examples
@@ -58,7 +59,7 @@ class PriorFittedNetwork(NeuralProcess):
 
     def start(self, support: Examples) -> Fast:
         x = self.embed(support.x)
-        y = self.values(support.y, x)
+        y = answers(support.y, self.outputs, x)
         fast: Fast = {}
         for i, (columns, classes) in enumerate(self._orders()):
             tokens = self.rows(x.roll(columns, -1)) + self.labels(y.roll(classes, -1))
@@ -73,17 +74,16 @@ class PriorFittedNetwork(NeuralProcess):
             each.append(torch.log_softmax(scores, dim=-1).roll(-classes, -1))
         return each[0] if len(each) == 1 else torch.stack(each).logsumexp(0)
 
-    def feed_forward(self, episode: Episode) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+    def feed_forward(self, episode: Episode) -> Outcome:
         if len(self._orders()) > 1:
             return super().feed_forward(episode)
         x, z = self.embed(episode.support.x), self.embed(episode.query.x)
         rows = self.rows(torch.cat([x, z], dim=-2))
-        labels = self.labels(self.values(episode.support.y, x))
+        labels = self.labels(answers(episode.support.y, self.outputs, x))
         n = x.shape[-2]
         tokens = rows + F.pad(labels, (0, 0, 0, z.shape[-2]))
         prediction = self.predictor(self.tower.at_once(tokens, n))
-        loss = self.query_loss({}, episode.query, prediction)
-        return loss, self.score(prediction, episode.query.y, loss)
+        return self.outcome(self.query_loss({}, episode.query, prediction), prediction, episode.query)
 
     def _orders(self) -> list[tuple[int, int]]:
         """By how much columns and classes are moved around the circle, for each prediction in the mean."""

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
+from l2o.learners.answers import answers
 from l2o.learners.backbones import MLP
-from l2o.learners.base import Fast
+from l2o.learners.base import Fast, Outcome
 from l2o.learners.neural_process.attention import TransformerLayer
 from l2o.learners.neural_process.base import NeuralProcess
 from l2o.tasks.episodes import Episode, Examples
@@ -35,9 +36,8 @@ class Tower(nn.Module):
         fast = {}
         for i, layer in enumerate(self._layers()):
             seen = layer.shows(tokens)
-            fast[f"layer{i}"] = seen.view_as(
-                seen
-            )  # of which later layers are no function: each is a variable by itself
+            # a view, of which later layers are no function: each is a variable by itself
+            fast[f"layer{i}"] = seen.view_as(seen)
             if i + 1 < len(self.layers):  # nobody sees what comes out of the last
                 tokens = layer(tokens, seen)
         return fast
@@ -122,7 +122,7 @@ class TransformerNeuralProcess(NeuralProcess):
 
     def start(self, support: Examples) -> Fast:
         x = self.embed(support.x)
-        return self.tower.start(self.embedding(_told(x, self.values(support.y, x))))
+        return self.tower.start(self.embedding(_told(x, answers(support.y, self.outputs, x))))
 
     def predict(self, fast: Fast, x: Shaped[Tensor, "*n"]) -> Float[Tensor, "*m"]:
         return self.shaped(self.predictor(self.tower.at(fast, self.embedding(self._asked(self.embed(x))))))
@@ -130,7 +130,7 @@ class TransformerNeuralProcess(NeuralProcess):
     def in_turn(self, fast: Fast, query: Examples) -> Float[Tensor, "*m"]:
         """The prediction for each target, told those before it."""
         x = self.embed(query.x)
-        tokens = torch.cat([_told(x, self.values(query.y, x)), self._asked(x)], dim=-2)
+        tokens = torch.cat([_told(x, answers(query.y, self.outputs, x)), self._asked(x)], dim=-2)
         told, asked = self.embedding(tokens).chunk(2, dim=-2)
         tokens = self.tower.in_turn(fast, told, asked)
         return self.shaped(self.predictor(tokens))
@@ -140,28 +140,25 @@ class TransformerNeuralProcess(NeuralProcess):
     ) -> Float[Tensor, "*b"]:
         return super().query_loss(fast, query, self.in_turn(fast, query) if self.autoregressive else prediction)
 
-    def judged(self, fast: Fast, query: Examples, step: int) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+    def judged(self, fast: Fast, query: Examples, step: int) -> Outcome:
         if not self.autoregressive:
             return super().judged(fast, query, step)
-        return self._loss_and_score(self.in_turn(fast, query), query)
+        return self._judged(self.in_turn(fast, query), query)
 
-    def feed_forward(self, episode: Episode) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+    def feed_forward(self, episode: Episode) -> Outcome:
         x, z = self.embed(episode.support.x), self.embed(episode.query.x)
         n, m = x.shape[-2], z.shape[-2]
-        seen, visible = [_told(x, self.values(episode.support.y, x))], None
+        seen, visible = [_told(x, answers(episode.support.y, self.outputs, x))], None
         if self.autoregressive:
-            seen.append(_told(z, self.values(episode.query.y, z)))
+            seen.append(_told(z, answers(episode.query.y, self.outputs, z)))
             visible = in_turn_mask(n, m, x.device)
             visible = torch.cat([F.pad(torch.ones_like(visible[:1, :n]).expand(n, n), (0, m)), visible])
         tokens = self.embedding(torch.cat([*seen, self._asked(z)], dim=-2))
         out = self.tower.at_once(tokens, tokens.shape[-2] - m, visible)
-        return self._loss_and_score(self.shaped(self.predictor(out)), episode.query)
+        return self._judged(self.shaped(self.predictor(out)), episode.query)
 
-    def _loss_and_score(
-        self, prediction: Float[Tensor, "*n"], query: Examples
-    ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        loss = super().query_loss({}, query, prediction)
-        return loss, self.score(prediction, query.y, loss)
+    def _judged(self, prediction: Float[Tensor, "*n"], query: Examples) -> Outcome:
+        return self.outcome(super().query_loss({}, query, prediction), prediction, query)
 
     def _asked(self, x: Float[Tensor, "*b n inputs"]) -> Float[Tensor, "*b n read"]:
         return F.pad(x, (0, self.outputs + 1))

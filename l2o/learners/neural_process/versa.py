@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from l2o.learners.answers import class_means, features_of
 from l2o.learners.backbones import MLP
-from l2o.learners.base import Fast, Learner, loss_of, one_hot, way_of
+from l2o.learners.base import Fast, Learner, Outcome, loss_of, score_of
 from l2o.learners.neural_process.paths import noise, seeds
 from l2o.tasks.episodes import Examples
 
@@ -46,41 +47,36 @@ class VERSA(Learner):
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, or there are no weights; got {num_samples}.")
         self.encoder, self.way, self.num_samples = encoder, way, num_samples
-        dim = int(encoder.num_features) if num_features is None else num_features  # type: ignore[arg-type]
+        dim = features_of(encoder, num_features)
         self.mean, self.log_variance = (MLP([dim, hidden, hidden, dim + 1]) for _ in range(2))
         nn.init.zeros_(self.log_variance.head.weight)
         nn.init.constant_(self.log_variance.head.bias, -4.0)  # so that draws begin as weak noise
 
     def start(self, support: Examples) -> Fast:
-        z = self.encoder(support.x)
-        members = one_hot(support.y, way_of(support, self.way), z)
-        classes = members.T @ z / members.sum(0).unsqueeze(-1)
+        classes = class_means(self.encoder(support.x), support, self.way)
         return {"means": self.mean(classes), "log_variances": self.log_variance(classes)}
 
     def inner_loss(self, fast: Fast, support: Examples) -> Float[Tensor, ""]:
         return loss_of(self.predict(fast, support.x), support.y)
 
     def predict(self, fast: Fast, x: Shaped[Tensor, " n *features"]) -> Float[Tensor, "n way"]:
-        z = self.encoder(x)
-        return self._mixture(fast, z, torch.zeros((), dtype=torch.int64, device=z.device))
+        return self._mixture(fast, x, torch.zeros((), dtype=torch.int64, device=x.device))
 
     def query_loss(
         self, fast: Fast, query: Examples, prediction: Float[Tensor, "n way"] | None = None
     ) -> Float[Tensor, ""]:
         if self.training:
-            prediction = self._mixture(fast, self.encoder(query.x), seeds(query, 0))
+            prediction = self._mixture(fast, query.x, seeds(query, 0))
         return loss_of(self.predict(fast, query.x) if prediction is None else prediction, query.y)
 
-    def judged(self, fast: Fast, query: Examples, step: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        z = self.encoder(query.x)  # once for both
-        seed = seeds(query, 0) if self.training else torch.zeros((), dtype=torch.int64, device=z.device)
-        prediction = self._mixture(fast, z, seed)
-        right = (prediction.argmax(-1) == query.y).to(z.dtype)
-        score = torch.where(prediction.isnan().any(-1), float("nan"), right).mean()
-        return loss_of(prediction, query.y), score.detach()
+    def judged(self, fast: Fast, query: Examples, step: int) -> Outcome:
+        """By the same draws both, so that the encoder runs once."""
+        prediction = self._mixture(fast, query.x, seeds(query, 0)) if self.training else self.predict(fast, query.x)
+        return Outcome(loss_of(prediction, query.y), score_of(prediction.detach(), query.y))
 
-    def _mixture(self, fast: Fast, z: Float[Tensor, "n dim"], seed: Tensor) -> Float[Tensor, "n way"]:
+    def _mixture(self, fast: Fast, x: Shaped[Tensor, " n *features"], seed: Tensor) -> Float[Tensor, "n way"]:
         """Log of the mean probability, over draws whose normal numbers come from a seed."""
+        z = self.encoder(x)
         means, deviations = fast["means"], torch.exp(0.5 * fast["log_variances"])
         drawn = noise(seed, (self.num_samples * len(means), means.shape[1]), means)
         weights = means + deviations * drawn.unflatten(0, (self.num_samples, -1))  # (samples, way, dim + 1)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from l2o.learners import MLP, SNAIL
@@ -29,8 +30,12 @@ def small(length: int = 7) -> SNAIL:
 def test_queries_are_answered_as_at_the_end_of_a_sequence_of_their_own(length: int, rows: int) -> None:
     learner, support = small(length), Examples(X[:rows], Y[:rows])
     scores = learner.predict(learner.start(support), QUERY)
+    labels = F.pad(torch.eye(3)[support.y], (0, 0, 0, 1))
     for x, score in zip(QUERY, scores, strict=True):
-        torch.testing.assert_close(learner.at_the_end(support, x), score)
+        sequence = torch.cat([learner.encoder(torch.cat([support.x, x.unsqueeze(0)])), labels], dim=-1)
+        for block in learner.blocks:
+            sequence, _ = block.read(sequence)
+        torch.testing.assert_close(learner.head(sequence[-1]), score)
 
 
 @pytest.mark.parametrize("block", [AttentionBlock(4, 3, 2), DenseBlock(4, 1, 3), DenseBlock(4, 4, 3)])

@@ -91,9 +91,10 @@ def test_weights_of_the_heads_are_shares(core: str) -> None:
     shares = [state.written, *state.read.unbind(1)] if isinstance(of, DNC) else state.weights.unbind(1)
     for weights in shares:
         assert (weights >= 0).all() and (weights.sum(-1) <= 1 + 1e-5).all()
-    if not isinstance(of, DNC):
+    if isinstance(of, DNC):
+        assert state.usage.min() >= 0 and state.usage.max() <= 1
+    else:
         torch.testing.assert_close(state.weights.sum(-1), torch.ones(state.weights.shape[:2]))
-    assert (state.usage.min() >= 0 and state.usage.max() <= 1) if isinstance(of, DNC) else True
 
 
 @pytest.mark.parametrize("core", WIDE)

@@ -37,9 +37,13 @@ def test_allocation_is_equation_1_of_the_methods() -> None:
     assert (allocation(usage).sum(-1) <= 1 + 1e-6).all()
 
 
-def test_allocation_of_free_rows_has_finite_derivatives() -> None:
-    usage = torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0], requires_grad=True)
-    (grad,) = torch.autograd.grad(allocation(usage).square().sum(), usage)
+def test_allocation_has_the_derivatives_of_its_formula_where_rows_are_free() -> None:
+    """a[i] = (1 - u[i]) times the product of the usage of all rows that are used less."""
+    usage = torch.tensor([0.0, 0.3, 0.5, 1.0, 1.0], requires_grad=True)
+    (grad,) = torch.autograd.grad(allocation(usage)[2], usage)
+    torch.testing.assert_close(grad, torch.tensor([0.3 * 0.5, 0.0, 0.0, 0.0, 0.0]), atol=1e-5, rtol=0)
+    two = torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0], requires_grad=True)
+    (grad,) = torch.autograd.grad(allocation(two).square().sum(), two)
     assert grad.isfinite().all()
 
 

@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from l2o.learners import MLP, MatchingNetwork
-from l2o.learners.metric.matching import AttentionLSTM, BidirectionalLSTM, Cell
+from l2o.learners.lstm_cell import LSTMCell
+from l2o.learners.metric.matching import AttentionLSTM, BidirectionalLSTM
 from l2o.tasks.episodes import Examples
 from l2o.types import seeded
 
@@ -85,7 +86,7 @@ def test_f_is_the_paper_s_equations_3_to_6(num_reads: int) -> None:
     torch.testing.assert_close(f(z, references), h)
 
 
-def load(oracle: nn.Module, cell: Cell, suffix: str = "", rows: Tensor | None = None) -> None:
+def load(oracle: nn.Module, cell: LSTMCell, suffix: str = "", rows: Tensor | None = None) -> None:
     """Put a cell's weights into torch's; our forget gate has 1 added."""
     forget = torch.cat([torch.zeros(4), torch.ones(4), torch.zeros(8)])
     values = {
