@@ -88,18 +88,22 @@ def report(config: LearnConfig, suite: EpisodeSuite, directory: RunDirectory, no
     found = judge(best, suite.test, config.test_episodes, steps, seed=config.seed + 10**6, calibration=suite.train)
     facts = {"learner": config.learner, "data": config.data, "way": config.way, "shot": config.shot}
     facts |= {"inner_steps": config.inner_steps, **notes}
-    told = _told(facts | {"measure": best.learner.measure}, found, suite, config.test_steps)
+    told = _told(facts, found, _measure(best, suite), config.test_steps)
     write_atomically(directory.path / "test.json", json.dumps(told, indent=1).encode())
     return told
 
 
-def _told(facts: dict[str, Any], found: Judgement, suite: EpisodeSuite, steps: int) -> dict[str, Any]:
+def _measure(adaptation: Adaptation, suite: EpisodeSuite) -> str:
+    return "accuracy" if suite.classifies else adaptation.learner.measure
+
+
+def _told(facts: dict[str, Any], found: Judgement, measure: str, steps: int) -> dict[str, Any]:
     """A judgement as plain values."""
     return {
         **facts,
         "episodes": len(found.scores),
         "test_steps": steps,
-        "measure": "accuracy" if suite.classifies else facts["measure"],
+        "measure": measure,
         "score": plain(found.score(steps)[0]),
         "half_interval": plain(found.score(steps)[1]),
         "by_steps": {str(step): [plain(value) for value in found.score(step)] for step in found.steps},
@@ -171,7 +175,7 @@ def judge_saved(config: JudgeConfig) -> dict[str, Any]:
     family = suite.test if config.part == "test" else suite.validation
     found = judge(adaptation, family, config.episodes, steps, config.seed)
     facts = {"learner": Path(config.learner).name, "data": chosen["data"], "way": way, "shot": shot}
-    return _told(facts | {"measure": adaptation.learner.measure}, found, suite, steps[-1])
+    return _told(facts, found, _measure(adaptation, suite), steps[-1])
 
 
 class _Evaluator:

@@ -65,7 +65,7 @@ class NeuralProcess(Learner):
 
     @property
     def measure(self) -> str:
-        return "accuracy" if self.classifies else "negative log-likelihood"
+        return "negative log-likelihood"
 
     @property
     def num_numbers(self) -> int:

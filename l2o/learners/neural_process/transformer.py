@@ -110,7 +110,7 @@ class TransformerNeuralProcess(NeuralProcess):
         hidden: int = 128,
         autoregressive: bool = False,
         likelihood: str = "gaussian",
-        min_scale: float = 0.0,
+        min_scale: float = 0.01,
         encoder: nn.Module | None = None,
     ) -> None:
         super().__init__(inputs, outputs, likelihood, min_scale, encoder)

@@ -99,6 +99,14 @@ def test_calibration_measures_the_mean_over_batches() -> None:
     assert calibrate(BatchNorm(2), lambda: None) == 0
 
 
+def test_frozen_layers_are_measured_once() -> None:
+    layer = BatchNorm(3, "running").requires_grad_(False)
+    first, second = torch.randn(2, 5, 3, generator=seeded(0)).unbind()
+    assert calibrate(layer, lambda: layer(first)) == 1
+    assert calibrate(layer, lambda: layer(second)) == 0
+    torch.testing.assert_close(layer.mean, first.mean(0))
+
+
 def test_bfloat16_convolutions_give_float32_close_to_it() -> None:
     a = Conv4(3, width=8, size=8, depth=2)
     b = Conv4(3, width=8, size=8, depth=2, precision="bfloat16")

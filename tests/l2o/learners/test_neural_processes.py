@@ -256,6 +256,14 @@ def test_convolutions_move_with_their_inputs_and_tell_no_point_from_a_zero() -> 
         make("convcnp").predict({}, torch.full((1, 1), 3.0).double())
 
 
+def test_smoothing_between_grid_points_is_finite_however_narrow() -> None:
+    learner, (support, query) = make("convcnp"), one(episodes())
+    learner.log_widths.data.fill_(-9.0)  # type: ignore[attr-defined]
+    loss = learner.query_loss(learner.start(support), query)
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
+
+
 def test_an_encoder_of_inputs_is_trained_along() -> None:
     from l2o.learners import MLP
 
