@@ -272,7 +272,10 @@ def by_higher(adaptation: Adaptation, episode: Episode) -> Tensor:
     with higher.innerloop_ctx(holder, optimizer, copy_initial_weights=False) as (moving, step):
         moving.update_params(list(fast.values()))
         for _ in range(adaptation.steps):
-            step.step(adaptation.learner.inner_loss(moving(), episode.support))
+            fast = moving()
+            loss = adaptation.learner.inner_loss(fast, episode.support)
+            # what the loss does not depend on (MANN's usage only orders) has a gradient of zero; none would be skipped
+            step.step(loss + sum(0.0 * value.sum() for value in fast.values()))
         return adaptation.learner.query_loss(moving(), episode.query)
 
 
