@@ -38,9 +38,6 @@ OTHERS = ("relation", "convcnp")
 TEST_SEED = 10**6
 """Of the test episodes of runs with seed 0, see `learn_command.report`."""
 
-SETTINGS: dict[str, dict[str, Any]] = {}
-"""What is said besides the learner's name; see `l2o learn --help`."""
-
 
 @dataclass(frozen=True)
 class Config:
@@ -91,7 +88,7 @@ def limits(config: Config) -> Iterator[dict[str, Any]]:
 
 def trained(config: Config, name: str, seed: int) -> dict[str, Any]:
     """The row of one run, which is finished first where it is not."""
-    usual = LearnConfig(learner=name, data="gaussian-classes", **SETTINGS.get(name, {})).resolved()
+    usual = LearnConfig(learner=name, data="gaussian-classes").resolved()
     assert usual.num_episodes is not None
     steps = -(-config.train_episodes // usual.num_episodes)
     settings = LearnConfig(
@@ -104,7 +101,6 @@ def trained(config: Config, name: str, seed: int) -> dict[str, Any]:
         validation_episodes=500,
         test_episodes=config.episodes,
         threads=config.threads,
-        **SETTINGS.get(name, {}),
     )
     folder = config.out / f"{name}_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +112,7 @@ def trained(config: Config, name: str, seed: int) -> dict[str, Any]:
     if (told.get("steps"), told.get("episodes")) != (steps, config.episodes):
         told = learn(settings, folder, show_progress=False)
     told.pop("by_steps")
-    more = {"seed": seed, "settings": SETTINGS.get(name, {}), "train_episodes": steps * usual.num_episodes}
+    more = {"seed": seed, "train_episodes": steps * usual.num_episodes}
     return {**told, **more, "trained_at": began.read_text()}
 
 

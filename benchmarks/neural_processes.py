@@ -11,6 +11,7 @@ are computed on the first of them; numbers are nats per target point, mean over 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -192,15 +193,8 @@ def half(values: Tensor) -> float:
 
 def picture(learner: NeuralProcess, data: str, path: Path) -> None:
     """Predictions of four tasks."""
-    episodes = GaussianProcess(
-        FAMILIES[data].kernel,
-        FAMILIES[data].lengthscale,
-        FAMILIES[data].scale,
-        FAMILIES[data].noise,
-        context=(12, 12),
-        target=(20, 20),
-    ).sample_many(seeded(7), 4)
-    bands(learner, episodes).savefig(path, dpi=120)
+    family = dataclasses.replace(FAMILIES[data], context=(12, 12), target=(20, 20))
+    bands(learner, family.sample_many(seeded(7), 4)).savefig(path, dpi=120)
 
 
 def main(config: Config) -> None:

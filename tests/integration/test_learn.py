@@ -40,7 +40,7 @@ def test_every_learner_trains_from_the_command_line(learner: str, tmp_path: Path
     assert isinstance(trained, Adaptation)
 
 
-@pytest.mark.parametrize("learner", ["maml++", "prototypical", "reptile"])
+@pytest.mark.parametrize("learner", ["maml++", "prototypical", "reptile", "mann", "tnp-d", "cnaps"])
 def test_images_are_learned_too(learner: str, tmp_path: Path) -> None:
     words = ["--learner", learner, "--data", "digits", "--way", "2", "--train-way", "2", "--num-episodes", "1"]
     assert learn(*words, "--query", "2", "--train-query", "2", "--run", str(tmp_path)) == 0

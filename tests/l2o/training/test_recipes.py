@@ -3,15 +3,23 @@ import torch
 
 from l2o.learners import SNAIL, Conv4
 from l2o.training.learn import LearnConfig
+from l2o.training.recipes import FAMILIES, RECIPES
 from l2o.types import seeded
 
-LEARNERS = ("lstm", "gru", "snail", "hypernetwork", "chunked-hypernetwork")
+FEED_FORWARD = [name for name, recipe in RECIPES.items() if recipe.settings["inner_steps"] == 0]
+PAIRS = [
+    (learner, data)
+    for learner in FEED_FORWARD
+    for data in ("sinusoid", "digits")
+    if (data == "digits" or not RECIPES[learner].classifies)
+    and (learner, data) != ("convcnp", "digits")
+    and learner not in ("pfn", "relation")
+]
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
-@pytest.mark.parametrize("data", ["sinusoid", "digits"])
-def test_black_box_learners_take_targets_and_images(learner: str, data: str) -> None:
-    config = LearnConfig(learner=learner, data=data, way=3, query=2, train_query=2)
+@pytest.mark.parametrize(("learner", "data"), PAIRS)
+def test_learners_take_targets_and_images(learner: str, data: str) -> None:
+    config = LearnConfig(learner=learner, data=data, way=3, train_way=3, query=2, train_query=2)
     suite = config.suite()
     adaptation = config.adaptation(suite)
     outcome = adaptation(suite.train.sample(seeded(0)))
@@ -19,6 +27,10 @@ def test_black_box_learners_take_targets_and_images(learner: str, data: str) -> 
     assert outcome.loss.isfinite()
     assert any(isinstance(m, Conv4) for m in adaptation.modules()) == (data == "digits")
     assert all(p.grad is not None for name, p in adaptation.named_parameters() if ".encoder." in f".{name}")
+
+
+def test_no_two_families_have_a_learner_of_one_name() -> None:
+    assert len(RECIPES) == sum(len(family.RECIPES) for family in FAMILIES)
 
 
 def test_a_snail_reaches_over_the_largest_support_set_and_the_query() -> None:
@@ -29,6 +41,9 @@ def test_a_snail_reaches_over_the_largest_support_set_and_the_query() -> None:
     regression = LearnConfig(learner="snail", data="sinusoid", shot=10)
     blocks = regression.adaptation(regression.suite()).learner.blocks
     assert max(getattr(block, "dilation", 0) for block in blocks) == 8  # 11 rows
+    of_any_size = LearnConfig(learner="snail", data="gp-rbf")
+    blocks = of_any_size.adaptation(of_any_size.suite()).learner.blocks
+    assert max(getattr(block, "dilation", 0) for block in blocks) == 32  # 47 rows at most
 
 
 def test_data_can_ask_for_other_settings_of_a_learner() -> None:
