@@ -14,7 +14,7 @@ from l2o.learners.black_box.cnaps import CNAPs
 from l2o.learners.black_box.hypernetwork import Hypernetwork
 from l2o.learners.black_box.recurrent import RecurrentLearner
 from l2o.learners.black_box.snail import SNAIL
-from l2o.training.recipes.base import FEED_FORWARD, Given, Recipe, sgd
+from l2o.training.recipes.base import FEED_FORWARD, FEW_QUERIES, Given, Recipe, sgd
 
 
 def _reader(given: Given) -> nn.Module:
@@ -45,14 +45,11 @@ def _cnaps(given: Given) -> Learner:
     return CNAPs(given.make(0), given.make(0), given.way, frozen=False)
 
 
-# a support set is one sequence, and has an output for each class: few queries of many episodes
-BLACK_BOX = FEED_FORWARD | {"num_episodes": 16, "train_query": 3}
-
 RECIPES: dict[str, Recipe] = {
-    "lstm": Recipe(partial(_recurrent, cell="lstm"), sgd, settings=BLACK_BOX),
-    "gru": Recipe(partial(_recurrent, cell="gru"), sgd, settings=BLACK_BOX),
-    "snail": Recipe(_snail, sgd, settings=BLACK_BOX),
-    "hypernetwork": Recipe(_hypernetwork, sgd, settings=BLACK_BOX),
-    "chunked-hypernetwork": Recipe(partial(_hypernetwork, chunk=200), sgd, settings=BLACK_BOX),
+    "lstm": Recipe(partial(_recurrent, cell="lstm"), sgd, settings=FEW_QUERIES),
+    "gru": Recipe(partial(_recurrent, cell="gru"), sgd, settings=FEW_QUERIES),
+    "snail": Recipe(_snail, sgd, settings=FEW_QUERIES),
+    "hypernetwork": Recipe(_hypernetwork, sgd, settings=FEW_QUERIES),
+    "chunked-hypernetwork": Recipe(partial(_hypernetwork, chunk=200), sgd, settings=FEW_QUERIES),
     "cnaps": Recipe(_cnaps, sgd, classifies=True, settings=FEED_FORWARD | {"num_episodes": 4, "train_query": 5}),
 }

@@ -12,7 +12,7 @@ from l2o.learners.memory.dnc import DNC
 from l2o.learners.memory.learner import MemoryLearner, inputs_for
 from l2o.learners.memory.mann import MANN
 from l2o.learners.memory.ntm import NTM
-from l2o.training.recipes.base import FEED_FORWARD, Given, Recipe, sgd
+from l2o.training.recipes.base import FEW_QUERIES, Given, Recipe, sgd
 
 
 def _memory(given: Given, cls: Callable[..., MemoryCore], late: bool = False, **sizes: int) -> Learner:
@@ -22,7 +22,7 @@ def _memory(given: Given, cls: Callable[..., MemoryCore], late: bool = False, **
 
 
 RECIPES: dict[str, Recipe] = {
-    "ntm": Recipe(partial(_memory, cls=NTM, rows=64, width=40), sgd, settings=FEED_FORWARD),
-    "dnc": Recipe(partial(_memory, cls=DNC, rows=32, width=40), sgd, settings=FEED_FORWARD),
-    "mann": Recipe(partial(_memory, cls=MANN, late=True), sgd, settings=FEED_FORWARD),
+    "ntm": Recipe(partial(_memory, cls=NTM, rows=64, width=40), sgd, settings=FEW_QUERIES),
+    "dnc": Recipe(partial(_memory, cls=DNC, rows=32, width=40), sgd, settings=FEW_QUERIES),
+    "mann": Recipe(partial(_memory, cls=MANN, late=True), sgd, settings=FEW_QUERIES),
 }
