@@ -51,8 +51,8 @@ class LearnedMuon(UpdateRule):
     Celo2 (Moudgil et al., 2026, https://arxiv.org/abs/2602.19142), and alpha, beta, factor and decay written for each
     tensor by `Steering` from how training goes: the loss, the fraction trained, how gradients agree, the tensor's size.
     All corrections start at zero. A matrix's step is as large beside its usual initial weights whatever its width, and
-    no singular value moves further than in a step of full rank. Tensors of rank above 2 are matrices of their first
-    dimension by all others.
+    no singular value moves further than in a step of full rank. Where most matrices begin smaller than usual, all steps
+    are as much smaller. Tensors of rank above 2 are matrices of their first dimension by all others.
 
     Without `total_steps` there is no cosine, and the decay is that of a long run; without a loss its features are zero.
 
@@ -127,7 +127,7 @@ class LearnedMuon(UpdateRule):
         counts = torch.stack([slots[name]["count"] for name in names]) + 1
         second = measured[:, 33] / bias_correction(self.rates[3].to(measured.dtype), counts.to(measured.dtype))
         before = torch.stack([slots[name]["recalled"] for name in names])
-        recalled = recall(measured, before, second, self.rates[:2])
+        recalled = recall(measured, before, second, self.rates[:2], counts == 1)
         for name, count, own in zip(names, counts, recalled, strict=True):
             kept = slots[name]["recalled"].dtype
             slots[name] = slots[name] | {"count": count.to(kept), "recalled": own.to(kept)}

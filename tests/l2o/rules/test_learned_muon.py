@@ -29,11 +29,12 @@ def gradients(params: Params, num: int) -> list[Params]:
 
 
 def size_of(p: torch.Tensor) -> float:
-    """What a fresh rule makes of a tensor's size and a matrix's columns, in a run of unknown length."""
+    """What a fresh rule makes of a tensor's size at the start and a matrix's columns, in a run of unknown length."""
     rms, length = float(p.square().mean().sqrt()), (200 / 10_000) ** 0.25
     if p.ndim < 2:
         return length * (rms / 0.1) ** 0.25
-    return length * math.sqrt(64 / p.shape[1]) * (rms * math.sqrt(3 * p.shape[1])) ** 0.25
+    size = rms * math.sqrt(3 * p.shape[1])
+    return length * math.sqrt(64 / max(16, p.shape[1])) * size ** (1.0 if size < 1 else 0.5)
 
 
 def rest(seconds: list[torch.Tensor]) -> float:
@@ -105,9 +106,37 @@ def test_cosines_are_reckoned_from_mean_squares_alone() -> None:
         momenta = torch.lerp(momenta, g.expand(2, -1), rates.unsqueeze(1))
         measured = torch.zeros(1, 35)
         measured[0, 0], measured[0, 2:4] = g.square().mean(), momenta.square().mean(dim=1)
-        recalled = recall(measured, recalled, torch.tensor([5.0 - i]), rates)
+        measured[0, 1] = 7.0 + i
+        recalled = recall(measured, recalled, torch.tensor([5.0 - i]), rates, torch.tensor([i == 0]))
     torch.testing.assert_close(recalled[0, :NUM_COSINES], expected, rtol=1e-3, atol=1e-4)
-    assert expected.min() > 0.01 and recalled[0, -2:].tolist() == [5.0, 0.0]  # the largest, and the last
+    assert expected.min() > 0.01
+    assert recalled[0, -3:].tolist() == [5.0, 0.0, 7.0]  # the largest second moment, the last, and the size at first
+
+
+@pytest.mark.parametrize("unit", [0.05, 0.3])
+def test_a_network_in_smaller_units_takes_steps_as_much_smaller(unit: float) -> None:
+    usual = {"a": draw(8, 20) / math.sqrt(60), "b": torch.zeros(8), "c": draw(3, 8) / math.sqrt(24)}
+    grads = gradients(usual, 3)
+    ones = steps(LearnedMuon(), usual, grads)[-1]
+    small = {k: unit * p for k, p in usual.items()}
+    others = steps(LearnedMuon(max_gradient=1e9), small, [{k: g / unit for k, g in one.items()} for one in grads])[-1]
+    for k, u in ones.items():
+        torch.testing.assert_close(others[k], unit * u, rtol=2e-2, atol=1e-9)
+
+
+def test_a_small_last_layer_takes_steps_almost_as_long() -> None:
+    params = {"a": draw(8, 20) / math.sqrt(60), "b": draw(8, 8) / math.sqrt(24), "c": 0.01 * draw(3, 8) / math.sqrt(24)}
+    grads = gradients(params, 1)
+    ones = steps(LearnedMuon(), params, grads)[0]["c"].norm()
+    others = steps(LearnedMuon(), params | {"c": 100 * params["c"]}, grads)[0]["c"].norm()
+    assert 0.2 * others < ones < others
+
+
+def test_a_matrix_that_begins_at_zero_takes_steps() -> None:
+    params = {"a": draw(8, 20) / math.sqrt(60), "b": torch.zeros(3, 8)}
+    first = steps(LearnedMuon(), params, gradients(params, 1))[0]["b"]
+    other = steps(LearnedMuon(), params | {"b": draw(3, 8) / math.sqrt(24)}, gradients(params, 1))[0]["b"]
+    assert 0.4 * other.norm() < first.norm() < other.norm()
 
 
 def test_what_is_written_for_a_tensor_scales_its_step_and_turns_it() -> None:
