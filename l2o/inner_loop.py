@@ -134,7 +134,7 @@ class Lanes:
     ) -> tuple[InnerState, Float[Tensor, "steps lanes"]]:
         """Train every lane on its batches (leading axis: lanes); theta is shared or has a leading axis of lanes."""
         _check_steps(batches)
-        axis = _theta_axis(self.rule, theta, len(self.tasks))
+        axis = theta_axis(self.rule, theta, len(self.tasks))
         step = _lane_step(self.rule, self._template, self.order, axis, self.compile)
         recompute = self.recompute and torch.is_grad_enabled()
         losses = []
@@ -205,7 +205,7 @@ def _axes(tree: object) -> Any:
     return _pytree.tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, tree)
 
 
-def _theta_axis(rule: UpdateRule, theta: Theta, num_lanes: int) -> int | None:
+def theta_axis(rule: UpdateRule, theta: Theta, num_lanes: int) -> int | None:
     """0 where theta has a leading axis of lanes, None where all lanes share it."""
     shapes = {name: tuple(p.shape) for name, p in rule.named_parameters() if p.requires_grad or name in theta}
     given = {name: tuple(value.shape) for name, value in theta.items()}

@@ -1,0 +1,42 @@
+"""Suites of tasks on which a rule learns to train agents: `l2o meta-train --tasks l2o.agents.suites:control`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from l2o.agents.environments import Bandit, CartPole, Environment, GridWorld, PointMass
+from l2o.agents.losses import Hyperparameters
+from l2o.agents.policy_task import PolicyFamily, PolicyTask
+from l2o.tasks.base import Task
+from l2o.training.suites import Suite
+from l2o.types import seeded
+
+HYPERPARAMETERS = Hyperparameters(discount=0.98, entropy=0.01)
+
+
+def control() -> Suite:
+    """Small agents of cart poles and point masses, each with physics of its own; 100 updates.
+
+    Validation: wider physics and networks. Test: physics further out, two layers, and environments that meta-training
+    never sees: grid worlds with keys and doors, and bandits. No pendulum: in 100 updates Adam does not swing it up, so
+    there would be nothing to tell rules apart by.
+    """
+    family = PolicyFamily((CartPole(0.4, 100), PointMass(2, 0.4, 50)), hyperparameters=HYPERPARAMETERS)
+    wide = replace(family, hidden=(32,))
+    deep = replace(family, hidden=(24,), depth=(2,), activation=("relu",))
+    validation: dict[str, Task] = {
+        "cart pole": _one(wide, CartPole(0.6, 100), 1000),
+        "point mass": _one(wide, PointMass(3, 0.6, 50), 1001),
+    }
+    test: dict[str, Task] = {
+        "cart pole": _one(deep, CartPole(0.8, 200), 2000),
+        "point mass": _one(deep, PointMass(4, 0.8, 80), 2001),
+        "grid world": _one(wide, GridWorld(2, 2, 3, 40), 2002),
+        "bandit": _one(wide, Bandit(10, 20), 2003),
+    }
+    return Suite(family, validation, test, num_steps=100, score="area")
+
+
+def _one(family: PolicyFamily, environment: Environment, seed: int) -> PolicyTask:
+    """An agent of the family in a world of another one."""
+    return replace(family, environments=(environment,)).sample(seeded(seed))
