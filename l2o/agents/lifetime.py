@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, vmap
 from l2o.agents.advantages import gae, normalised
 from l2o.agents.environments.base import Environment, World, spread_over
 from l2o.agents.episodes import Noise, Rollout, Running, begin, draw, rollout
-from l2o.agents.losses import Hyperparameters, Losses, ppo_loss
+from l2o.agents.losses import Hyperparameters, Losses, clipped, ppo_loss
 from l2o.agents.policy import Policy
 from l2o.inner_loop import InnerState, repeat_lanes, theta_axis
 from l2o.rules.base import UpdateRule
@@ -143,7 +143,7 @@ class Lifetimes:
         """
         num = lives.running.age.shape[0]
         axis = theta_axis(self.rule, theta, num)
-        hyper = _by_lane(hyperparameters, num)
+        hyper = hyperparameters.by_lane(num)
         experience, running = self._act(lives, generator, copies)
         order = self._order(num, generator, copies)
         with_advantages = vmap(_prepare, in_dims=(None, 0, 1, 0))
@@ -297,23 +297,6 @@ def _ppo(policy: Policy, params: Params, batch: Minibatch, hyper: Hyperparameter
     )
 
 
-def clipped(grads: Params, max_norm: float | Tensor) -> Params:
-    """Gradients, scaled down where their norm, of all together, is above a limit."""
-    square = torch.stack([g.square().sum() for g in grads.values()]).sum()
-    scale = (max_norm * torch.rsqrt(square + 1e-12)).clamp(max=1.0)
-    return {name: scale * g for name, g in grads.items()}
-
-
 def _taken(x: Tensor, index: Tensor) -> Tensor:
     """Samples of each lane."""
     return x[torch.arange(len(x), device=x.device).unsqueeze(-1), index]
-
-
-def _by_lane(hyperparameters: Hyperparameters, num: int) -> Hyperparameters:
-    """Every hyperparameter as a tensor of one number a lane."""
-    tensors = {name: torch.as_tensor(value) for name, value in hyperparameters._asdict().items()}
-    for name, value in tensors.items():
-        if value.ndim > 1 or value.numel() not in (1, num):
-            raise ValueError(f"{name} must be a number or one for each of {num} lanes; got shape {tuple(value.shape)}.")
-    floats = {name: (x if x.is_floating_point() else x.float()).expand(num) for name, x in tensors.items()}
-    return Hyperparameters(**floats)

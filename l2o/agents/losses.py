@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from l2o.agents.advantages import Number
+from l2o.types import Params
 
 
 class Hyperparameters(NamedTuple):
@@ -32,6 +33,21 @@ class Hyperparameters(NamedTuple):
     value: Number = 0.5
     reward_scale: Number = 1.0
     max_grad_norm: Number = 0.5
+
+    def by_lane(self, num: int) -> Hyperparameters:
+        """Each as a tensor of one number a lane.
+
+        Raises:
+            ValueError: one is neither a single number nor as many as there are lanes.
+        """
+        tensors = {name: torch.as_tensor(value) for name, value in self._asdict().items()}
+        for name, value in tensors.items():
+            if value.ndim > 1 or value.numel() not in (1, num):
+                raise ValueError(
+                    f"{name} must be a number or one for each of {num} lanes; got shape {tuple(value.shape)}."
+                )
+        floats = {name: (x if x.is_floating_point() else x.float()).expand(num) for name, x in tensors.items()}
+        return Hyperparameters(**floats)
 
 
 class Losses(NamedTuple):
@@ -83,6 +99,13 @@ def ppo_loss(
     bounded = ratio.clamp(low, high)  # type: ignore[arg-type]
     policy = -torch.minimum(ratio * advantage, bounded * advantage).mean()
     return _weighed(policy, value, target, entropy, entropy_weight, value_weight)
+
+
+def clipped(grads: Params, max_norm: float | Tensor) -> Params:
+    """Gradients, scaled down where their norm, of all together, is above a limit."""
+    square = torch.stack([g.square().sum() for g in grads.values()]).sum()
+    scale = (max_norm * torch.rsqrt(square + 1e-12)).clamp(max=1.0)
+    return {name: scale * g for name, g in grads.items()}
 
 
 def _weighed(

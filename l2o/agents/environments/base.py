@@ -88,7 +88,7 @@ class Environment(ABC):
     def step(
         self, world: World, state: State, action: Shaped[Tensor, "..."], noise: Float[Tensor, "*batch s"]
     ) -> tuple[State, Float[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
-        """The next state, the reward, and whether the episode ended there (a time limit is not an end: `Episodes`)."""
+        """The next state, the reward, and whether the episode ended there, which at a time limit it does not."""
 
     @abstractmethod
     def observe(self, world: World, state: State) -> Float[Tensor, "*batch o"]:
