@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cluster, learners, speed
+from benchmarks import cluster, in_the_box, learners, speed
+from benchmarks.optimizers import report
 from benchmarks.record import read
 
 README = Path(__file__).parents[1] / "README.md"
@@ -42,6 +43,9 @@ def quickstart() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "quickstart": quickstart,
+    "optimizers": report.table,
+    "celo": in_the_box.celo,
+    "versions": in_the_box.history,
     "speed": speed.table,
     "few_shot": learners.few_shot,
     "meta_step": learners.meta_step,
