@@ -46,6 +46,12 @@ def test_the_swap_runs():
     assert losses[-1] < 0.2 * losses[0]
 
 
+def test_agents_live_side_by_side(capsys):
+    (snippet,) = [block for block in blocks("python") if "lifetime.run(" in block]
+    exec(snippet.replace("256, 20", "2, 3"), {})
+    assert "tensor" in capsys.readouterr().out
+
+
 def test_a_task_of_ones_own_is_meta_trained_from_python(my_tasks):
     (snippet,) = [block for block in blocks("python") if "MetaTrainer(" in block]
     names: dict = {}
