@@ -27,7 +27,6 @@ from l2o.training.evaluate import Contestant, compare
 from l2o.training.report import plain
 from l2o.training.run import RunDirectory, meta_train
 
-HEADS = ("step times", "final loss, trained / fresh", "networks where it is no higher", "diverged: fresh, trained")
 RATES = tuple(round(10 ** (k / 4), 3) for k in range(-6, 4))
 
 
@@ -73,21 +72,18 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
             yield {"task": name, "rate": rate, "fresh": plain(before), "trained": plain(after), "cpu_minutes": minutes}
 
 
-def compared(rows: list[dict[str, Any]]) -> tuple[str, str, str]:
-    """Of one multiplier: geometric mean over networks of the trained rule's final loss over the fresh one's, on how
-    many it is no higher, and how many diverged."""
-    both = [(row["fresh"], row["trained"]) for row in rows if row["fresh"] and row["trained"]]
-    ratio = math.exp(sum(math.log(max(b, 1e-4) / max(a, 1e-4)) for a, b in both) / len(both)) if both else math.nan
-    level = sum(b <= a for a, b in both)
-    gone = [sum(row[key] is None for row in rows) for key in ("fresh", "trained")]
-    return f"{ratio:.3f}", f"{level} of {len(rows)}", f"{gone[0]}, {gone[1]}"
-
-
 def shown(rows: list[dict[str, Any]]) -> Table:
-    """The comparison at each multiplier."""
-    table = Table(*HEADS)
+    """Geometric means over networks of the trained rule's final loss over the fresh one's, for each multiplier."""
+    table = Table(
+        "step times", "final loss, trained / fresh", "networks where it is no higher", "diverged: fresh, trained"
+    )
     for rate in RATES:
-        table.add_row(f"{rate:g}", *compared([row for row in rows if row["rate"] == rate]))
+        of = [row for row in rows if row["rate"] == rate]
+        both = [(row["fresh"], row["trained"]) for row in of if row["fresh"] and row["trained"]]
+        ratio = math.exp(sum(math.log(max(b, 1e-4) / max(a, 1e-4)) for a, b in both) / len(both)) if both else math.nan
+        level = sum(b <= a for a, b in both)
+        gone = [sum(row[key] is None for row in of) for key in ("fresh", "trained")]
+        table.add_row(f"{rate:g}", f"{ratio:.3f}", f"{level} of {len(of)}", f"{gone[0]}, {gone[1]}")
     return table
 
 

@@ -1,11 +1,11 @@
-"""The README's tables of the optimizer in the box, from committed rows; a fourth is in `benchmarks.optimizers`."""
+"""The README's tables of the optimizer in the box, from committed rows; a third is in `benchmarks.optimizers`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import first_minutes, versions
-from benchmarks.record import read
+from benchmarks import versions
+from benchmarks.record import line, read
 
 Row = dict[str, Any]
 
@@ -14,10 +14,10 @@ def celo() -> str:
     """How many times fewer steps than the best Adam each takes to that Adam's final loss."""
     rows = read("celo")
     methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "Adam"))
-    lines = [_line(["network", *methods, "Adam's rate"]), _line(["---"] * (len(methods) + 2))]
+    lines = [line(["network", *methods, "Adam's rate"]), line(["---"] * (len(methods) + 2))]
     for task in dict.fromkeys(row["task"] for row in rows):
         of = {row["method"]: row for row in rows if row["task"] == task}
-        lines.append(_line([task, *(_times(of[method]) for method in methods), f"{of['Adam']['rate']:g}"]))
+        lines.append(line([task, *(_times(of[method]) for method in methods), f"{of['Adam']['rate']:g}"]))
     first = rows[0]
     return "\n".join(
         [
@@ -34,33 +34,16 @@ def history() -> str:
     rows = read("versions")
     methods = list(dict.fromkeys(row["method"] for row in rows))
     scores = versions.scores(rows)
-    lines = [_line(["held-out networks", "steps", *methods]), _line(["---"] * (len(methods) + 2))]
+    lines = [line(["held-out networks", "steps", *methods]), line(["---"] * (len(methods) + 2))]
     for part, steps in dict.fromkeys((part, steps) for part, steps, _ in scores):
         ratios = [f"{scores[part, steps, method] / scores[part, steps, methods[0]]:.3f}" for method in methods]
-        lines.append(_line([part, f"{steps:,}", *ratios]))
+        lines.append(line([part, f"{steps:,}", *ratios]))
     return "\n".join(
         [
             *lines,
             "",
             "Final training loss over that of the rule before meta-training, geometric mean over four networks each, "
             f"{rows[0]['num_seeds']} seeds; losses below a hundredth of the first count as that. {_where(rows)}",
-        ]
-    )
-
-
-def minutes() -> str:
-    """The recipe after few outer steps, for every multiplier of the step."""
-    rows = read("first_minutes")
-    lines = [_line(list(first_minutes.HEADS)), _line(["---"] * len(first_minutes.HEADS))]
-    for rate in dict.fromkeys(row["rate"] for row in rows):
-        found = first_minutes.compared([row for row in rows if row["rate"] == rate])
-        lines.append(_line([f"{rate:g}", *found]))
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"After {rows[0]['config']['outer_steps']} outer steps, {rows[0]['cpu_minutes']:.1f} minutes of CPU; "
-            f"geometric mean over {len({row['task'] for row in rows})} held-out networks. {_where(rows)}",
         ]
     )
 
@@ -72,7 +55,3 @@ def _times(row: Row) -> str:
 
 def _where(rows: list[Row]) -> str:
     return f"{rows[0]['machine']}, commit {rows[0]['commit']}."
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -6,7 +6,7 @@ from math import sqrt
 from statistics import mean
 from typing import Any
 
-from benchmarks.record import read, readable
+from benchmarks.record import line, read, readable
 
 
 def few_shot() -> str:
@@ -61,7 +61,7 @@ def inner_rule() -> str:
     config, sources = rows[0]["config"], list(dict.fromkeys(row["data"] for row in rows))
     measures = [f"{data}: {_row_of(rows, data)['measure']}" for data in sources]
     heads = ["inner rule", "outer steps", *(f"{measure} | better than SGD by | CPU min" for measure in measures)]
-    lines = ["| " + " | ".join(heads) + " |", "| --- | --- |" + " --- | --- | --- |" * len(sources)]
+    lines = [line(heads), "| --- | --- |" + " --- | --- | --- |" * len(sources)]
     for rule in dict.fromkeys(row["rule"] for row in rows):
         cells = [rule, f"{next(row['steps'] for row in rows if row['rule'] == rule):,}"]
         for data in sources:
@@ -70,7 +70,7 @@ def inner_rule() -> str:
             cells.append(_mean([row["score"] for row in of], 4))
             cells.append("" if rule == "SGD" else f"{gain:.4f} ± {half:.4f}")
             cells.append(f"{mean(row['cpu_seconds'] for row in of) / 60:.1f}")
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(line(cells))
     pairs = len(_row_of(rows, sources[0])["swept"])
     rates = "; ".join(f"{data}: {row['rate']:g}" for data in sources for row in [_row_of(rows, data)])
     lines += [

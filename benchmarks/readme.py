@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import cluster, in_the_box, learners, speed
 from benchmarks.optimizers import report
-from benchmarks.record import read
+from benchmarks.record import line, read
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -22,12 +22,12 @@ def quickstart() -> str:
     """Final training loss of every method on every held-out network, and what the LSTM gains on the best other."""
     rows = read("quickstart")
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    lines = [_line(["held-out network", *methods, "LSTM's loss / best tuned"]), _line(["---"] * (len(methods) + 2))]
+    lines = [line(["held-out network", *methods, "LSTM's loss / best tuned"]), line(["---"] * (len(methods) + 2))]
     for task in dict.fromkeys(row["task"] for row in rows):
         of_task = {row["method"]: row for row in rows if row["task"] == task}
         tuned = min(of_task[name]["final_loss"] for name in ("SGD", "momentum", "Adam"))
         ratio = of_task["LSTM"]["final_loss"] / tuned
-        lines.append(_line([task, *(_loss(of_task[name]) for name in methods), f"{ratio:.2f}"]))
+        lines.append(line([task, *(_loss(of_task[name]) for name in methods), f"{ratio:.2f}"]))
     first = rows[0]
     lines += [
         "",
@@ -65,10 +65,6 @@ def _loss(row: dict[str, Any]) -> str:
 def _mean(rows: list[dict[str, Any]], method: str, key: str) -> float:
     values = [row[key] for row in rows if row["method"] == method]
     return sum(values) / len(values)
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def rewritten(text: str) -> str:

@@ -38,6 +38,11 @@ def readable(number: float) -> str:
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
+def line(cells: Iterable[str]) -> str:
+    """A line of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
+
+
 def commit() -> str:
     """The commit the code is at, marked when files other than rows and pictures were changed since."""
     where = Path(__file__).parent

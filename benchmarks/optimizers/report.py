@@ -21,7 +21,7 @@ from benchmarks.optimizers.measures import (
 )
 from benchmarks.optimizers.methods import BASELINES, rate
 from benchmarks.optimizers.sweep import Result
-from benchmarks.record import read
+from benchmarks.record import line, read
 from l2o.training.report import plain
 
 Row = dict[str, Any]
@@ -127,8 +127,8 @@ def table(found: Sequence[Row] | None = None) -> str:
 def _together(found: Sequence[Row]) -> Iterator[str]:
     heads = ["optimizer", "steps to the loss of tuned AdamW, ratio [95%]", "at or below it in training, validation"]
     heads += ["with half the steps", "steps to the loss of tuned Muon, ratio [95%]", "at or below it", "diverged"]
-    yield _line(heads)
-    yield _line(["---"] * len(heads))
+    yield line(heads)
+    yield line(["---"] * len(heads))
     of = {(row["method"], row["reference"]): row for row in found if row["kind"] == "aggregate"}
     for method in dict.fromkeys(method for method, _ in of):
         one, other = (of.get((method, reference)) for reference in REFERENCES)
@@ -136,20 +136,20 @@ def _together(found: Sequence[Row]) -> Iterator[str]:
         assert some is not None
         half = f"{one['half_share']:.0%}" if one and "half_share" in one else ""
         cells = [TITLES[method], _ratio(one), _shares(one), half, _ratio(other), _shares(other)]
-        yield _line([*cells, f"{some['diverged']} of {some['runs']}"])
+        yield line([*cells, f"{some['diverged']} of {some['runs']}"])
 
 
 def _single(found: Sequence[Row]) -> Iterator[str]:
     single = {(row["problem"], row["method"]): row for row in found if row["kind"] == "problem"}
     methods = dict.fromkeys(method for _, method in single)
-    yield _line(["problem", "parameters", *(TITLES[method] for method in methods), "ms of model, AdamW, l2o"])
-    yield _line(["---"] * (len(methods) + 3))
+    yield line(["problem", "parameters", *(TITLES[method] for method in methods), "ms of model, AdamW, l2o"])
+    yield line(["---"] * (len(methods) + 3))
     for problem in dict.fromkeys(problem for problem, _ in single):
         of = {method: single[problem, method] for method in methods if (problem, method) in single}
         first = next(iter(of.values()))
         times = [first["model_ms"], *(of[m]["optimizer_ms"] for m in ("adamw", "ours") if m in of)]
         cells = [_cell(of[method]) if method in of else "" for method in methods]
-        yield _line([problem, f"{first['parameters']:,}", *cells, ", ".join(f"{ms:.1f}" for ms in times)])
+        yield line([problem, f"{first['parameters']:,}", *cells, ", ".join(f"{ms:.1f}" for ms in times)])
 
 
 def _cell(row: Row) -> str:
@@ -189,7 +189,3 @@ def _told(found: Sequence[Row]) -> str:
         f"ratio to AdamW, - if never.{left_out} {config['threads']} thread of {first['machine']}, commit "
         f"{first['commit']}."
     )
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
