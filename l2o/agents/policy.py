@@ -81,9 +81,13 @@ class Policy(ABC):
         self, params: Params, observation: Float[Tensor, "*batch o"], noise: Float[Tensor, "*batch a"]
     ) -> tuple[Shaped[Tensor, "..."], Float[Tensor, "*batch"]]:
         """Actions, drawn by uniform numbers, and their log-probabilities."""
-        distribution, _ = self.forward(params, observation)
+        distribution = self.distribution(params, observation)
         action = distribution.sample(noise)
         return action, distribution.log_prob(action)
+
+    def distribution(self, params: Params, observation: Float[Tensor, "*batch o"]) -> Distribution:
+        """The distribution of actions alone."""
+        return self.forward(params, observation)[0]
 
     def value(self, params: Params, observation: Float[Tensor, "*batch o"]) -> Float[Tensor, "*batch"]:
         """The values of states alone."""
@@ -145,17 +149,12 @@ class ActorCritic(Policy):
         if self.shared:
             outputs = apply_mlp(params, observation, self.activation, "both.")
             return self._distribution(params, outputs[..., :-1]), outputs[..., -1]
-        outputs = apply_mlp(params, observation, self.activation, "actor.")
-        return self._distribution(params, outputs), self.value(params, observation)
+        return self.distribution(params, observation), self.value(params, observation)
 
-    def act(
-        self, params: Params, observation: Float[Tensor, "*batch o"], noise: Float[Tensor, "*batch a"]
-    ) -> tuple[Shaped[Tensor, "..."], Float[Tensor, "*batch"]]:
+    def distribution(self, params: Params, observation: Float[Tensor, "*batch o"]) -> Distribution:
         if self.shared:
-            return super().act(params, observation, noise)
-        distribution = self._distribution(params, apply_mlp(params, observation, self.activation, "actor."))
-        action = distribution.sample(noise)
-        return action, distribution.log_prob(action)
+            return self.forward(params, observation)[0]
+        return self._distribution(params, apply_mlp(params, observation, self.activation, "actor."))
 
     def value(self, params: Params, observation: Float[Tensor, "*batch o"]) -> Float[Tensor, "*batch"]:
         if self.shared:
