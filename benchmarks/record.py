@@ -17,13 +17,16 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write(name: str, config: Any, rows: Iterable[dict[str, Any]], folder: Path = RESULTS) -> Path:
-    """Write rows to `folder/name.jsonl`; every row stands alone, with all that can change its numbers."""
+    """Write rows to `folder/name.jsonl`; every row stands alone, with all that can change its numbers.
+
+    Rows that were read from there keep the config, commit and machine that they came from.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.jsonl"
     context = {"benchmark": name, "config": _plain(config), "commit": commit(), **machine()}
     with open(path, "w") as file:
         for row in rows:
-            file.write(json.dumps({**row, **context}, allow_nan=False) + "\n")
+            file.write(json.dumps({**context, **row}, allow_nan=False) + "\n")
             file.flush()
     return path
 
