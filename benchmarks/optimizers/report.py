@@ -36,7 +36,7 @@ def _together(found: Sequence[Row]) -> Iterator[str]:
 def _single(found: Sequence[Row]) -> Iterator[str]:
     single = {(row["problem"], row["method"]): row for row in found if row["kind"] == "problem"}
     methods = dict.fromkeys(method for _, method in single)
-    yield line(["problem", "parameters", *(TITLES[method] for method in methods), "ms of model, AdamW, l2o"])
+    yield line(["problem", "parameters", *(TITLES[method] for method in methods), "CPU ms of model, AdamW, l2o"])
     yield line(["---"] * (len(methods) + 3))
     for problem in dict.fromkeys(problem for problem, _ in single):
         of = {method: single[problem, method] for method in methods if (problem, method) in single}
