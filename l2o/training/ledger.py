@@ -7,7 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from l2o.saved import write_atomically
+from l2o.files import read_file, write_atomically
+
+
+OF_ESTIMATE = ("worker", "number")
 
 
 class Ledger:
@@ -46,16 +49,37 @@ class Audit(NamedTuple):
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ledger; a last one that was cut off in writing is left out."""
-    lines = path.read_text().splitlines()
+    """The lines of a ledger; a last one that was cut off in writing is left out.
+
+    Raises:
+        ValueError: another line is damaged.
+    """
+    lines = read_file(path).split(b"\n")
     found: list[dict[str, Any]] = []
-    for i, line in enumerate(lines):
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            if i + 1 < len(lines):
-                raise ValueError(f"a line of a ledger must be JSON; line {i + 1} of {path} is not.") from None
+    for i, line in enumerate(lines[: len(lines) - (lines[-1] == b"")]):
+        entry = _entry(line)
+        if entry is not None:
+            found.append(entry)
+        elif i + 1 < len(lines):
+            raise ValueError(
+                f"a line of a ledger must be JSON of a step; line {i + 1} of {path} is not. A run goes on without a "
+                "ledger: remove the file, and what it tells of the steps so far."
+            )
     return found
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A line's step, if it tells of one."""
+    try:
+        entry = json.loads(line)
+        pairs = [*entry["used"], *entry["not_finite"]]
+        whole = type(entry["step"]) is int and all(type(n) is int for pair in pairs for n in pair)
+        whole = whole and all(len(pair) >= 2 for pair in pairs)
+        whole = whole and all(isinstance(event["event"], str) for event in entry["events"])
+        discarded = [event for event in entry["events"] if event["event"] == "discarded"]
+        return entry if whole and all(type(event[key]) is int for event in discarded for key in OF_ESTIMATE) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def audit(path: Path) -> Audit:

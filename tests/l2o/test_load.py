@@ -17,7 +17,8 @@ from l2o.learners import MAML, MLP, Adaptation
 from l2o.load import card, is_untrained, load, names, register, save
 from l2o.optim import LearnedOptimizer
 from l2o.rules import SGD, Adam, LSTMRule, MLPRule, Scaled, UpdateRule
-from l2o.saved import write_atomically
+from l2o.tensor_file import pack
+from l2o.files import write_atomically
 
 
 def header_of(path: Path) -> dict:
@@ -26,8 +27,7 @@ def header_of(path: Path) -> dict:
 
 
 def rewrite(path: Path, **changes: object) -> None:
-    header = header_of(path) | changes
-    path.write_bytes(write_tensors(read_tensors(path.read_bytes()), {"l2o": json.dumps(header)}))
+    path.write_bytes(pack(read_tensors(path.read_bytes()), {"l2o": json.dumps(header_of(path) | changes)}))
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_a_damaged_file_is_refused(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"schema": 99}, r"the schema must be 1.*has 99"),
+        ({"schema": 99}, r"the schema must be one of 1 to 2.*has 99"),
         ({"class": "os.system"}, "the class must be one of .*got 'os.system'"),
         ({"class": "UpdateRule"}, "the class must be one of .*got 'UpdateRule'"),
         ({"config": {"hidden": 4}}, "LSTMRule must accept the saved arguments.*hidden"),
