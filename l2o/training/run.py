@@ -97,6 +97,8 @@ class RunDirectory:
         for path in reversed(self.checkpoints()):
             try:
                 tree = load_tree(path)
+                if not isinstance(tree, dict):
+                    raise ValueError(f"{path} must hold the state of a run; it holds a {type(tree).__name__}.")
             except ValueError as error:
                 problems.append(str(error))
                 continue
@@ -137,6 +139,8 @@ def meta_train(
         directory.best.unlink(missing_ok=True)  # of another run
     else:
         check_same(state.get("hyperparameters"), hyperparameters, directory)
+        if missing := {"trainer", "scores", "best"} - state.keys():
+            raise ValueError(f"a run of this kind resumes with its state; that in {directory.path} has no {missing}.")
         trainer.load_state_dict(state["trainer"])
         scores, best = state["scores"], state["best"]
         cpu_seconds = state.get("cpu_seconds", 0.0)
