@@ -57,10 +57,8 @@ def read_arrays(path: Path, only: Collection[str] | None = None, texts: bool = F
     """
     data = read_file(path, MAX_BYTES)
     with damage_told(path, f"a whole {path.suffix} file of plain arrays, because pickles can run any code"):
-        if path.suffix in (".npz", ".npy"):
-            found = _read_numpy(data, only)
-        else:
-            found = _flattened(_Reader(data).whole())
+        is_numpy = path.suffix in (".npz", ".npy")
+        found = _read_numpy(data, only) if is_numpy else _flattened(_Reader(data).whole())
     if missing := sorted(set(only or ()) - found.keys()):
         raise ValueError(f"{path} must hold the arrays {', '.join(sorted(only or ()))}; it has no {missing}.")
     found = {name: found[name] for name in found if only is None or name in only}

@@ -9,36 +9,35 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-MAX_TENSORS = 100_000
 
-
-def without_memory(make: Callable[[], nn.Module], max_bytes: int) -> nn.Module:
+def without_memory(make: Callable[[], nn.Module], max_bytes: int, max_tensors: int) -> nn.Module:
     """The module that `make` gives, on the meta device: shapes and dtypes without numbers.
 
     Arguments:
         make: makes it; a constructor must not look at numbers for this.
         max_bytes: of all tensors made on the way, had they memory.
+        max_tensors: how many these may be.
 
     Raises:
-        ValueError: there are more, or very many tensors; and whatever `make` raises.
+        ValueError: there are more; and whatever `make` raises.
     """
-    with torch.device("meta"), _Counted(max_bytes):
+    with torch.device("meta"), _Counted(max_bytes, max_tensors):
         return make()
 
 
 class _Counted(TorchDispatchMode):
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, max_tensors: int) -> None:
         super().__init__()
-        self.max_bytes, self.num_bytes, self.num_tensors = max_bytes, 0, 0
+        self.max_bytes, self.max_tensors, self.num_bytes, self.num_tensors = max_bytes, max_tensors, 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         if isinstance(made, Tensor) and not func._schema.is_mutable:
             self.num_bytes += made.untyped_storage().nbytes()
             self.num_tensors += 1
-        if self.num_bytes > self.max_bytes or self.num_tensors > MAX_TENSORS:
+        if self.num_bytes > self.max_bytes or self.num_tensors > self.max_tensors:
             raise ValueError(
-                f"they ask for more than {self.max_bytes:,} bytes or {MAX_TENSORS:,} tensors, which such a file cannot "
-                "fill."
+                f"they ask for more than {self.max_bytes:,} bytes or {self.max_tensors:,} tensors, which such a file "
+                "cannot fill."
             )
         return made

@@ -25,8 +25,11 @@ SCHEMA = 2
 MIGRATIONS: Migrations = {1: lambda header: {"frozen": [], **header}}
 """Files of schema 1 have no checksum, and the first of them say nothing of frozen parameters."""
 
-SPARE_BYTES = 1 << 26
-"""What a constructor may ask for beyond four times its file."""
+SPARE_BYTES, SPARE_TENSORS = 1 << 26, 1000
+"""What a constructor may ask for beyond four times the bytes and fifty times the tensors of its file."""
+
+MAX_NUMBER = 10**7
+"""Of whole numbers among a constructor's arguments, which may count what it makes."""
 
 MAX_DEPTH = 16
 """Of modules in modules, of lists in lists."""
@@ -153,23 +156,24 @@ def _card_of(header: dict[str, Any], origin: str) -> Card:
 def _expected(card: Card, tensors: Mapping[str, Tensor], origin: str, size: int) -> dict[str, Tensor]:
     """What the arguments ask for, from a try without memory."""
     try:
-        return _made(card, tensors, origin, 4 * size + SPARE_BYTES).state_dict()
+        limits = 4 * size + SPARE_BYTES, 50 * len(tensors) + SPARE_TENSORS
+        return _made(card, tensors, origin, limits).state_dict()
     except ValueError as error:
         if card.class_name not in _registered or not isinstance(error.__cause__, RuntimeError):
             raise
         return _made(card, tensors, origin).state_dict()  # a constructor of the user's own looks at numbers
 
 
-def _made(card: Card, tensors: Mapping[str, Tensor], origin: str, max_bytes: int | None = None) -> nn.Module:
+def _made(card: Card, tensors: Mapping[str, Tensor], origin: str, limits: tuple[int, int] | None = None) -> nn.Module:
     """The module of a card, of the precision of the tensors; on the meta device where there is a limit."""
     cls = _class_named(card.class_name)
 
     def make() -> nn.Module:
-        return cls(**{key: _decode(value) for key, value in card.config.items()})
+        return cls(**_arguments(card.config))
 
     try:
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then overwritten
-            module = make() if max_bytes is None else without_memory(make, max_bytes)
+            module = make() if limits is None else without_memory(make, *limits)
     except Exception as error:  # whatever the class says: these are not its arguments
         raise ValueError(
             f"{card.class_name} must accept the saved arguments; in {origin} they fail: {error}"
@@ -199,12 +203,21 @@ def _encode(value: Any) -> Any:
     return [_encode(child) for child in value] if isinstance(value, list | tuple) else value
 
 
+def _arguments(config: dict[str, Any], depth: int = 0) -> dict[str, Any]:
+    """A constructor's arguments as they were; a seed counts nothing, so it may be any number."""
+    return {key: child if key == "seed" else _decode(child, depth) for key, child in config.items()}
+
+
 def _decode(value: Any, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         raise ValueError(f"they are nested more than {MAX_DEPTH} deep.")
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        raise ValueError(f"whole numbers must be at most {MAX_NUMBER:,} in size; got {value}.")
     if isinstance(value, dict) and set(value) == {"module"}:
         cls, config = _class_named(value["module"]["class"]), value["module"]["config"]
-        return cls(**{key: _decode(child, depth + 1) for key, child in config.items()})
+        return cls(**_arguments(config, depth + 1))
+    if isinstance(value, dict):
+        return _arguments(value, depth + 1)
     return tuple(_decode(child, depth + 1) for child in value) if isinstance(value, list) else value
 
 

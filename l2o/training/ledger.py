@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from l2o.files import read_file, write_atomically
 
-
 OF_ESTIMATE = ("worker", "number")
 
 

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from l2o.compiled import compile_seconds
-from l2o.load import RUN_FILE
 from l2o.files import remove_unfinished, write_atomically
+from l2o.load import RUN_FILE
 from l2o.training.checkpoint import load_tree, save_tree
 from l2o.training.ledger import Ledger
 from l2o.training.meta_trainer import MetaTrainer
