@@ -5,12 +5,14 @@
 Every fault strikes a run of its own. Kills and full disks strike a process that works, at a random moment or byte;
 truncations and flips strike a random file of what it left. Then the work goes on to its end, and what it ends with is
 compared bit for bit with the work that nothing struck. The disk is full by a limit on the size of files
-(RLIMIT_FSIZE), which ends a write in its middle.
+(RLIMIT_FSIZE), which ends a write in its middle. Outcomes are kept in `outcomes.jsonl` of the folder `--out`, so that
+another call goes on with the faults that are left.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 import os
 import random
@@ -53,12 +55,14 @@ class Config:
     Arguments:
         num_faults: of all kinds together.
         seed: of the faults.
+        minutes: after which a call ends, with rows of the faults so far.
         out: folder of the rows.
         record: keep the rows in benchmarks/results.
     """
 
     num_faults: int = 1000
     seed: int = 0
+    minutes: float = 120.0
     out: Path = Path("runs/faults")
     record: bool = False
 
@@ -312,13 +316,23 @@ def undisturbed(name: str) -> tuple[str, float]:
 
 
 def outcomes(config: Config) -> Iterator[Outcome]:
-    """Faults of all kinds in turn; three in four strike a run of meta-training."""
+    """Faults of all kinds in turn; one in four strikes a file of weights, the others a run of meta-training."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    kept = config.out / "outcomes.jsonl"
+    done = [Outcome(*json.loads(line)) for line in kept.read_text().splitlines()] if kept.exists() else []
+    yield from done[: config.num_faults]
     whole = {name: undisturbed(name) for name in SUBJECTS}
-    for i in range(config.num_faults):
+    began = time.monotonic()
+    for i in range(len(done), config.num_faults):
+        if time.monotonic() - began > 60 * config.minutes:
+            return
         dice = random.Random(config.seed * 10**6 + i)
         name = list(SUBJECTS)[i // len(FAULTS) % 4 == 3]
         result, seconds = whole[name]
-        yield strike(name, list(FAULTS)[i % len(FAULTS)], dice, seconds, result)
+        outcome = strike(name, list(FAULTS)[i % len(FAULTS)], dice, seconds, result)
+        with open(kept, "a") as file:
+            file.write(json.dumps(outcome) + "\n")
+        yield outcome
 
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
@@ -331,7 +345,6 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         row |= {"recovered": sum(one.recovered for one in some), "silent": sum(one.silent for one in some)}
         row["most_steps_lost"] = max((one.lost for one in some if one.lost is not None), default=None)
         row["steps_between_checkpoints"] = SUBJECTS[key[0]].spare
-        row["untold"] = sum(not one.told and one.recovered for one in some)
         yield row | {"example": next((one.told for one in some if one.told), "")[:200]}
 
 

@@ -2,12 +2,14 @@
 
     python -m benchmarks.fuzz --minutes 30 --record
 
+Rounds are kept in `rounds.jsonl` of the folder `--out`: another call goes on with other seeds, and rows are of all.
 Every reader of files is given damaged and hostile ones, drawn by hypothesis from a seed. A reader may return, or raise
 the errors that it documents, ValueError and FileNotFoundError; all else is a finding, told with the file.
 """
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 import tempfile
@@ -33,10 +35,10 @@ class Config:
     """Everything that can change the result.
 
     Arguments:
-        minutes: of the clock, for all readers together; each has an equal share.
+        minutes: of the clock, for all readers together; each has an equal share, and one round at least.
         examples: files of a round; a round has a seed of its own.
         seed: of the first round.
-        seconds: that one file may take.
+        seconds: of the CPU that one file may take.
         megabytes: of memory that reading may take beyond what was there before.
         out: folder of the rows.
         record: keep the rows in benchmarks/results.
@@ -110,31 +112,49 @@ def _read(target: Target, path: Path, tally: Tally) -> None:
 
 def _within(seconds: int, call: Callable[[], None]) -> None:
     def hang(*_: Any) -> None:
-        raise Finding(f"takes more than {seconds} s")
+        raise Finding(f"takes more than {seconds} s of the CPU")
 
-    before = signal.signal(signal.SIGALRM, hang)
-    signal.alarm(seconds)
+    before = signal.signal(signal.SIGPROF, hang)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         call()
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def rounds(name: str, config: Config, number: int, minutes: float) -> Iterator[dict[str, Any]]:
+    """What came of each round of a reader, from seed `number` on, until the minutes are over or something is found."""
+    began = time.monotonic()
+    found: list[str] = []
+    while not found and (not (spent := time.monotonic() - began) or spent < 60 * minutes):
+        tally, start, cpu = Tally(), time.monotonic(), time.process_time()
+        try:
+            fuzz(targets()[name], config.examples, config.seed + number, tally, config.seconds)
+        except Finding as finding:
+            found = [str(finding)[:500]]
+        row = {"files": name, "seed": config.seed + number, "accepted": tally.accepted, "refused": tally.refused}
+        row |= {"findings": found, "seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu}
+        yield row | {"peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+        number += 1
 
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
-    """A row for each reader."""
-    share = 60 * config.minutes / len(targets())
-    for name, target in targets().items():
-        tally, began, rounds = Tally(), time.monotonic(), 0
-        while time.monotonic() - began < share and not tally.findings:
-            try:
-                fuzz(target, config.examples, config.seed + rounds, tally, config.seconds)
-            except Finding as finding:
-                tally.findings.append(str(finding)[:500])
-            rounds += 1
-        row = {"files": name, "rounds": rounds, "accepted": tally.accepted, "refused": tally.refused}
-        row |= {"findings": tally.findings, "seconds": round(time.monotonic() - began, 1)}
-        yield row | {"peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    """A row for each reader, of all rounds so far."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    kept = config.out / "rounds.jsonl"
+    done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    for name in targets():
+        number = sum(one["files"] == name for one in done)
+        for one in rounds(name, config, number, config.minutes / len(targets())):
+            done.append(one)
+            with open(kept, "a") as file:
+                file.write(json.dumps(one) + "\n")
+        some = [one for one in done if one["files"] == name]
+        row: dict[str, Any] = {"files": name, "rounds": len(some)}
+        for key in ("accepted", "refused", "findings", "seconds", "cpu_seconds"):
+            row[key] = sum((one[key] for one in some), [] if key == "findings" else 0)  # type: ignore[arg-type]
+        yield row | {"peak_megabytes": max(one["peak_megabytes"] for one in some)}
 
 
 def limit_memory(megabytes: int) -> None:
