@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import benchmark_tables  # noqa: E402  (they stand beside this file, which Sphin
 import house  # noqa: E402
 
 project, author = "l2o", "The l2o authors"
-release = version("l2o")
+release = metadata.version("l2o")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = f"l2o {release}"

@@ -23,7 +23,7 @@ class Stream(NamedTuple):
     y: labels 0 .. way - 1, drawn anew for each stream.
     """
 
-    x: Shaped[Tensor, "*batch time *features"]
+    x: Shaped[Tensor, "..."]
     y: Int[Tensor, "*batch time"]
 
 
