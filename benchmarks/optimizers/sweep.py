@@ -19,7 +19,7 @@ from benchmarks.optimizers.methods import OURS, Method
 from benchmarks.optimizers.problem import Problem
 from benchmarks.optimizers.train import Curve, Run, train
 from benchmarks.record import commit
-from l2o.saved import write_atomically
+from l2o.files import write_atomically
 
 SWEEP_SEED = 1000
 """Rates are chosen on seeds from here on, which are not reported."""
