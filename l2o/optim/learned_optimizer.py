@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from l2o.load import is_untrained, load
+from l2o.optim.processes import gather_state, local, mean_over_processes, part_like, shard_state
 from l2o.optim.proposal import Member, Proposal, as_real, fault_of, scalar
 from l2o.optim.runner import Runner
 from l2o.optim.state import Packed, check_matches, gather, hide, narrowed, owned, pack, unhide, widened
@@ -30,7 +31,7 @@ class LearnedOptimizer(Optimizer):
 
     One call of the rule a step moves all parameters with gradients, of all groups. Half-precision parameters are
     computed with and remembered in float32, float64 ones in float64, complex ones as pairs of reals; sparse gradients
-    are made dense.
+    are made dense. Sharded parameters (FSDP2's, other DTensors) are gathered for the call, their state stays in shards.
 
     A step whose gradients, loss, updates or new state are not finite changes nothing (see `nonfinite`). That guard
     looks at nothing else. An `lr` or `weight_decay` that is a number and not finite is an error, whatever `nonfinite`
@@ -51,6 +52,8 @@ class LearnedOptimizer(Optimizer):
             parameters that have gradients (see `torch._dynamo.config.recompile_limit`).
         state_dtype: torch.bfloat16 halves the memory of what the rule remembers of each coordinate (its `large_slots`),
             rounded at random so that nothing is lost on average; None keeps the precision that is computed with.
+        average_loss: where torch.distributed runs, take the mean loss of all processes, as replicas that saw losses of
+            their own would drift apart; all must then give one, or none. False: each has a network of its own.
 
     Raises:
         ValueError: an argument or a group's setting is out of range, or the rule's name is unknown.
@@ -68,11 +71,12 @@ class LearnedOptimizer(Optimizer):
         nonfinite: Literal["skip", "raise", "ignore"] = "skip",
         compile: bool = False,
         state_dtype: torch.dtype | None = None,
+        average_loss: bool = True,
     ) -> None:
         _check_arguments(lr, weight_decay, total_steps, nonfinite, state_dtype)
         self.rule = rule if isinstance(rule, UpdateRule) else _load_rule(rule)
         self.total_steps, self.nonfinite, self.compile = total_steps, nonfinite, compile
-        self.state_dtype = state_dtype
+        self.state_dtype, self.average_loss = state_dtype, average_loss
         self.skipped_steps = 0
         self._forget()
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "maximize": maximize})
@@ -88,6 +92,7 @@ class LearnedOptimizer(Optimizer):
             _check_group(settings["lr"], settings["weight_decay"])
         super().add_param_group(param_group)
 
+    @torch.compiler.disable  # inside of a compiled function too the rule runs on its kernels, or compiled on its own
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None) -> Any:
         """Move the parameters once.
@@ -184,14 +189,16 @@ class LearnedOptimizer(Optimizer):
         params = {m.key: as_real(m.param.detach(), dtype) for m in members}
         grads = {m.key: as_real(m.gradient(), dtype) for m in members}
         value = scalar(loss, device, dtype)
+        if value is not None and self.average_loss:
+            value = mean_over_processes(value)
         if value is not None and any(m.group["maximize"] for m in members):
             value = -value if all(m.group["maximize"] for m in members) else None  # no one objective if they disagree
-        packed = {m.key: self.state.get(m.param, {}) for m in members}
+        packed = {m.key: gather_state(self.state.get(m.param, {})) for m in members}
         state = gather(self.rule, params, packed, self._any_state(device), self.total_steps)
         half = self.rule.large_slots if self.state_dtype is not None and self.rule.defers else ()
         state = narrowed(widened(state, half, dtype), half)
         foreign = [*params.values(), *grads.values()]
-        with deferring(self.rule.defers and not self.compile and not torch.compiler.is_compiling()) as deferred:
+        with deferring(self.rule.defers and not self.compile) as deferred:
             updates, new = self._runner(grads, state, params, value)
         new = owned(new if self.state_dtype is None else narrowed(new, self.rule.large_slots), foreign)
         return Proposal(members, params, grads, value, updates, new, deferred)
@@ -242,7 +249,7 @@ class LearnedOptimizer(Optimizer):
             if members:
                 self._move(members, group, proposal)
         for m in proposal.members:
-            self.state[m.param] = pack(m.key, proposal.state)
+            self.state[m.param] = shard_state(pack(m.key, proposal.state), m.param)
         device, common = proposal.members[0].param.device, pack("", proposal.state)
         for p, state in self.state.items():  # parameters that rest keep up with the step and what is shared
             if isinstance(p, Tensor) and p.device == device and state:
@@ -255,7 +262,8 @@ class LearnedOptimizer(Optimizer):
             steps = list(torch._foreach_sub(steps, [proposal.params[m.key] for m in members], alpha=decay))
         lr = group["lr"]
         lr = lr.to(steps[0]).reshape(()) if isinstance(lr, Tensor) else lr
-        targets = [torch.view_as_real(m.param) if m.param.is_complex() else m.param for m in members]
+        steps = [part_like(step, m.param) for step, m in zip(steps, members, strict=True)]
+        targets = [torch.view_as_real(m.param) if m.param.is_complex() else local(m.param) for m in members]
         if isinstance(lr, Tensor):
             torch._foreach_add_(targets, torch._foreach_mul(steps, lr))
         else:
@@ -267,6 +275,7 @@ _SETTINGS: dict[str, Any] = {
     "nonfinite": "skip",
     "compile": False,
     "state_dtype": None,
+    "average_loss": True,
     "skipped_steps": 0,
 }
 _GROUP_SETTINGS: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.0, "maximize": False}
@@ -278,7 +287,10 @@ def _check_and_hide(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[st
     keys = [key for group in state_dict["param_groups"] for key in group["params"]]
     loaded = {key: state for key, state in state_dict["state"].items() if key in set(keys)}
     if len(params) == len(keys):  # else the base class refuses
-        real = {str(i): as_real(p.detach().to("meta"), torch.float32) for i, p in enumerate(params)}
+        real = {
+            str(i): as_real(torch.empty(p.shape, dtype=p.dtype, device="meta"), torch.float32)
+            for i, p in enumerate(params)
+        }
         packed = {str(i): loaded[key] for i, key in enumerate(keys) if loaded.get(key)}
         check_matches(optimizer.rule, real, packed, optimizer.total_steps)
     return {**state_dict, "state": {**state_dict["state"], **hide(loaded)}}
