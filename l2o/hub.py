@@ -100,6 +100,7 @@ def _first_line(error: Exception) -> str:
 def _library(why: str) -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
         import huggingface_hub.errors
     except ImportError as error:
         raise ImportError(f"{why}, huggingface_hub is needed: pip install 'l2o[hub]'.") from error

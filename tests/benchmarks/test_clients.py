@@ -1,12 +1,17 @@
+import ast
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+import benchmarks.clients.__main__ as main
 from benchmarks.clients.__main__ import CLIENTS, REWARDED, Config, client, final, run
 from benchmarks.clients.client import adamw, ours, perceptron, table_batches
 
+PAGE = Path(main.__file__).parent / "README.md"
 STEPS = 16
 COMPILED = ("compiled",)
 ALIKE = ("ddp", "fsdp", "higher_loop")
@@ -56,3 +61,12 @@ def test_a_row_has_both_optimizers_with_their_intervals():
 def test_unknown_clients_are_named():
     with pytest.raises(ValueError, match=r"a client must be one of plain, .*; got 'keras'"):
         client("keras")
+
+
+def test_the_page_has_every_client_and_its_snippets_are_python():
+    text = PAGE.read_text()
+    assert {f"{name}.py" for name in CLIENTS} == set(re.findall(r"\]\((\w+\.py)\)", text))
+    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for snippet in snippets:
+        ast.parse(snippet)
+    assert len(snippets) >= len(CLIENTS) and max(len(snippet.splitlines()) for snippet in snippets) <= 3

@@ -17,7 +17,9 @@ from l2o.training.config import MetaTrainConfig
 from l2o.training.meta_train_command import train
 from l2o.training.model_card import card, push
 
-huggingface_hub = pytest.importorskip("huggingface_hub")
+pytest.importorskip("huggingface_hub.constants")
+import huggingface_hub
+
 COMMIT = "a" * 40
 
 
@@ -109,11 +111,18 @@ class Server(BaseHTTPRequestHandler):
             name = f"{told['organization']}/{told['name']}"
             repositories.setdefault(name, {})
             found = {"url": f"{self.server.address}/{name}"}
+        elif self.path == "/api/validate-yaml":
+            assert json.loads(body)["content"].startswith("---\nlibrary_name: l2o\n")
+            found = {"errors": [], "warnings": []}
         else:
             assert last == "main"
             _, _, organization, name, action, _ = self.path.strip("/").split("/")
             if action == "preupload":
-                found = {"files": [{**file, "uploadMode": "regular"} for file in json.loads(body)["files"]]}
+                found = {
+                    "files": [
+                        {**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]
+                    ]
+                }
             else:
                 for entry in map(json.loads, body.decode().splitlines()):
                     if entry["key"] == "file":
@@ -196,4 +205,4 @@ def test_the_card_tells_what_it_is_and_how_it_was_trained(tmp_path):
 
 
 def test_learners_have_cards_too():
-    assert "learner = l2o.load('org/maml')" in card(MAML(MLP(3, (4,), 2)), "org/maml")
+    assert "learner = l2o.load('org/maml')" in card(MAML(MLP(sizes=(3, 4, 2))), "org/maml")
