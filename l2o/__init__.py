@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from l2o.load import load as load
     from l2o.load import save as save
     from l2o.optim import LearnedOptimizer as LearnedOptimizer
+    from l2o.optim import Watchdog as Watchdog
+    from l2o.optim.watch import watch as watch
     from l2o.rules.base import OptState as OptState
     from l2o.rules.base import UpdateRule as UpdateRule
     from l2o.tasks.base import Task as Task
@@ -29,7 +31,9 @@ _HOMES = {
     "Task": "l2o.tasks.base",
     "TaskFamily": "l2o.tasks.base",
     "UpdateRule": "l2o.rules.base",
+    "Watchdog": "l2o.optim",
     "save": "l2o.load",
+    "watch": "l2o.optim.watch",
 }
 
 __all__ = [*_HOMES, "load"]

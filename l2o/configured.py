@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import Any
 
@@ -39,3 +40,7 @@ class Configured(nn.Module):
                 config[name] = value
         object.__setattr__(module, "config", config)
         return module
+
+    def push_to_hub(self, name: str, run: Any = None, **how: Any) -> str:
+        """Put the module on the Hugging Face Hub as `org/name`, see `l2o.training.model_card.push`."""
+        return importlib.import_module("l2o.training.model_card").push(self, name, run, **how)

@@ -37,7 +37,7 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):
 
     def __init__(self, other: LearnedOptimizer, *args: Any, **kwargs: Any) -> None:
         super().__init__(other, *args, **kwargs)
-        self.rule, self.total_steps = other.rule, other.total_steps
+        self.rule, self.total_steps = other.acting_rule, other.total_steps
         self._loss: Tensor | None = None
 
     def step(self, loss: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from l2o import hub
 from l2o.files import read_file, write_atomically
 from l2o.released import SUFFIXES, load_released
 from l2o.rules.base import UpdateRule
@@ -37,12 +38,14 @@ def load(name_or_path: str | os.PathLike[str], **config: Any) -> Any:
         name_or_path: a name: of an optimizer shipped with the package, or of a rule class (`sgd`, `adam`, `lstm`, ...;
             the rule is then as its constructor makes it, a learned one untrained). Otherwise a saved file, the folder
             of a meta-training run, or weights that others have released (see `l2o.released`); write './adam' for one
-            that is called like a rule.
+            that is called like a rule. `org/name` that is no path here is a repository of the Hugging Face Hub, and
+            `org/name@revision` one of its versions.
         config: constructor arguments, for a fresh rule or released weights only.
 
     Raises:
-        FileNotFoundError: no such path.
+        FileNotFoundError: no such path, and nothing on the Hub or in its cache.
         ValueError: unknown name, or a file that is not a whole and known module.
+        ImportError: it is no path, and for the Hub huggingface_hub is missing.
     """
     if not _is_path(name_or_path):
         name = str(name_or_path)
@@ -50,7 +53,7 @@ def load(name_or_path: str | os.PathLike[str], **config: Any) -> Any:
             return _fresh(name, config)
         data, origin = (_weights() / (name + SUFFIX)).read_bytes(), name
     else:
-        path = _file_of(Path(name_or_path))
+        path = _file_of(_here(name_or_path))
         if path.suffix in SUFFIXES:
             return load_released(path, **config)
         data, origin = read_file(path), str(path)
@@ -119,6 +122,14 @@ def _is_path(name_or_path: str | os.PathLike[str]) -> bool:
     if name_or_path.endswith((SUFFIX, *SUFFIXES)) or any(s in name_or_path for s in (os.sep, os.altsep) if s):
         return True
     return name_or_path not in names() and Path(name_or_path).exists()
+
+
+def _here(name_or_path: str | os.PathLike[str]) -> Path:
+    """A path as it is, or where what the Hub has under that name lies."""
+    path = Path(name_or_path)
+    if isinstance(name_or_path, str) and not path.exists() and hub.is_name(name_or_path):
+        return hub.fetch(name_or_path)
+    return path
 
 
 def _file_of(path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -12,15 +11,18 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from l2o.load import is_untrained, load
+from l2o.optim.guard import Watch, Watchdog, mended
+from l2o.optim.processes import gather_state, local, mean_over_processes, part_like, shard_state
 from l2o.optim.proposal import Member, Proposal, as_real, fault_of, scalar
 from l2o.optim.runner import Runner
+from l2o.optim.settings import DEFAULT, OF_GROUP, OF_OPTIMIZER, check_arguments, check_group, check_settings, load_rule
 from l2o.optim.state import Packed, check_matches, gather, hide, narrowed, owned, pack, unhide, widened
+from l2o.rules import AdamW
 from l2o.rules.base import UpdateRule
 from l2o.rules.coordinates import deferring
 
-DEFAULT = "default"
-"""The name of the optimizer that is taken where no rule is given."""
+FALLBACK = "fallback_lr"
+"""What groups have where the watchdog has fallen back: AdamW's learning rate. So it is saved and loaded with them."""
 
 
 class LearnedOptimizer(Optimizer):
@@ -30,7 +32,7 @@ class LearnedOptimizer(Optimizer):
 
     One call of the rule a step moves all parameters with gradients, of all groups. Half-precision parameters are
     computed with and remembered in float32, float64 ones in float64, complex ones as pairs of reals; sparse gradients
-    are made dense.
+    are made dense. Sharded parameters (FSDP2's, other DTensors) are gathered for the call, their state stays in shards.
 
     A step whose gradients, loss, updates or new state are not finite changes nothing (see `nonfinite`). That guard
     looks at nothing else. An `lr` or `weight_decay` that is a number and not finite is an error, whatever `nonfinite`
@@ -45,12 +47,17 @@ class LearnedOptimizer(Optimizer):
         weight_decay: shrinks a parameter by `lr * nominal_lr * weight_decay` a step: the value that AdamW would take.
         total_steps: planned length of the run, for rules that follow a schedule.
         maximize: ascend.
-        nonfinite: `skip` leaves the whole step out, counts it in `skipped_steps` and warns once; `raise` raises
-            FloatingPointError; `ignore` does not look, which spares a GPU one synchronisation a step.
+        nonfinite: `skip` leaves the whole step out, counts it in `skipped_steps` and warns once; `clip` takes it with
+            nan for 0, infinity for the largest finite number of its tensor and without a loss that is not finite, and
+            counts it in `clipped_steps` (where that does not help, it is skipped); `raise` raises FloatingPointError;
+            `ignore` does not look, which spares a GPU one synchronisation a step.
         compile: fuse the rule with `torch.compile`; the first step then takes longer, for each of up to eight sets of
             parameters that have gradients (see `torch._dynamo.config.recompile_limit`).
         state_dtype: torch.bfloat16 halves the memory of what the rule remembers of each coordinate (its `large_slots`),
             rounded at random so that nothing is lost on average; None keeps the precision that is computed with.
+        average_loss: where torch.distributed runs, take the mean loss of all processes, as replicas that saw losses of
+            their own would drift apart; all must then give one, or none. False: each has a network of its own.
+        watchdog: falls back to AdamW and says so when training diverges, see `Watchdog`; it wants the loss.
 
     Raises:
         ValueError: an argument or a group's setting is out of range, or the rule's name is unknown.
@@ -65,17 +72,19 @@ class LearnedOptimizer(Optimizer):
         *,
         total_steps: int | None = None,
         maximize: bool = False,
-        nonfinite: Literal["skip", "raise", "ignore"] = "skip",
+        nonfinite: Literal["skip", "clip", "raise", "ignore"] = "skip",
         compile: bool = False,
         state_dtype: torch.dtype | None = None,
+        average_loss: bool = True,
+        watchdog: Watchdog | None = None,
     ) -> None:
-        _check_arguments(lr, weight_decay, total_steps, nonfinite, state_dtype)
-        self.rule = rule if isinstance(rule, UpdateRule) else _load_rule(rule)
+        check_arguments(lr, weight_decay, total_steps, nonfinite, state_dtype)
+        self.rule = rule if isinstance(rule, UpdateRule) else load_rule(rule)
         self.total_steps, self.nonfinite, self.compile = total_steps, nonfinite, compile
-        self.state_dtype = state_dtype
-        self.skipped_steps = 0
-        self._forget()
+        self.state_dtype, self.average_loss, self.watchdog = state_dtype, average_loss, watchdog
+        self.skipped_steps = self.clipped_steps = 0
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "maximize": maximize})
+        self._forget()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Train more parameters, from fresh state.
@@ -85,9 +94,10 @@ class LearnedOptimizer(Optimizer):
         """
         if isinstance(param_group, dict):  # else the base class refuses
             settings = {**self.defaults, **param_group}
-            _check_group(settings["lr"], settings["weight_decay"])
+            check_group(settings["lr"], settings["weight_decay"])
         super().add_param_group(param_group)
 
+    @torch.compiler.disable  # inside of a compiled function too the rule runs on its kernels, or compiled on its own
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None) -> Any:
         """Move the parameters once.
@@ -103,20 +113,33 @@ class LearnedOptimizer(Optimizer):
             FloatingPointError: something is not finite, and `nonfinite` is `raise`.
             ValueError: a group's `lr` or `weight_decay` is a number and not finite; nothing is changed.
         """
-        self._check_settings()
+        check_settings(self.param_groups)
         if closure is not None:
             if loss is not None:
                 raise ValueError("step takes a closure or a loss, because a closure returns the loss; got both.")
             with torch.enable_grad():
                 loss = closure()
         proposals = [self._propose(members, loss) for members in self._by_device()]
-        fault = None if self.nonfinite == "ignore" else next(filter(None, map(fault_of, proposals)), None)
+        fault = self._fault(proposals)
+        if fault is not None and self.nonfinite == "clip":
+            cause, proposals = fault, [self._propose(proposal.members, loss, clip=True) for proposal in proposals]
+            fault = self._fault(proposals)
+            if fault is None:
+                self.clipped_steps += 1
+                self._tell(f"l2o clips what is not finite: {cause}. `clipped_steps` counts such steps")
         if fault is not None:
             self._refuse(fault)
-            return loss
-        for proposal in proposals:
-            self._commit(proposal)
+        else:
+            for proposal in proposals:
+                self._commit(proposal)
+        if self._watch is not None:
+            self._look(loss, refused=fault is not None)
         return loss
+
+    @property
+    def acting_rule(self) -> UpdateRule:
+        """What moves the parameters: `rule`, or AdamW since the watchdog has fallen back to it."""
+        return self._runner.rule
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state exactly, dtypes included; the rule itself is not part of it.
@@ -131,23 +154,25 @@ class LearnedOptimizer(Optimizer):
             handle.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "rule": self.rule, **{key: getattr(self, key) for key in _SETTINGS}}
+        return {**super().__getstate__(), "rule": self.rule, **{key: getattr(self, key) for key in OF_OPTIMIZER}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """From a copy or a pickle, then all of it; from `load_state_dict`, then state and groups only."""
         super().__setstate__({**state, "state": unhide(state["state"])})
-        for key, default in _SETTINGS.items():
+        for key, default in OF_OPTIMIZER.items():
             self.__dict__.setdefault(key, default)
         for group in self.param_groups:
-            for key, default in _GROUP_SETTINGS.items():
+            for key, default in OF_GROUP.items():
                 group.setdefault(key, self.defaults.get(key, default))
         self._forget()
 
     def _forget(self) -> None:
         """Drop what follows from the rest."""
         self._shapes: dict[Tensor, torch.Size] = {}
-        self._runner = Runner(self.rule, self.compile)
-        self._warned = False
+        acting = _acting_rule(self.rule, self.param_groups)
+        self._runner = Runner(acting, self.compile)
+        self._watch = Watch(self.watchdog) if self.watchdog is not None and acting is self.rule else None
+        self._told: set[str] = set()
 
     def _members(self) -> Iterator[Member]:
         """Every parameter once, numbered in the order of the groups."""
@@ -168,32 +193,34 @@ class LearnedOptimizer(Optimizer):
                 parts.setdefault(p.device, []).append(member)
         return list(parts.values())
 
-    def _check_settings(self) -> None:
-        """Schedules write to groups; numbers only, because a look at a tensor may wait for its device."""
-        for i, group in enumerate(self.param_groups):
-            for key in ("lr", "weight_decay"):
-                value = group[key]
-                if isinstance(value, float) and not -math.inf < value < math.inf:
-                    raise ValueError(f"{key} must be finite, or it would ruin the parameters; group {i} has {value}.")
+    def _fault(self, proposals: list[Proposal]) -> str | None:
+        return None if self.nonfinite == "ignore" else next(filter(None, map(fault_of, proposals)), None)
 
-    def _propose(self, members: list[Member], loss: Any) -> Proposal:
+    def _propose(self, members: list[Member], loss: Any, clip: bool = False) -> Proposal:
         """One call of the rule for the parameters of a device; nothing is changed."""
+        rule = self.acting_rule
         self._check_shapes(members)
         device = members[0].param.device
         dtype = self._dtype(device)
         params = {m.key: as_real(m.param.detach(), dtype) for m in members}
         grads = {m.key: as_real(m.gradient(), dtype) for m in members}
         value = scalar(loss, device, dtype)
+        if value is not None and self.average_loss:
+            value = mean_over_processes(value)
+        if clip:
+            grads = {key: mended(x) for key, x in grads.items()}
+            value = value if value is not None and value.isfinite() else None
         if value is not None and any(m.group["maximize"] for m in members):
             value = -value if all(m.group["maximize"] for m in members) else None  # no one objective if they disagree
-        packed = {m.key: self.state.get(m.param, {}) for m in members}
-        state = gather(self.rule, params, packed, self._any_state(device), self.total_steps)
-        half = self.rule.large_slots if self.state_dtype is not None and self.rule.defers else ()
+        packed = {m.key: gather_state(self.state.get(m.param, {})) for m in members}
+        state = gather(rule, params, packed, self._any_state(device), self.total_steps)
+        half = rule.large_slots if self.state_dtype is not None and rule.defers else ()
         state = narrowed(widened(state, half, dtype), half)
         foreign = [*params.values(), *grads.values()]
-        with deferring(self.rule.defers and not self.compile and not torch.compiler.is_compiling()) as deferred:
+        with deferring(rule.defers and not self.compile) as deferred:
             updates, new = self._runner(grads, state, params, value)
-        new = owned(new if self.state_dtype is None else narrowed(new, self.rule.large_slots), foreign)
+        updates = {key: mended(x) for key, x in updates.items()} if clip else updates
+        new = owned(new if self.state_dtype is None else narrowed(new, rule.large_slots), foreign)
         return Proposal(members, params, grads, value, updates, new, deferred)
 
     def _dtype(self, device: torch.device) -> torch.dtype:
@@ -226,13 +253,39 @@ class LearnedOptimizer(Optimizer):
         if self.nonfinite == "raise":
             raise FloatingPointError(f"a step must be finite, or it would ruin the parameters; {fault}.")
         self.skipped_steps += 1
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"l2o leaves out steps that are not finite: {fault}. `skipped_steps` counts them; this is said once.",
-                RuntimeWarning,
-                stacklevel=5,
-            )
+        self._tell(f"l2o leaves out steps that are not finite: {fault}. `skipped_steps` counts them")
+
+    def _tell(self, what: str) -> None:
+        kind = what.split(":")[0]
+        if kind not in self._told:
+            self._told.add(kind)
+            warnings.warn(f"{what}; this is said once.", RuntimeWarning, stacklevel=5)
+
+    def _look(self, loss: Any, refused: bool) -> None:
+        """Let the watchdog see the step, and fall back to AdamW if it says so."""
+        assert self._watch is not None
+        params = [m.param for m in self._members()]
+        value = scalar(loss, params[0].device, torch.float32)
+        if value is not None and self.average_loss:
+            value = mean_over_processes(value)
+        if value is None and not refused:
+            self._tell("the watchdog sees no loss, only steps that are not finite: give step(loss=loss) or a closure")
+        elif value is not None and all(group["maximize"] for group in self.param_groups):
+            value = -value
+        if not self._watch.sees(None if value is None else float(value), refused, params):
+            return
+        dog = self._watch.dog
+        self._watch.go_back()
+        self.state.clear()
+        for group in self.param_groups:
+            group[FALLBACK] = dog.lr
+        self._forget()
+        warnings.warn(
+            f"l2o falls back to AdamW at {dog.lr:g}, because training has diverged for {dog.patience} steps; "
+            f"{'the parameters are those of before' if dog.snapshot_every else 'the parameters stay as they are'}.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
     def _commit(self, proposal: Proposal) -> None:
         """Move the parameters in place, and keep the new state."""
@@ -242,7 +295,7 @@ class LearnedOptimizer(Optimizer):
             if members:
                 self._move(members, group, proposal)
         for m in proposal.members:
-            self.state[m.param] = pack(m.key, proposal.state)
+            self.state[m.param] = shard_state(pack(m.key, proposal.state), m.param)
         device, common = proposal.members[0].param.device, pack("", proposal.state)
         for p, state in self.state.items():  # parameters that rest keep up with the step and what is shared
             if isinstance(p, Tensor) and p.device == device and state:
@@ -250,26 +303,17 @@ class LearnedOptimizer(Optimizer):
 
     def _move(self, members: list[Member], group: dict[str, Any], proposal: Proposal) -> None:
         steps = [proposal.updates[m.key] for m in members]
-        decay = self.rule.nominal_lr * group["weight_decay"]
+        decay = self.acting_rule.nominal_lr * group["weight_decay"]
         if decay:
             steps = list(torch._foreach_sub(steps, [proposal.params[m.key] for m in members], alpha=decay))
         lr = group["lr"]
         lr = lr.to(steps[0]).reshape(()) if isinstance(lr, Tensor) else lr
-        targets = [torch.view_as_real(m.param) if m.param.is_complex() else m.param for m in members]
+        steps = [part_like(step, m.param) for step, m in zip(steps, members, strict=True)]
+        targets = [torch.view_as_real(m.param) if m.param.is_complex() else local(m.param) for m in members]
         if isinstance(lr, Tensor):
             torch._foreach_add_(targets, torch._foreach_mul(steps, lr))
         else:
             torch._foreach_add_(targets, steps, alpha=lr)  # half precision: rounded once, at the end
-
-
-_SETTINGS: dict[str, Any] = {
-    "total_steps": None,
-    "nonfinite": "skip",
-    "compile": False,
-    "state_dtype": None,
-    "skipped_steps": 0,
-}
-_GROUP_SETTINGS: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.0, "maximize": False}
 
 
 def _check_and_hide(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -278,48 +322,17 @@ def _check_and_hide(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[st
     keys = [key for group in state_dict["param_groups"] for key in group["params"]]
     loaded = {key: state for key, state in state_dict["state"].items() if key in set(keys)}
     if len(params) == len(keys):  # else the base class refuses
-        real = {str(i): as_real(p.detach().to("meta"), torch.float32) for i, p in enumerate(params)}
+        real = {
+            str(i): as_real(torch.empty(p.shape, dtype=p.dtype, device="meta"), torch.float32)
+            for i, p in enumerate(params)
+        }
         packed = {str(i): loaded[key] for i, key in enumerate(keys) if loaded.get(key)}
-        check_matches(optimizer.rule, real, packed, optimizer.total_steps)
+        rule = _acting_rule(optimizer.rule, state_dict["param_groups"])
+        check_matches(rule, real, packed, optimizer.total_steps)
     return {**state_dict, "state": {**state_dict["state"], **hide(loaded)}}
 
 
-def _check_group(lr: float | Tensor, weight_decay: float) -> None:
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"Tensor lr must be 1-element, because it multiplies every step; got {lr.numel()} elements.")
-    if not 0.0 <= lr < math.inf:
-        raise ValueError(f"lr must be finite and not negative (`maximize=True` ascends); got {lr}.")
-    if not 0.0 <= weight_decay < math.inf:
-        raise ValueError(f"weight_decay must be finite and not negative, because it shrinks; got {weight_decay}.")
-
-
-def _check_arguments(
-    lr: float | Tensor, weight_decay: float, total_steps: int | None, nonfinite: str, state_dtype: torch.dtype | None
-) -> None:
-    _check_group(lr, weight_decay)
-    if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
-        raise ValueError(
-            f"total_steps must be a positive integer, the length of the run, or None; got {total_steps!r}."
-        )
-    if nonfinite not in ("skip", "raise", "ignore"):
-        raise ValueError(f"nonfinite must be 'skip', 'raise' or 'ignore'; got {nonfinite!r}.")
-    if state_dtype not in (None, torch.bfloat16):
-        raise ValueError(
-            "state_dtype must be torch.bfloat16, which has float32's range, or None for the precision that is computed "
-            f"with; got {state_dtype!r}."
-        )
-
-
-def _load_rule(name_or_path: str | os.PathLike[str]) -> UpdateRule:
-    with torch.random.fork_rng(devices=[]):  # making an optimizer draws none of the user's random numbers
-        torch.manual_seed(0)
-        rule = load(name_or_path)
-    if not isinstance(rule, UpdateRule):
-        raise ValueError(f"rule must be an update rule, which moves parameters; {name_or_path} is a {type(rule)}.")
-    if is_untrained(name_or_path):
-        warnings.warn(
-            f"rule={str(name_or_path)!r} is a fresh {type(rule).__name__} that nobody has trained: expect no progress.",
-            UserWarning,
-            stacklevel=3,
-        )
-    return rule
+def _acting_rule(rule: UpdateRule, param_groups: list[dict[str, Any]]) -> UpdateRule:
+    """The rule, or AdamW where the groups say that it has been fallen back to."""
+    lr = next((group[FALLBACK] for group in param_groups if FALLBACK in group), None)
+    return rule if lr is None else AdamW(lr=lr)

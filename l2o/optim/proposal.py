@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from l2o.optim.processes import whole
 from l2o.rules.base import OptState
 from l2o.rules.coordinates import LARGE_SLOTS, Deferred
 from l2o.types import Params
@@ -44,7 +45,8 @@ class Proposal(NamedTuple):
 
 
 def as_real(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """A parameter or gradient as rules see it: dense, real (complex numbers as pairs), contiguous, of `dtype`."""
+    """A parameter or gradient as rules see it: whole, dense, real (complex as pairs), contiguous, of `dtype`."""
+    x = whole(x)
     x = x if x.layout == torch.strided else x.to_dense()
     x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x.resolve_neg()
     return (x if x.dtype == dtype else x.to(dtype)).contiguous()

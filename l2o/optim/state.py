@@ -104,13 +104,21 @@ def _with_slots(state: OptState, change: Callable[[str, Tensor], Tensor]) -> Opt
 
 
 def owned(state: OptState, foreign: Iterable[Tensor]) -> OptState:
-    """State without graph, and copied where it is the memory of `foreign` tensors, which others will write to."""
-    compiling = torch.compiler.is_compiling()  # then there are no addresses, and results are copies
-    taken = set() if compiling else {x.untyped_storage().data_ptr() for x in foreign}
+    """State without graph, every tensor in memory of its own, because others write to it in place.
+
+    Arguments:
+        foreign: tensors whose memory belongs to others.
+    """
+    taken = {x.untyped_storage().data_ptr() for x in foreign}
+    seen: set[int] = set()
 
     def own(x: Tensor) -> Tensor:
         x = x.detach() if x.requires_grad else x
-        return x if compiling or x.untyped_storage().data_ptr() not in taken else x.clone()
+        if x.untyped_storage().data_ptr() in taken or x.data_ptr() in seen:
+            x = x.clone()
+        if x.numel():
+            seen.add(x.data_ptr())
+        return x
 
     slots = {name: {key: own(x) for key, x in slot.items()} for name, slot in state.slots.items()}
     return OptState(own(state.step), slots, {key: own(x) for key, x in state.shared.items()})

@@ -10,6 +10,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LAYOUT = {
+    "meta-training": {
+        "loss": ["Multiline", ["outer/meta_loss"]],
+        "gradient of theta": ["Multiline", ["outer/grad_norm"]],
+        "learning rate": ["Multiline", ["outer/lr"]],
+    },
+    "held out": {
+        "score": ["Multiline", ["held_out/score"]],
+        "final losses": ["Multiline", ["held_out/final_loss/.*"]],
+    },
+    "trust": {"left out": ["Multiline", ["outer/skipped", "outer/not_finite", "outer/nonfinite"]]},
+}
+"""Which curves stand together, in TensorBoard's custom scalars."""
+
+
 class Dashboard:
     """Writes curves, figures and hyperparameters of one run for TensorBoard.
 
@@ -22,6 +37,8 @@ class Dashboard:
         from torch.utils.tensorboard import SummaryWriter  # slow to import: only when a run starts
 
         self._writer = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
+        if not last_step:
+            self._writer.add_custom_scalars(LAYOUT)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point on each curve."""

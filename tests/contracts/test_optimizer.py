@@ -137,6 +137,18 @@ def test_copies_and_pickles_go_on_alike(name: str, clone: Callable) -> None:
 
 
 @every_rule
+def test_every_tensor_of_the_state_has_memory_of_its_own(name: str) -> None:
+    """Checkpoints of torch.distributed are loaded into the tensors that are there."""
+    optimizer = wrap((net := network()).parameters(), name)
+    loss_of(net).backward()
+    optimizer.step()  # without a loss, as those who only want the state do
+    own = [x for state in optimizer.state.values() for key, x in state.items() if key != "step" and "shared" not in key]
+    shared = [x for key, x in optimizer.state[next(net.parameters())].items() if key == "step" or "shared" in key]
+    tensors = [x for x in [*own, *shared] if x.numel()]
+    assert len({x.data_ptr() for x in tensors}) == len(tensors)
+
+
+@every_rule
 def test_grouping_changes_nothing(name: str) -> None:
     one, many = network(), network()
     a, *rest = many.parameters()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from l2o.optim import LearnedOptimizer
-from l2o.optim.learned_optimizer import _check_arguments
+from l2o.optim.settings import check_arguments
 from l2o.rules import SGD, Adam, LSTMRule, MLPRule, Momentum, OptState, UpdateRule
 from l2o.rules.base import zero_step
 
@@ -85,8 +85,8 @@ def test_a_schedule_that_is_not_finite_is_refused_at_the_step(key: str, value: f
 
 
 def test_unknown_ways_with_non_finite_steps_are_refused() -> None:
-    with pytest.raises(ValueError, match="nonfinite must be 'skip', 'raise' or 'ignore'; got 'hope'"):
-        _check_arguments(1.0, 0.0, None, "hope", None)  # called by the constructor, whose annotation is checked here
+    with pytest.raises(ValueError, match="nonfinite must be one of 'skip', 'clip', 'raise', 'ignore'; got 'hope'"):
+        check_arguments(1.0, 0.0, None, "hope", None)  # called by the constructor, whose annotation is checked here
 
 
 def test_torch_refuses_what_it_always_refuses() -> None:
