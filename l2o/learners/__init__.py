@@ -15,6 +15,7 @@ from l2o.learners.gradient.maml_plus_plus import MAMLPlusPlus, StepRates
 from l2o.learners.gradient.meta_curvature import MetaCurvature
 from l2o.learners.gradient.meta_lstm import MetaLSTMRule
 from l2o.learners.gradient.meta_sgd import MetaSGD, shapes_of
+from l2o.learners.in_context.transformer import InContextTransformer
 from l2o.learners.memory.dnc import DNC
 from l2o.learners.memory.learner import MemoryLearner, OnlineLearner
 from l2o.learners.memory.mann import MANN
@@ -55,6 +56,7 @@ __all__ = [
     "EpisodicTask",
     "FiLMConv4",
     "Hypernetwork",
+    "InContextTransformer",
     "LatentNeuralProcess",
     "Learner",
     "MAMLPlusPlus",

@@ -13,6 +13,14 @@ from l2o.tasks.autoencoder import Autoencoder, AutoencoderFamily, VariationalAut
 from l2o.tasks.base import Always, Mixture, Task, TaskFamily
 from l2o.tasks.conv import ConvClassification, ConvFamily
 from l2o.tasks.episodes import Episode, EpisodeFamily, Examples, FewShot
+from l2o.tasks.function_classes import (
+    Curriculum,
+    DecisionTrees,
+    FunctionClass,
+    LinearFunctions,
+    Ramp,
+    TwoLayerFunctions,
+)
 from l2o.tasks.functions import Ackley, ClassicFunction, ClassicFunctions, Rastrigin, Rosenbrock, StyblinskiTang
 from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.tasks.gaussian_process import GaussianProcess
@@ -38,13 +46,17 @@ __all__ = [
     "ConvClassification",
     "ConvFamily",
     "Copy",
+    "Curriculum",
+    "DecisionTrees",
     "Episode",
     "EpisodeFamily",
     "Examples",
     "FewShot",
+    "FunctionClass",
     "GaussianClasses",
     "GaussianProcess",
     "LabelShiftedStream",
+    "LinearFunctions",
     "MLPClassification",
     "MLPFamily",
     "Mixture",
@@ -52,6 +64,7 @@ __all__ = [
     "NoisyGradientFamily",
     "Quadratic",
     "Quadratics",
+    "Ramp",
     "Rastrigin",
     "RecurrentFamily",
     "RecurrentLanguageModel",
@@ -78,5 +91,6 @@ __all__ = [
     "TaskFamily",
     "TransformerFamily",
     "TransformerLanguageModel",
+    "TwoLayerFunctions",
     "VariationalAutoencoder",
 ]
