@@ -61,7 +61,7 @@ class Config:
     learners: tuple[str, ...] = ("in-context", "in-context-linear")
     data: tuple[str, ...] = ("linear",)
     seeds: tuple[int, ...] = (0,)
-    steps: int = 15_000
+    steps: int = 9_000
     examples: tuple[int, ...] = (1, 2, 3, 5, 10, 15, 20, 30, 40)
     functions: int = 10_000
     threads: int = 1
