@@ -61,9 +61,9 @@ class Config:
     learners: tuple[str, ...] = ("in-context", "in-context-linear")
     data: tuple[str, ...] = ("linear",)
     seeds: tuple[int, ...] = (0,)
-    steps: int = 9_000
+    steps: int = 7_500
     examples: tuple[int, ...] = (1, 2, 3, 5, 10, 15, 20, 30, 40)
-    functions: int = 10_000
+    functions: int = 5_000
     threads: int = 1
     out: Path = Path("runs/in_context")
     record: bool = False

@@ -23,6 +23,9 @@ from l2o.tasks.episodes import Episode, EpisodeFamily, Examples
 PAD, CONTEXT, SCORED = 0, 1, 2
 """Roles of tokens: not there, read only, read and scored."""
 
+SYMBOLS = ("foo", "bar", "baz", "qux", "alpha", "beta", "gamma", "delta", "one", "two", "three", "four")
+"""Names of options that say nothing of what they mean."""
+
 
 @runtime_checkable
 class Tokens(Protocol):
@@ -119,6 +122,8 @@ class TextEpisodes(EpisodeFamily):
         shot: demonstrations of each option; may be none.
         query: queries, of any of the options.
         part: train or test, where queries come from; demonstrations are always from train.
+        symbols: share of episodes whose options are renamed to `SYMBOLS` at random, so that only the demonstrations say
+            what they mean (Wei et al., 2023, https://arxiv.org/abs/2305.08298).
     """
 
     tasks: tuple[TextTask, ...]
@@ -127,6 +132,7 @@ class TextEpisodes(EpisodeFamily):
     shot: int = 1
     query: int = 1
     part: str = "train"
+    symbols: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -134,6 +140,11 @@ class TextEpisodes(EpisodeFamily):
         if self.way < 2 or self.shot < 0 or self.query < 1:
             raise ValueError(
                 f"way must be at least 2, shot 0 and query 1; got {self.way}, {self.shot} and {self.query}."
+            )
+        if not 0 <= self.symbols <= 1 or self.way > len(SYMBOLS):
+            raise ValueError(
+                f"symbols must be a share from 0 to 1, and way no more than the {len(SYMBOLS)} of them; got "
+                f"{self.symbols} and {self.way}."
             )
         if self.part not in ("train", "test"):
             raise ValueError(f"part must be train or test; got {self.part!r}.")
@@ -177,7 +188,13 @@ class TextEpisodes(EpisodeFamily):
             raise ValueError(f"task {task.name!r} must have {self.query} queries; it has {len(pool)} of {options}.")
         mixed = torch.randperm(len(demonstrations), generator=generator).tolist()
         chosen = torch.randperm(len(pool), generator=generator)[: self.query].tolist()
-        return task, options, [demonstrations[i] for i in mixed], [pool[i] for i in chosen]
+        shown, asked = [demonstrations[i] for i in mixed], [pool[i] for i in chosen]
+        if self.symbols and float(torch.rand((), generator=generator)) < self.symbols:
+            order = torch.randperm(len(SYMBOLS), generator=generator).tolist()
+            name = {option: SYMBOLS[i] for option, i in zip(options, order, strict=False)}
+            shown, asked = ([Pair(pair.input, name[pair.output]) for pair in part] for part in (shown, asked))
+            options = sorted(name.values())
+        return task, options, shown, asked
 
     def encode(self, options: Sequence[str], demonstrations: Sequence[Pair], queries: Sequence[Pair]) -> Episode:
         """Given pairs as an episode."""

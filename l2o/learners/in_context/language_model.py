@@ -140,7 +140,9 @@ def smollm2() -> str:
     return str(found[0].locate())
 
 
-def tiny_gpt(vocabulary: int, width: int = 64, depth: int = 3, heads: int = 4, window: int = 512) -> LanguageModel:
+def tiny_gpt(
+    vocabulary: int, width: int = 64, depth: int = 3, heads: int = 4, window: int = 512, attention: str = "sdpa"
+) -> LanguageModel:
     """A fresh GPT-2 of a small size, without dropout."""
     return LanguageModel(
         {
@@ -153,7 +155,8 @@ def tiny_gpt(vocabulary: int, width: int = 64, depth: int = 3, heads: int = 4, w
             "bos_token_id": 0,
             "eos_token_id": 0,
             **{f"{part}_pdrop": 0.0 for part in ("resid", "embd", "attn")},
-        }
+        },
+        attention,
     )
 
 

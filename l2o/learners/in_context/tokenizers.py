@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from l2o.saved import write_atomically
 
 
 class LlamaTokens:
@@ -111,3 +114,31 @@ class HubTokens:
 
     def __len__(self) -> int:
         return len(self.tokenizer) if hasattr(self.tokenizer, "__len__") else self.tokenizer.get_vocab_size()
+
+
+def train_tokens(texts: Iterable[str], size: int, path: str | Path) -> None:
+    """Make a byte-level tokenizer of `size` pieces from texts, and write it to a file; its first piece is the start.
+
+    Raises:
+        ValueError: too few pieces for the 256 bytes and the start.
+    """
+    if size < 257:
+        raise ValueError(f"a byte-level tokenizer needs a piece for each of 256 bytes and the start; got {size}.")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    write_atomically(Path(path), tokenizer.to_str().encode())
+
+
+def read_tokens(path: str | Path) -> HubTokens:
+    """The tokenizer that `train_tokens` wrote."""
+    from tokenizers import Tokenizer
+
+    return HubTokens(Tokenizer.from_file(str(path)), start=0)
