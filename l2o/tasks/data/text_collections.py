@@ -99,7 +99,7 @@ def _file(name: str, url: str, root: str | None) -> Path:
 
 def _pairs(path: Path, labels: tuple[str, ...]) -> list[Pair]:
     found = []
-    for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="latin-1").rstrip("\n").split("\n"), start=1):
         label, _, text = line.partition(" ")
         if not (label.isdecimal() and int(label) < len(labels)):
             raise ValueError(
