@@ -4,7 +4,7 @@
     python -m benchmarks.in_context --data sparse-linear --steps 40000
 
 (Garg et al., 2022.) Each learner is trained as `l2o learn` trains it, and goes on from its last checkpoint if it was
-stopped. Then it predicts a query of fresh functions from k examples, as do the known methods from the same ones: with
+stopped, or is asked for more steps. Then it predicts a query of fresh functions from k examples, as do the known methods from the same ones: with
 inputs as in training, inputs half and twice as large, and more examples than it ever saw. Errors are squared, over the
 number of inputs, as in the paper; `error` is to the value with its noise, `clean` to that without.
 """
@@ -61,9 +61,9 @@ class Config:
     learners: tuple[str, ...] = ("in-context", "in-context-linear")
     data: tuple[str, ...] = ("linear",)
     seeds: tuple[int, ...] = (0,)
-    steps: int = 7_500
+    steps: int = 40_000
     examples: tuple[int, ...] = (1, 2, 3, 5, 10, 15, 20, 30, 40)
-    functions: int = 5_000
+    functions: int = 10_000
     threads: int = 1
     out: Path = Path("runs/in_context")
     record: bool = False
@@ -74,7 +74,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     for data in config.data:
         for name in config.learners:
             for seed in config.seeds:
-                folder = config.out / f"{name}_{data}_{config.steps}_{seed}"
+                folder = config.out / f"{name}_{data}_{seed}"
                 told = trained(folder, name, data, seed, config)
                 found = load(folder / "best.safetensors")
                 assert isinstance(found, Adaptation)
@@ -87,7 +87,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
 def trained(folder: Path, name: str, data: str, seed: int, config: Config) -> dict[str, Any]:
     """The report of a run, which is made, or brought to its end, if it is not there."""
     report, stamp = folder / "test.json", folder / "commit"
-    if not stamp.exists():
+    if not (stamp.exists() and json.loads(report.read_text())["steps"] == config.steps):
         settings = LearnConfig(
             learner=name,
             data=data,

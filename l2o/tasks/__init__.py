@@ -33,6 +33,7 @@ from l2o.tasks.stream import LabelShiftedStream, Stream, StreamTask
 from l2o.tasks.tabular import Tables
 from l2o.tasks.tabular_prior import SyntheticTables
 from l2o.tasks.teacher import StudentClassification, StudentFamily, StudentRegression
+from l2o.tasks.text_episodes import Format, TextEpisodes
 from l2o.tasks.transformer import TransformerFamily, TransformerLanguageModel
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "EpisodeFamily",
     "Examples",
     "FewShot",
+    "Format",
     "FunctionClass",
     "GaussianClasses",
     "GaussianProcess",
@@ -89,6 +91,7 @@ __all__ = [
     "Tables",
     "Task",
     "TaskFamily",
+    "TextEpisodes",
     "TransformerFamily",
     "TransformerLanguageModel",
     "TwoLayerFunctions",

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from l2o.load import SUFFIX, is_untrained, load, names, recipe_file
 from l2o.rules.base import UpdateRule
+from l2o.tasks.data.text_collections import COLLECTIONS
 from l2o.training import icl_command, learn_command, report
 from l2o.training.baselines import BASELINES, RATES, baselines
 from l2o.training.config import MetaTrainConfig, read_config
@@ -224,6 +225,7 @@ def _info(config: InfoConfig) -> int:
             shown.add_row(name, (make.__doc__ or "").strip().splitlines()[0])
         console.print(shown)
         console.print("learners: " + ", ".join(RECIPES))
+        console.print("text tasks, for l2o icl: " + ", ".join(COLLECTIONS))
         shown = Table("data", "episodes", title="sources of episodes", title_justify="left")
         for name, source in EPISODES.items():
             shown.add_row(name, (source.__doc__ or "").strip().splitlines()[0])

@@ -121,7 +121,8 @@ def wrap(model: nn.Module, attention: str = "sdpa") -> LanguageModel:
     settings["model_type"] = model.config.model_type  # type: ignore[union-attr]
     with torch.device("meta"):
         wrapped = LanguageModel(settings, attention)
-    wrapped.network = model.float()
+    # models of GGUF files refuse `float()`, though they have been made of floats
+    wrapped.network = model if all(p.dtype == torch.float32 for p in model.parameters()) else model.float()
     return wrapped
 
 
