@@ -4,9 +4,10 @@
     python -m benchmarks.in_context --data sparse-linear --steps 40000
 
 (Garg et al., 2022.) Each learner is trained as `l2o learn` trains it, and goes on from its last checkpoint if it was
-stopped, or is asked for more steps. Then it predicts a query of fresh functions from k examples, as do the known methods from the same ones: with
-inputs as in training, inputs half and twice as large, and more examples than it ever saw. Errors are squared, over the
-number of inputs, as in the paper; `error` is to the value with its noise, `clean` to that without.
+stopped, or is asked for more steps. Then it predicts a query of fresh functions from k examples, as do the known
+methods from the same ones: with inputs as in training, inputs half and twice as large, and more examples than it ever
+saw. Errors are squared, over the number of inputs, as in the paper; `error` is to the value with its noise, `clean` to
+that without.
 """
 
 from __future__ import annotations

@@ -167,6 +167,13 @@ class InContextLanguageModel(TextLearner):
         past = self.model(tokens.unsqueeze(0), caching=True).past
         return as_fast(past)
 
+    def inner_loss(self, fast: Fast, support: Examples) -> Float[Tensor, ""]:
+        if not self.cached:
+            raise ValueError(
+                "a prompt that is not cached must be left as it is: tokens cannot take steps; use cached=True."
+            )
+        return super().inner_loss(fast, support)
+
     def logits(self, fast: Fast, tokens: Int[Tensor, "rows length"]) -> Float[Tensor, "rows length vocabulary"]:
         if tokens.shape[1] > self.longest:
             raise ValueError(f"an example must have {self.longest} tokens at most (longest); got {tokens.shape[1]}.")
@@ -188,7 +195,8 @@ class InContextLanguageModel(TextLearner):
     def _in_one_pass(self, episode: Episode) -> Outcome:
         shape = episode.query.y.shape
         rows, shown = right(episode.query), right(episode.support)
-        rows, shown = rows.reshape(-1, *rows.shape[-3:]).unsqueeze(2), shown.reshape(-1, *shown.shape[-3:]).clone()
+        num = shape[:-1].numel()
+        rows, shown = rows.reshape(num, *rows.shape[-3:]).unsqueeze(2), shown.reshape(num, *shown.shape[-3:]).clone()
         if not self.in_turn:
             shown[:, :, 1].clamp_(max=CONTEXT)
         length = max(shown.shape[-1], rows.shape[-1])

@@ -1,5 +1,6 @@
 """Learners on language models: real ones of `transformers`, small and random, and stories260K where it is."""
 
+import dataclasses
 import os
 import struct
 from pathlib import Path
@@ -148,9 +149,10 @@ def _as_long(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(x, (0, like.shape[-1] - x.shape[-1]))
 
 
-@pytest.mark.parametrize("name", LEARNERS)
-def test_stacked_episodes_are_the_single_ones(name: str) -> None:
-    adaptation, episodes = Adaptation(LEARNERS[name](model())), FAMILY.sample_many(seeded(3), 3)
+@pytest.mark.parametrize(("name", "shot"), [*((name, 2) for name in LEARNERS), ("prompt", 0), ("lora", 0)])
+def test_stacked_episodes_are_the_single_ones(name: str, shot: int) -> None:
+    family = dataclasses.replace(FAMILY, shot=shot)
+    adaptation, episodes = Adaptation(LEARNERS[name](model())), family.sample_many(seeded(3), 3)
     for training in (True, False):
         adaptation.train(training)
         many = meta_grad(adaptation, episodes)
@@ -288,6 +290,8 @@ def test_a_model_without_a_cache_is_refused_or_read_again_for_every_row() -> Non
         InContextLanguageModel(m, START, LONGEST).start(support)
     again = InContextLanguageModel(m, START, LONGEST, cached=False).eval()
     torch.testing.assert_close(again.predict(again.start(support), query.x), expected)
+    with pytest.raises(ValueError, match="tokens cannot take steps"):
+        adapt(again, SGD(0.1), support, 1)
 
 
 def test_meta_training_teaches_a_tiny_model_to_use_its_demonstrations() -> None:
