@@ -1,4 +1,4 @@
-"""The command `l2o`: meta-train | population | learn | judge | evaluate | info."""
+"""The command `l2o`: meta-train | population | learn | judge | icl | evaluate | info."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ COMMANDS = {
     "population": "meta-train several update rules at once, by population-based training",
     "learn": "train a learner (MAML, prototypical networks, ...) on episodes of few examples",
     "judge": "how well a trained learner does on episodes, of any shape",
+    "icl": "adapt a language model to text tasks by demonstrations, and train it to be better at that",
     "evaluate": "train held-out tasks with a rule and with tuned baselines: table, rows, figure",
     "info": "what a saved rule or learner is, or which rules, tasks, learners and episodes there are",
 }
@@ -33,6 +34,7 @@ examples:
   l2o population --rule mlp --estimator pes --size 4 --round 50 --run runs/population
   l2o learn --learner maml --data omniglot --way 5 --shot 1 --run runs/maml
   l2o judge --learner runs/maml --way 5 --shot 5
+  l2o icl --model stories260K.bin --data trec --steps 500 --run runs/icl
   l2o evaluate --rule runs/lstm --tasks digits-mlp --steps 100
   l2o info runs/lstm
   tensorboard --logdir runs

@@ -81,7 +81,8 @@ class Episodic(GradientEstimator):
         return EpisodicState(torch.zeros((), dtype=torch.int64))
 
     def estimate(self, theta: Theta, state: EpisodicState, generator: Generator) -> tuple[MetaGradient, EpisodicState]:
-        episodes = tree_to(self.family.sample_many(generator, self.num_episodes), device_of(self.adaptation))
+        family = self.family.at(int(state.num_estimates))
+        episodes = tree_to(family.sample_many(generator, self.num_episodes), device_of(self.adaptation))
         weights = None
         if self.multi_step is not None and self.adaptation.steps:
             weights = self.multi_step(int(state.num_estimates), self.adaptation.steps)
@@ -121,7 +122,8 @@ class Reptile(GradientEstimator):
 
     @torch.no_grad()
     def estimate(self, theta: Theta, state: EpisodicState, generator: Generator) -> tuple[MetaGradient, EpisodicState]:
-        episodes = tree_to(self.family.sample_many(generator, self.num_episodes), device_of(self.adaptation))
+        family = self.family.at(int(state.num_estimates))
+        episodes = tree_to(family.sample_many(generator, self.num_episodes), device_of(self.adaptation))
         self.adaptation.train()
         mover = Move(self.adaptation)
         inner = {f"adaptation.{name}": value for name, value in theta.items()}

@@ -15,6 +15,10 @@ from l2o.learners.gradient.maml_plus_plus import MAMLPlusPlus, StepRates
 from l2o.learners.gradient.meta_curvature import MetaCurvature
 from l2o.learners.gradient.meta_lstm import MetaLSTMRule
 from l2o.learners.gradient.meta_sgd import MetaSGD, shapes_of
+from l2o.learners.in_context.context_weights import ContextAdapter, LoRA, Prefix, SoftPrompt
+from l2o.learners.in_context.language_model import LanguageModel
+from l2o.learners.in_context.text import InContextLanguageModel, TextLearner
+from l2o.learners.in_context.transformer import InContextTransformer
 from l2o.learners.memory.dnc import DNC
 from l2o.learners.memory.learner import MemoryLearner, OnlineLearner
 from l2o.learners.memory.mann import MANN
@@ -50,13 +54,18 @@ __all__ = [
     "AttentiveNeuralProcess",
     "CNAPs",
     "ConditionalNeuralProcess",
+    "ContextAdapter",
     "Conv4",
     "ConvolutionalNeuralProcess",
     "EpisodicTask",
     "FiLMConv4",
     "Hypernetwork",
+    "InContextLanguageModel",
+    "InContextTransformer",
+    "LanguageModel",
     "LatentNeuralProcess",
     "Learner",
+    "LoRA",
     "MAMLPlusPlus",
     "MatchingNetwork",
     "MemoryLearner",
@@ -64,6 +73,7 @@ __all__ = [
     "MetaLSTMRule",
     "MetaSGD",
     "OnlineLearner",
+    "Prefix",
     "PriorFittedNetwork",
     "PrototypicalNetwork",
     "RecurrentLearner",
@@ -73,7 +83,9 @@ __all__ = [
     "RidgeHead",
     "SVMHead",
     "SiameseNetwork",
+    "SoftPrompt",
     "StepRates",
+    "TextLearner",
     "TransformerNeuralProcess",
     "WithContext",
     "adapt",

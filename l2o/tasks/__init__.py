@@ -13,6 +13,14 @@ from l2o.tasks.autoencoder import Autoencoder, AutoencoderFamily, VariationalAut
 from l2o.tasks.base import Always, Mixture, Task, TaskFamily
 from l2o.tasks.conv import ConvClassification, ConvFamily
 from l2o.tasks.episodes import Episode, EpisodeFamily, Examples, FewShot
+from l2o.tasks.function_classes import (
+    Curriculum,
+    DecisionTrees,
+    FunctionClass,
+    LinearFunctions,
+    Ramp,
+    TwoLayerFunctions,
+)
 from l2o.tasks.functions import Ackley, ClassicFunction, ClassicFunctions, Rastrigin, Rosenbrock, StyblinskiTang
 from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.tasks.gaussian_process import GaussianProcess
@@ -25,6 +33,7 @@ from l2o.tasks.stream import LabelShiftedStream, Stream, StreamTask
 from l2o.tasks.tabular import Tables
 from l2o.tasks.tabular_prior import SyntheticTables
 from l2o.tasks.teacher import StudentClassification, StudentFamily, StudentRegression
+from l2o.tasks.text_episodes import Format, TextEpisodes
 from l2o.tasks.transformer import TransformerFamily, TransformerLanguageModel
 
 __all__ = [
@@ -38,13 +47,18 @@ __all__ = [
     "ConvClassification",
     "ConvFamily",
     "Copy",
+    "Curriculum",
+    "DecisionTrees",
     "Episode",
     "EpisodeFamily",
     "Examples",
     "FewShot",
+    "Format",
+    "FunctionClass",
     "GaussianClasses",
     "GaussianProcess",
     "LabelShiftedStream",
+    "LinearFunctions",
     "MLPClassification",
     "MLPFamily",
     "Mixture",
@@ -52,6 +66,7 @@ __all__ = [
     "NoisyGradientFamily",
     "Quadratic",
     "Quadratics",
+    "Ramp",
     "Rastrigin",
     "RecurrentFamily",
     "RecurrentLanguageModel",
@@ -76,7 +91,9 @@ __all__ = [
     "Tables",
     "Task",
     "TaskFamily",
+    "TextEpisodes",
     "TransformerFamily",
     "TransformerLanguageModel",
+    "TwoLayerFunctions",
     "VariationalAutoencoder",
 ]

@@ -47,6 +47,10 @@ class EpisodeFamily(ABC):
         """`num` episodes stacked along a new leading axis."""
         return tree_stack([self.sample(generator) for _ in range(num)])
 
+    def at(self, step: int) -> EpisodeFamily:
+        """What training draws from at an outer step; a family that grows (a curriculum) is another one at each."""
+        return self
+
 
 @dataclass(frozen=True)
 class FewShot(EpisodeFamily):

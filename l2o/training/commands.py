@@ -1,4 +1,4 @@
-"""What the commands do: meta-train, population, learn, judge, evaluate, info."""
+"""What the commands do: meta-train, population, learn, judge, icl, evaluate, info."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from rich.table import Table
 
 from l2o.load import SUFFIX, is_untrained, load, names, recipe_file
 from l2o.rules.base import UpdateRule
-from l2o.training import learn_command, report
+from l2o.tasks.data.text_collections import COLLECTIONS
+from l2o.training import icl_command, learn_command, report
 from l2o.training.baselines import BASELINES, RATES, baselines
 from l2o.training.config import MetaTrainConfig, read_config
 from l2o.training.episode_suites import EPISODES
 from l2o.training.evaluate import Contestant, compare
+from l2o.training.icl import IclConfig
 from l2o.training.learn import LearnConfig
 from l2o.training.meta_train_command import train
 from l2o.training.population import PopulationConfig, train_population
@@ -45,6 +47,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
         return _learn(list(arguments))
     if command == "judge":
         return _judge(tyro.cli(learn_command.JudgeConfig, prog="l2o judge", args=arguments))
+    if command == "icl":
+        return _icl(list(arguments))
     if command == "evaluate":
         return _evaluate(tyro.cli(EvaluateConfig, prog="l2o evaluate", args=arguments))
     return _info(tyro.cli(InfoConfig, prog="l2o info", args=arguments))
@@ -116,6 +120,12 @@ def _tell_use(folder: Path) -> None:
 def _learn(arguments: list[str]) -> int:
     config, folder = _run_settings("learn", LearnConfig, "Train a learner on episodes.", arguments)
     learn_command.show(learn_command.learn(config, folder))
+    return 0
+
+
+def _icl(arguments: list[str]) -> int:
+    config, folder = _run_settings("icl", IclConfig, "Adapt a language model in context.", arguments)
+    icl_command.show(icl_command.icl(config, folder))
     return 0
 
 
@@ -215,6 +225,7 @@ def _info(config: InfoConfig) -> int:
             shown.add_row(name, (make.__doc__ or "").strip().splitlines()[0])
         console.print(shown)
         console.print("learners: " + ", ".join(RECIPES))
+        console.print("text tasks, for l2o icl: " + ", ".join(COLLECTIONS))
         shown = Table("data", "episodes", title="sources of episodes", title_justify="left")
         for name, source in EPISODES.items():
             shown.add_row(name, (source.__doc__ or "").strip().splitlines()[0])

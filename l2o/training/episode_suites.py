@@ -6,7 +6,7 @@ import difflib
 import importlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,14 @@ from l2o.learners.backbones import MLP, Conv4
 from l2o.tasks.data import CC18, banking77, cc18, digits, image_folder, omniglot_classes
 from l2o.tasks.data.labelled import LabelledDataset
 from l2o.tasks.episodes import EpisodeFamily, FewShot
+from l2o.tasks.function_classes import (
+    Curriculum,
+    DecisionTrees,
+    FunctionClass,
+    LinearFunctions,
+    Ramp,
+    TwoLayerFunctions,
+)
 from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.tasks.gaussian_process import FIXED_KERNEL, GaussianProcess
 from l2o.tasks.sinusoid import Sinusoid
@@ -121,6 +129,37 @@ def _gaussian_process(family: GaussianProcess) -> EpisodeSuite:
     return EpisodeSuite(family, family, family, network, 1, classifies=False, inputs=1, rows=rows)
 
 
+def linear(shape: Shape) -> EpisodeSuite:
+    """Linear functions of 5 numbers with noise .5; in training numbers and points grow (Garg et al., 2022)."""
+    return _functions(LinearFunctions(dim=5, noise=0.5), shape)
+
+
+def sparse_linear(shape: Shape) -> EpisodeSuite:
+    """Linear functions of 10 numbers, of which 2 count."""
+    return _functions(LinearFunctions(dim=10, sparsity=2), shape)
+
+
+def two_layer(shape: Shape) -> EpisodeSuite:
+    """Random networks of 20 units over 5 numbers."""
+    return _functions(TwoLayerFunctions(dim=5, hidden=20), shape)
+
+
+def decision_trees(shape: Shape) -> EpisodeSuite:
+    """Random decision trees of depth 3 over 5 numbers."""
+    return _functions(DecisionTrees(dim=5, depth=3), shape)
+
+
+def _functions(family: FunctionClass, shape: Shape) -> EpisodeSuite:
+    """With a perceptron of two layers of 64. Training grows by a number and two points every 500 outer steps."""
+    held_out = replace(family, shot=shape.shot, query=shape.query)
+    whole = replace(family, shot=shape.train_shot, query=shape.train_query)
+    few = max(1, whole.query - 2 * (whole.dim - 1))
+    train = Curriculum(whole, Ramp(1, whole.dim, 1, 500), Ramp(few, whole.query, 2, 500))
+    return EpisodeSuite(
+        train, held_out, held_out, partial(mlp, (family.dim, 64, 64)), 1, classifies=False, inputs=family.dim
+    )
+
+
 def tabular_prior(shape: Shape) -> EpisodeSuite:
     """Tables of 100 columns at most and 10 classes, from a prior; their sizes are random whatever the shape."""
     family = SyntheticTables()
@@ -198,6 +237,10 @@ EPISODES: dict[str, Callable[[Shape], EpisodeSuite]] = {
     "gp-matern": gp_matern,
     "gp-fixed": gp_fixed,
     "tabular-prior": tabular_prior,
+    "linear": linear,
+    "sparse-linear": sparse_linear,
+    "two-layer": two_layer,
+    "decision-trees": decision_trees,
 }
 
 
@@ -205,6 +248,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # Finn et al., 2017, section 5.1
     "sinusoid": {"shot": 10, "inner_lr": 0.01, "num_episodes": 25, "train_query": 10},
     "gaussian-classes": {"inner_lr": 0.1, "num_episodes": 16},
+    # one support point only, because learners that take queries in turn learn all numbers of them
+    "linear": {"shot": 10, "train_shot": 1, "train_query": 20, "num_episodes": 64},
+    "sparse-linear": {"shot": 10, "train_shot": 1, "train_query": 20, "num_episodes": 64},
+    "two-layer": {"shot": 20, "train_shot": 1, "train_query": 40, "num_episodes": 64},
+    "decision-trees": {"shot": 20, "train_shot": 1, "train_query": 40, "num_episodes": 64},
 }
 """What learners are trained with on these data where nothing else is said; before the learner's own settings."""
 

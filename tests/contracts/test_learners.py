@@ -29,6 +29,7 @@ from l2o.learners import (
     ConditionalNeuralProcess,
     EpisodicTask,
     Hypernetwork,
+    InContextTransformer,
     LatentNeuralProcess,
     Learner,
     MatchingNetwork,
@@ -110,6 +111,8 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "lstm": lambda: RecurrentLearner(_embedding(), WAY, size=6),
     "gru": lambda: RecurrentLearner(_embedding(), WAY, "gru", size=4, num_layers=2, hidden=3),
     "snail": lambda: SNAIL(_embedding(), WAY, length=7, filters=3, attention=((4, 3), (4, 3))),
+    "in-context": lambda: InContextTransformer(4, WAY, 6, 2, 2),
+    "in-context, linear": lambda: InContextTransformer(4, WAY, 6, 2, 2, attention="linear", in_turn=False),
     "hypernetwork": lambda: Hypernetwork(MLP([4, 5, WAY]), _embedding(), WAY, size=3, hidden=(6,)),
     "chunked": lambda: Hypernetwork(MLP([5, 4, WAY]), _embedding(), WAY, True, size=3, hidden=(6,), chunk=7),
     "cnaps": lambda: CNAPs(_embedding(), _embedding(), WAY, hidden=4),
@@ -348,7 +351,8 @@ def test_prediction_of_an_input_does_not_depend_on_the_others(learner: str) -> N
 @every_learner
 def test_renaming_the_classes_of_a_feed_forward_learner_renames_its_scores(learner: str) -> None:
     of, given = make(learner).learner, one(0, episodes())
-    if isinstance(of, MAML | CAVIA | MemoryLearner | NeuralProcess | VERSA | RecurrentLearner | SNAIL | Hypernetwork):
+    named = MAML | CAVIA | MemoryLearner | NeuralProcess | VERSA | RecurrentLearner | SNAIL | Hypernetwork
+    if isinstance(of, named | InContextTransformer):
         pytest.skip("its output units, or its draws, have names of their own")
     turn = torch.tensor([1, 2, 0])
     renamed = Examples(given.support.x, turn[given.support.y])

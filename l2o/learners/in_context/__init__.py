@@ -1,0 +1,1 @@
+"""Learners that adapt by what stands before the question: no weight changes."""
