@@ -16,7 +16,7 @@ import house  # noqa: E402
 
 project, author = "l2o", "The l2o authors"
 release = metadata.version("l2o")
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = f"l2o {release}"
 exclude_patterns = ["_build"]
