@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test check format install clean
+.PHONY: quickstart test check format docs install clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/python -m benchmarks.quickstart
@@ -25,6 +25,9 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml setup.cfg constraints.txt
@@ -33,4 +36,4 @@ $(INSTALLED): pyproject.toml setup.cfg constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist docs/_build *.egg-info

@@ -26,8 +26,8 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.record import RESULTS, commit, write
+from l2o.files import write_atomically
 from l2o.load import LEARNER_FILE, load
-from l2o.saved import write_atomically
 from l2o.training.judge import judge
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import learn

@@ -25,10 +25,10 @@ from torch import Generator
 from benchmarks.record import RESULTS, commit, write
 from l2o.distributed import LocalPool
 from l2o.estimators import Backprop, MetaLoss, Problems, Truncation
+from l2o.files import write_atomically
 from l2o.learners import MAML, MLP, Adaptation, EpisodicTask, PrototypicalNetwork, ReptileTask
 from l2o.load import load, save
 from l2o.rules import SGD, Adam, LSTMRule
-from l2o.saved import write_atomically
 from l2o.tasks.base import Task, TaskFamily, choose
 from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.training import report

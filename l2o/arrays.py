@@ -8,10 +8,14 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from l2o.files import read_file
 
 Arrays = dict[str, np.ndarray]
 """By dotted name; the one array of a .npy file is called ''."""
@@ -29,45 +33,70 @@ DAMAGES = (
 """What NumPy and the reader below raise at what is not whole: NumPy parses headers, NotImplementedError included."""
 
 
-def read_arrays(path: Path) -> Arrays:
+@contextmanager
+def damage_told(path: Path, wanted: str) -> Iterator[None]:
+    """Inside, whatever tells of a damaged file becomes one ValueError: `path` must be `wanted`."""
+    try:
+        yield
+    except DAMAGES as error:
+        raise ValueError(f"{path} must be {wanted}; it is not, or is damaged: {error}") from error
+
+
+def read_arrays(path: Path, only: Collection[str] | None = None, texts: bool = False) -> Arrays:
     """All arrays of a file, with what names its suffix gives it.
+
+    Sizes are checked before anything is allocated for them.
+
+    Arguments:
+        only: read these, which must all be there; None for all.
+        texts: whether arrays may hold texts and truth values as well as numbers.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: it is not whole, or holds something else than arrays of numbers.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"a path must lead to a file of weights; there is nothing at {path}.")
-    try:
+    data = read_file(path, MAX_BYTES)
+    with damage_told(path, f"a whole {path.suffix} file of plain arrays, because pickles can run any code"):
         is_numpy = path.suffix in (".npz", ".npy")
-        found = _read_numpy(path) if is_numpy else _flattened(_Reader(path.read_bytes()).whole())
-    except DAMAGES as error:
-        raise ValueError(
-            f"{path} must be a whole {path.suffix} file of plain arrays, because nothing else is read (pickles can run "
-            f"any code); {error}"
-        ) from error
+        found = _read_numpy(data, only) if is_numpy else _flattened(_Reader(data).whole())
+    if missing := sorted(set(only or ()) - found.keys()):
+        raise ValueError(f"{path} must hold the arrays {', '.join(sorted(only or ()))}; it has no {missing}.")
+    found = {name: found[name] for name in found if only is None or name in only}
     for name, array in found.items():
-        if array.dtype.name not in NUMBERS:
+        if array.dtype.name not in NUMBERS and not (texts and array.dtype.kind in "USb"):
             raise ValueError(f"arrays must hold numbers, for they are weights; {name!r} of {path} holds {array.dtype}.")
     return found
 
 
-def _read_numpy(path: Path) -> Arrays:
-    data = path.read_bytes()
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        with zipfile.ZipFile(io.BytesIO(data)) as packed:
-            size = sum(member.file_size for member in packed.infolist())
+def _read_numpy(data: bytes, only: Collection[str] | None) -> Arrays:
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return {"": _read_npy(data)}
+    with zipfile.ZipFile(io.BytesIO(data)) as packed:
+        members = {_dotted(member.filename.removesuffix(".npy")): member for member in packed.infolist()}
+        chosen = {name: member for name, member in members.items() if only is None or name in only}
+        if others := [member.filename for member in chosen.values() if not member.filename.endswith(".npy")]:
+            raise ValueError(f"it holds {others}, which are no arrays.")
+        size = sum(member.file_size for member in chosen.values())
         if size > MAX_BYTES:
             raise ValueError(f"it unpacks to {size:,} bytes, of at most {MAX_BYTES:,}.")
-    loaded = np.load(io.BytesIO(data), allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return {"": loaded}
-    with loaded:
-        found = {_dotted(name): loaded[name] for name in loaded.files}
-    others = [name for name, value in found.items() if not isinstance(value, np.ndarray)]
-    if others:
-        raise ValueError(f"it holds {others}, which are no arrays.")
-    return found
+        return {name: _read_npy(packed.read(member)) for name, member in chosen.items()}
+
+
+def _read_npy(data: bytes) -> np.ndarray:
+    """The array of a .npy file (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html)."""
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"it holds an array of format {version}, not (1, 0) or (2, 0).")
+    shape, by_columns, dtype = readers[version](stream)
+    if dtype.hasobject or dtype.itemsize == 0 or min(shape, default=0) < 0:
+        raise ValueError(f"it holds an array of {dtype} and shape {shape}, which is no plain one.")
+    count, rest = math.prod(shape), len(data) - stream.tell()
+    if rest != count * dtype.itemsize:
+        raise ValueError(f"an array of {dtype} and shape {shape} has {rest:,} bytes.")
+    flat = np.frombuffer(data, dtype, offset=stream.tell()) if count else np.empty(0, dtype)
+    return flat.reshape(shape, order="F" if by_columns else "C").copy()
 
 
 def _flattened(tree: Any, prefix: str = "") -> Arrays:

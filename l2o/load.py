@@ -18,9 +18,10 @@ from typing import Any
 from torch import nn
 
 from l2o import hub
+from l2o.files import read_file, write_atomically
 from l2o.released import SUFFIXES, load_released
 from l2o.rules.base import UpdateRule
-from l2o.saved import Card, classes, from_bytes, read_card, register, to_bytes, write_atomically
+from l2o.saved import Card, classes, from_bytes, read_card, register, to_bytes
 
 __all__ = ["Card", "card", "is_untrained", "load", "names", "recipe_file", "register", "save"]
 
@@ -55,7 +56,7 @@ def load(name_or_path: str | os.PathLike[str], **config: Any) -> Any:
         path = _file_of(_here(name_or_path))
         if path.suffix in SUFFIXES:
             return load_released(path, **config)
-        data, origin = path.read_bytes(), str(path)
+        data, origin = read_file(path), str(path)
     if config:
         raise ValueError(
             "arguments are for a fresh rule only, or released weights, because a saved one has its own; got "
@@ -85,7 +86,7 @@ def save(module: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> No
 def card(path: str | os.PathLike[str]) -> Card:
     """Class, constructor arguments and metadata of a saved module or run folder; errors as `load`."""
     file = _file_of(Path(path))
-    return read_card(file.read_bytes(), str(file))
+    return read_card(read_file(file), str(file))
 
 
 def names() -> list[str]:

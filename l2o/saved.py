@@ -9,21 +9,30 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import os
-import struct
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as read_tensors
-from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
-SCHEMA = 1
+from l2o.dry_run import without_memory
+from l2o.tensor_file import Migrations, migrated, pack, take_apart, unpack
+
+SCHEMA = 2
 """Version of the header; raised when older files need a migration."""
+
+MIGRATIONS: Migrations = {1: lambda header: {"frozen": [], **header}}
+"""Files of schema 1 have no checksum, and the first of them say nothing of frozen parameters."""
+
+SPARE_BYTES, SPARE_TENSORS = 1 << 26, 1000
+"""What a constructor may ask for beyond four times the bytes and fifty times the tensors of its file."""
+
+MAX_NUMBER = 10**7
+"""Of whole numbers among a constructor's arguments, which may count what it makes."""
+
+MAX_DEPTH = 16
+"""Of modules in modules, of lists in lists."""
 
 _HOMES = ("l2o.rules", "l2o.learners")
 _registered: dict[str, type[nn.Module]] = {}
@@ -79,11 +88,11 @@ def to_bytes(module: nn.Module, notes: Mapping[str, Any]) -> bytes:
     header = {"schema": SCHEMA, **_describe(module), "metadata": dict(notes), "l2o": _version()}
     header["frozen"] = [name for name, p in module.named_parameters() if not p.requires_grad]
     try:
-        text = json.dumps(header, sort_keys=True)
-    except TypeError as error:
-        raise ValueError(f"config and metadata must be plain values that JSON can hold; {error}.") from error
+        text = json.dumps(header, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config and metadata must be plain, finite values that JSON can hold; {error}.") from error
     tensors = {name: x.detach().cpu().contiguous().clone() for name, x in module.state_dict().items()}
-    data = write_tensors(tensors, {"l2o": text})
+    data = pack(tensors, {"l2o": text})
     from_bytes(data, "this module")
     return data
 
@@ -91,30 +100,19 @@ def to_bytes(module: nn.Module, notes: Mapping[str, Any]) -> bytes:
 def from_bytes(data: bytes, origin: str) -> nn.Module:
     """The module of a file.
 
+    Sizes are checked first: the arguments are tried without memory, and must ask for the tensors that the file has.
+
     Arguments:
         origin: what the file is called in errors.
 
     Raises:
         ValueError: not a whole file of a known class, with the tensors that its arguments ask for.
     """
-    card = read_card(data, origin)
-    cls = _class_named(card.class_name)
-    try:
-        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then overwritten
-            module = cls(**{key: _decode(value) for key, value in card.config.items()})
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        raise ValueError(
-            f"{card.class_name} must accept the saved arguments; in {origin} they fail: {error}"
-        ) from error
-    try:
-        tensors = read_tensors(data)
-    except SafetensorError as error:
-        raise ValueError(f"the file must be whole; {origin} is truncated or damaged: {error}.") from error
-    if all(
-        tensors.get(name, x).dtype == torch.float64 for name, x in module.state_dict().items() if x.is_floating_point()
-    ):
-        module.double()
-    _check_tensors(module.state_dict(), tensors, card.class_name, origin)
+    header = _read_header(data, origin)
+    card = _card_of(header, origin)
+    tensors = unpack(data, origin, needs_checksum=header["from"] > 1)
+    _check_tensors(_expected(card, tensors, origin, len(data)), tensors, card.class_name, origin)
+    module = _made(card, tensors, origin)
     module.load_state_dict(tensors)
     for name, parameter in module.named_parameters():
         if name in card.frozen:
@@ -124,45 +122,64 @@ def from_bytes(data: bytes, origin: str) -> nn.Module:
 
 def read_card(data: bytes, origin: str) -> Card:
     """What the header of a file says; errors as `from_bytes`."""
-    try:
-        (size,) = struct.unpack("<Q", data[:8])
-        text = json.loads(data[8 : 8 + size]).get("__metadata__", {}).get("l2o")
-    except (struct.error, ValueError, AttributeError, OverflowError) as error:
-        if data[:1] == b"\x80" or data[:2] == b"PK":
-            raise ValueError(
-                f"a saved module must be a safetensors file, because a pickle can run any code when loaded; {origin} "
-                "is a pickle (or what torch.save makes of one)."
-            ) from error
-        raise ValueError(f"a saved module must be a whole safetensors file; {origin} is not, or is damaged.") from error
+    return _card_of(_read_header(data, origin), origin)
+
+
+def _read_header(data: bytes, origin: str) -> dict[str, Any]:
+    """The header as of the newest schema, with its own schema under `from`."""
+    text = take_apart(data, origin).texts.get("l2o")
     if text is None:
         raise ValueError(f"a saved module must be written by `l2o.save`, which names its class; {origin} was not.")
     try:
-        header = json.loads(text)
-        if header["schema"] != SCHEMA:
-            raise ValueError(
-                f"the schema must be {SCHEMA}, the one this version of l2o reads; {origin} has {header['schema']!r}, "
-                f"written by l2o {header.get('l2o')}."
-            )
-        frozen = tuple(map(str, header.get("frozen", ())))
-        return Card(str(header["class"]), dict(header["config"]), dict(header["metadata"]), frozen)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        header = json.loads(text, parse_constant=_refuse)
+        if not isinstance(header, dict):
+            raise ValueError(f"it is a {type(header).__name__}.")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the header must be JSON of a mapping; that of {origin} is not: {error}") from error
+    return {**migrated(header, SCHEMA, MIGRATIONS, origin), "from": header["schema"]}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON.")
+
+
+def _card_of(header: dict[str, Any], origin: str) -> Card:
+    kinds = {"class": str, "config": dict, "metadata": dict, "frozen": list}
+    wrong = [name for name, kind in kinds.items() if not isinstance(header.get(name), kind)]
+    if wrong or not all(isinstance(name, str) for name in header["frozen"]):
         raise ValueError(
-            f"the header must give schema, class, config and metadata; that of {origin} does not."
-        ) from error
+            f"the header must give class, config, metadata and frozen names; {origin} is wrong in {wrong or 'frozen'}."
+        )
+    return Card(header["class"], header["config"], header["metadata"], tuple(header["frozen"]))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, flushed to disk; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _expected(card: Card, tensors: Mapping[str, Tensor], origin: str, size: int) -> dict[str, Tensor]:
+    """What the arguments ask for, from a try without memory."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        limits = 4 * size + SPARE_BYTES, 50 * len(tensors) + SPARE_TENSORS
+        return _made(card, tensors, origin, limits).state_dict()
+    except ValueError as error:
+        if card.class_name not in _registered or not isinstance(error.__cause__, RuntimeError):
+            raise
+        return _made(card, tensors, origin).state_dict()  # a constructor of the user's own looks at numbers
+
+
+def _made(card: Card, tensors: Mapping[str, Tensor], origin: str, limits: tuple[int, int] | None = None) -> nn.Module:
+    """The module of a card, of the precision of the tensors; on the meta device where there is a limit."""
+    cls = _class_named(card.class_name)
+
+    def make() -> nn.Module:
+        return cls(**_arguments(card.config))
+
+    try:
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then overwritten
+            module = make() if limits is None else without_memory(make, *limits)
+    except Exception as error:  # whatever the class says: these are not its arguments
+        raise ValueError(
+            f"{card.class_name} must accept the saved arguments; in {origin} they fail: {error}"
+        ) from error
+    floating = [name for name, x in module.state_dict().items() if x.is_floating_point() and name in tensors]
+    return module.double() if all(tensors[name].dtype == torch.float64 for name in floating) else module
 
 
 def _describe(module: nn.Module) -> dict[str, Any]:
@@ -186,11 +203,22 @@ def _encode(value: Any) -> Any:
     return [_encode(child) for child in value] if isinstance(value, list | tuple) else value
 
 
-def _decode(value: Any) -> Any:
+def _arguments(config: dict[str, Any], depth: int = 0) -> dict[str, Any]:
+    """A constructor's arguments as they were; a seed counts nothing, so it may be any number."""
+    return {key: child if key == "seed" else _decode(child, depth) for key, child in config.items()}
+
+
+def _decode(value: Any, depth: int = 0) -> Any:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"they are nested more than {MAX_DEPTH} deep.")
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        raise ValueError(f"whole numbers must be at most {MAX_NUMBER:,} in size; got {value}.")
     if isinstance(value, dict) and set(value) == {"module"}:
         cls, config = _class_named(value["module"]["class"]), value["module"]["config"]
-        return cls(**{key: _decode(child) for key, child in config.items()})
-    return tuple(_decode(child) for child in value) if isinstance(value, list) else value
+        return cls(**_arguments(config, depth + 1))
+    if isinstance(value, dict):
+        return _arguments(value, depth + 1)
+    return tuple(_decode(child, depth + 1) for child in value) if isinstance(value, list) else value
 
 
 def _class_named(name: str) -> type[nn.Module]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from l2o.rules.lstm_reference import pass_gates
 
 
 class LSTMCell(nn.Module):
@@ -28,7 +29,4 @@ class LSTMCell(nn.Module):
     def forward(
         self, read: Float[Tensor, "*#n gates"], h: Float[Tensor, "*#n recurrent"], c: Float[Tensor, "*#n size"]
     ) -> tuple[Float[Tensor, "*n size"], Float[Tensor, "*n size"]]:
-        i, f, g, o = (read + F.linear(h, self.recurrent.weight.to(h.dtype))).chunk(4, dim=-1)
-        # forget bias 1, so that the memory lives from the start (Jozefowicz et al., 2015)
-        c = torch.sigmoid(f + 1.0) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        return pass_gates(read + F.linear(h, self.recurrent.weight.to(h.dtype)), c, dim=-1)

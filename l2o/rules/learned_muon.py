@@ -25,7 +25,7 @@ from l2o.rules.features import NUM_EXTENDED_FEATURES, bias_correction, init_aver
 from l2o.rules.loss_features import init_losses, update_losses
 from l2o.rules.network import CoordinateMLP
 from l2o.rules.newton_schulz import orthogonal_steps
-from l2o.rules.steering import NUM_RECALLED, Steer, Steering, recall
+from l2o.rules.steering import BARE, NUM_RECALLED, Steer, Steering, recall
 from l2o.types import Params
 
 SMALLEST = 1e-23
@@ -34,6 +34,8 @@ MATRIX_SHARE = 0.2
 """Root mean square of a matrix's step over a vector's."""
 MOST = 1.25
 """Largest singular value of a matrix's step over that of an orthogonal one of full rank."""
+SPARSE = 0.5
+"""A table is a matrix higher than wide of whose rows a larger share, on average, has no gradient in a step."""
 
 
 class LearnedMuon(UpdateRule):
@@ -51,8 +53,9 @@ class LearnedMuon(UpdateRule):
     Celo2 (Moudgil et al., 2026, https://arxiv.org/abs/2602.19142), and alpha, beta, factor and decay written for each
     tensor by `Steering` from how training goes: the loss, the fraction trained, how gradients agree, the tensor's size.
     All corrections start at zero. A matrix's step is as large beside its usual initial weights whatever its width, and
-    no singular value moves further than in a step of full rank. Where most matrices begin smaller than usual, all steps
-    are as much smaller. Tensors of rank above 2 are matrices of their first dimension by all others.
+    no singular value moves further than in a step of full rank. While most matrices are smaller than usual, all steps
+    are as much smaller. Tensors of rank above 2 are matrices of their first dimension by all others. Tables, of which a
+    step sees few rows, as it does of words or users, are moved as vectors are: an orthogonal step would mix their rows.
 
     Without `total_steps` there is no cosine, and the decay is that of a long run; without a loss its features are zero.
 
@@ -127,27 +130,32 @@ class LearnedMuon(UpdateRule):
         counts = torch.stack([slots[name]["count"] for name in names]) + 1
         second = measured[:, 33] / bias_correction(self.rates[3].to(measured.dtype), counts.to(measured.dtype))
         before = torch.stack([slots[name]["recalled"] for name in names])
-        recalled = recall(measured, before, second, self.rates[:2], counts == 1)
+        bare = torch.stack([_bare(grads[name]) for name in names]).to(before.dtype)
+        recalled = recall(measured, before, second, self.rates[:2], bare, counts == 1)
         for name, count, own in zip(names, counts, recalled, strict=True):
             kept = slots[name]["recalled"].dtype
             slots[name] = slots[name] | {"count": count.to(kept), "recalled": own.to(kept)}
-        inputs = [params[name][0].numel() if params[name].ndim >= 2 else 0 for name in names]
+        columns = [float(params[name][0].numel()) if params[name].ndim >= 2 else 0.0 for name in names]
+        is_table = recalled[:, BARE] > SPARSE
+        inputs = torch.where(is_table, 0.0, recalled.new_tensor(columns))
         steer = self.steering(inputs, measured, recalled, shared, state.step)
         learned = respond(params, grads, slots, seen, self.net(), self.network)
         weights = self._weights(steer, measured, counts, inputs)
-        moving = {}
+        whole, apart = {}, {}  # directions of matrices, and of what keeps its coordinates apart
         for name, weight, count in zip(names, weights, counts, strict=True):
             grad = self._bounded(name, params, grads)
             fast, slow, second = self._averages(grad, slots[name], seen)
-            look = weight[0] * fast + weight[1] * slow + weight[2] * grad
-            if grad.ndim < 2:
-                look = look * torch.rsqrt(
-                    (second / bias_correction(self.rates[3].to(grad.dtype), count)).clamp(min=SMALLEST)
-                )
-            moving[name] = look + learned[name].to(look.dtype)
+            look, more = weight[0] * fast + weight[1] * slow + weight[2] * grad, learned[name].to(grad.dtype)
+            if grad.ndim >= 2:
+                whole[name] = look + more
+            if grad.ndim < 2 or _may_be_table(grad):
+                second = second / bias_correction(self.rates[3].to(grad.dtype), count)
+                apart[name] = look * torch.rsqrt(second.clamp(min=SMALLEST)) + more
         sizes = -self.step_scale * steer.factors
-        shares = dict(zip(names, measured[:, -1], strict=True))
-        moving |= orthogonal_steps({name: x for name, x in moving.items() if x.ndim >= 2}, shares, MATRIX_SHARE, MOST)
+        moving = apart | orthogonal_steps(whole, dict(zip(names, measured[:, -1], strict=True)), MATRIX_SHARE, MOST)
+        for name, table in zip(names, is_table, strict=True):
+            if name in whole and name in apart:
+                moving[name] = torch.where(table, apart[name], moving[name])
         for name, size, decay in zip(names, sizes, steer.decays, strict=True):
             step = size.to(moving[name].dtype) * moving[name]
             forgotten = decay.to(step.dtype) * params[name].to(step.dtype)
@@ -160,7 +168,11 @@ class LearnedMuon(UpdateRule):
         return grads[name].to(working(params[name]).dtype).clamp(-limit, limit)
 
     def _weights(
-        self, steer: Steer, measured: Float[Tensor, "tensors k"], counts: Float[Tensor, " tensors"], inputs: list[int]
+        self,
+        steer: Steer,
+        measured: Float[Tensor, "tensors k"],
+        counts: Float[Tensor, " tensors"],
+        inputs: Float[Tensor, " tensors"],
     ) -> Float[Tensor, "tensors 3"]:
         """What fast momentum, slow momentum and gradient of each tensor are multiplied by.
 
@@ -171,7 +183,7 @@ class LearnedMuon(UpdateRule):
         unit = torch.rsqrt(measured[:, [2, 3, 0]].clamp(min=SMALLEST))
         corrected = torch.stack([1 / bias_correction(r[0], counts), 1 / bias_correction(r[1], counts)], dim=1)
         corrected = torch.nn.functional.pad(corrected, (0, 1), value=1.0)
-        is_vector = torch.tensor(inputs, device=counts.device) == 0
+        is_vector = inputs == 0
         scale = torch.where(is_vector.unsqueeze(1), corrected, unit)
         ahead = torch.where(is_vector, 1.0, scale[:, 0])
         return torch.stack(
@@ -185,3 +197,14 @@ class LearnedMuon(UpdateRule):
             return m[0], m[1], v
         r = self.rates.to(grad.dtype)
         return torch.lerp(m[0], grad, r[0]), torch.lerp(m[1], grad, r[1]), torch.lerp(v, grad.square(), r[3])
+
+
+def _may_be_table(p: Tensor) -> bool:
+    return p.ndim == 2 and p.shape[0] > p.shape[1]
+
+
+def _bare(grad: Tensor) -> Float[Tensor, ""]:
+    """Share of the rows of what may be a table whose gradient is zero; 0 of anything else."""
+    if not _may_be_table(grad):
+        return working(grad).new_zeros(())
+    return 1.0 - (grad != 0).any(dim=1).to(working(grad).dtype).mean()

@@ -53,7 +53,12 @@ def lstm_cell(
     Plain operations: nn.LSTMCell cannot be vmapped.
     """
     gates = torch.addmm(bias.to(x.dtype).unsqueeze(1), weight.to(x.dtype), torch.cat([x, h]))
-    i, f, g, o = gates.chunk(4)
+    return pass_gates(gates, c, dim=0)
+
+
+def pass_gates(gates: Tensor, c: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The next (h, c) of an LSTM whose gates (input, forget, cell, output) stand one after the other along `dim`."""
+    i, f, g, o = gates.chunk(4, dim)
     # forget bias 1, so that the memory lives from the start (Jozefowicz et al., 2015)
     c = torch.sigmoid(f + 1.0) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c

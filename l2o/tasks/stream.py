@@ -19,11 +19,11 @@ from l2o.types import Batch, Params
 class Stream(NamedTuple):
     """Examples one after the other.
 
-    x: inputs.
+    x: inputs, (*batch, time, *features).
     y: labels 0 .. way - 1, drawn anew for each stream.
     """
 
-    x: Shaped[Tensor, "*batch time *features"]
+    x: Shaped[Tensor, "..."]
     y: Int[Tensor, "*batch time"]
 
 

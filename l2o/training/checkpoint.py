@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as write_tensors
 from torch import Tensor
 
 from l2o.estimators.episodic import EpisodicState
 from l2o.estimators.es import ESState
 from l2o.estimators.problems import ProblemState
+from l2o.files import read_file, write_atomically
 from l2o.inner_loop import InnerState
 from l2o.rules.base import OptState
-from l2o.saved import write_atomically
+from l2o.tensor_file import Migrations, migrated, pack, take_apart, unpack
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the file's layout; raised when old files need a migration."""
+
+MIGRATIONS: Migrations = {1: lambda header: header}
+"""Files of schema 1 have no checksum, and numbers that are not finite as they are, which is no JSON."""
+
+MAX_BYTES = 1 << 36
 
 _named_tuples: dict[str, type] = {}
 
@@ -44,8 +49,8 @@ def save_tree(tree: Any, path: str | Path) -> None:
         OSError: the disk is full, or the folder cannot be written; what stood at `path` before is unharmed.
     """
     tensors: dict[str, Tensor] = {}
-    skeleton = json.dumps(_encode(tree, tensors))
-    write_atomically(Path(path), write_tensors(tensors, {"schema": str(SCHEMA), "tree": skeleton}))
+    skeleton = json.dumps(_encode(tree, tensors), allow_nan=False)
+    write_atomically(Path(path), pack(tensors, {"schema": str(SCHEMA), "tree": skeleton}))
 
 
 def load_tree(path: str | Path) -> Any:
@@ -58,19 +63,20 @@ def load_tree(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"a checkpoint must be an existing file; there is none at {path}.")
+    data = read_file(path, MAX_BYTES)
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("schema") != str(SCHEMA) or "tree" not in metadata:
-                found = metadata.get("schema")
-                raise ValueError(f"a checkpoint must carry its tree and schema {SCHEMA}; {path} has schema {found!r}.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return _decode(json.loads(metadata["tree"]), tensors)
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
+        texts = take_apart(data, "its file").texts
+        schema = int(texts.get("schema", 0))
+        header = migrated({"schema": schema, "tree": texts.get("tree")}, SCHEMA, MIGRATIONS, "its file")
+        tensors = unpack(data, "its file", needs_checksum=schema > 1)
+        return _decode(json.loads(header["tree"]), tensors)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no checkpoint of l2o, or is damaged: {error}") from error
 
 
 def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
@@ -96,14 +102,20 @@ def _key(key: Any) -> str | int:
 
 
 def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        raise ValueError("its tree has a bare list, which nothing of ours writes.")
     if not isinstance(value, dict):
         return value
-    if "tensor" in value:
+    kind = next(iter(value), None)
+    if kind == "tensor":
         return tensors[value["tensor"]]
-    if "dict" in value:
-        return {key: _decode(child, tensors) for key, child in value["dict"]}
-    if "named" in value:
+    if kind == "float":
+        return float(value["float"])
+    if kind == "dict":
+        return {_key(key): _decode(child, tensors) for key, child in value["dict"]}
+    if kind == "named":
         return _named_tuples[value["named"]](*(_decode(child, tensors) for child in value["items"]))
-    kind, children = next(iter(value.items()))
-    decoded = [_decode(child, tensors) for child in children]
+    if kind not in ("list", "tuple"):
+        raise ValueError(f"its tree has a branch of kind {kind!r}, which is none.")
+    decoded = [_decode(child, tensors) for child in value[kind]]
     return tuple(decoded) if kind == "tuple" else decoded

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from l2o.estimators import ES, NRES, PES, Backprop, GradientEstimator, Grouped, MetaLoss, Problems, Truncation
 from l2o.estimators.meta_loss import Reduction
+from l2o.files import read_file
 from l2o.load import load
 from l2o.optim import LearnedOptimizer
 from l2o.rules.base import UpdateRule
@@ -36,8 +37,20 @@ NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 3e-3 is a number, as in every programming language; YAML 1.1 wants 3.0e-3."""
+    """YAML in which 3e-3 is a number, as in every programming language (YAML 1.1 wants 3.0e-3), and without aliases."""
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse aliases: a few lines of them stand for gigabytes."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it must not have aliases (*name), which can stand for any amount of memory.")
+        return super().compose_node(parent, index)
+
+
+YAML_DAMAGES = (yaml.YAMLError, ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError)
+"""What PyYAML raises at texts that are none: its readers of dates and numbers, and nesting without end, included."""
+
+MAX_CONFIG = 1 << 20
+"""Bytes."""
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
 
@@ -53,7 +66,7 @@ def read_yaml(text: str, origin: str) -> dict[str, Any]:
     """
     try:
         values = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except YAML_DAMAGES as error:
         raise ValueError(f"{origin} must be YAML: {error}") from error
     if not isinstance(values, Mapping):
         raise ValueError(f"{origin} must be a mapping, `name: value`; got {type(values).__name__}.")
@@ -283,7 +296,7 @@ def read_config(path: str | Path, kind: type[C] = MetaTrainConfig) -> C:  # type
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"a config must be an existing YAML file; there is none at {path}.")
-    settings = read_yaml(path.read_text(errors="replace"), str(path))
+    settings = read_yaml(read_file(path, MAX_CONFIG).decode(errors="replace"), str(path))
     kinds = get_type_hints(kind)
     unknown = sorted(set(map(str, settings)) - kinds.keys())
     if unknown:

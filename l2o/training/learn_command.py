@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from l2o.files import write_atomically
 from l2o.learners.adaptation import Adaptation
 from l2o.learners.batch_norm import BatchNorm
 from l2o.load import LEARNER_FILE, load, save
-from l2o.saved import to_bytes, write_atomically
+from l2o.saved import to_bytes
 from l2o.training.config import read_config, to_plain
 from l2o.training.episode_suites import EpisodeSuite, Shape, load_episodes
 from l2o.training.judge import Judgement, judge, measure

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -98,10 +100,39 @@ class MetaTrainer:
         """
         try:
             self.module.load_state_dict(state["module"])
-        except RuntimeError as error:
-            raise ValueError(f"a trainer must resume with the module it was saved with: {error}") from error
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.schedule is not None:
-            self.schedule.load_state_dict(state["schedule"])
-        self.pool.load_state_dict(state["pool"])
-        self.num_steps, self.num_skipped = state["num_steps"], state["num_skipped"]
+            check_state(self.optimizer, state["optimizer"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.schedule is not None:
+                self.schedule.load_state_dict(state["schedule"])
+            self.pool.load_state_dict(state["pool"])
+            self.num_steps, self.num_skipped = int(state["num_steps"]), int(state["num_skipped"])
+        except (RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"a trainer must resume with the module it was saved with: {error!r}") from error
+
+
+def check_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Refuse a state of an optimizer whose tensors are not those that a step of it makes.
+
+    Fused steps trust shapes, and would read and write beyond a tensor that is too small.
+
+    Raises:
+        ValueError: another parameter, other tensors, or other shapes.
+    """
+    twin = copy.deepcopy(optimizer)  # of parameters too; what a schedule has put on it is left behind
+    for group in twin.param_groups:
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p)
+    twin.step()
+    expected = twin.state_dict()["state"]
+    for i, found in saved["state"].items():
+        want = {name: _shape(value) for name, value in expected.get(i, {}).items()}
+        got = {name: _shape(value) for name, value in found.items()}
+        if want != got:
+            raise ValueError(
+                f"the state of a {type(optimizer).__name__} must be one that it makes itself: for parameter {i} with "
+                f"shapes {want}; got {got}."
+            )
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Generator
 
+from l2o.files import write_atomically
 from l2o.load import save
-from l2o.saved import write_atomically
 from l2o.training.config import MetaTrainConfig, to_plain
 from l2o.training.meta_train_command import Evaluator
 from l2o.training.meta_trainer import MetaTrainer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from l2o.compiled import compile_seconds
+from l2o.files import remove_unfinished, write_atomically
 from l2o.load import RUN_FILE
-from l2o.saved import write_atomically
 from l2o.training.checkpoint import load_tree, save_tree
 from l2o.training.ledger import Ledger
 from l2o.training.meta_trainer import MetaTrainer
@@ -82,17 +83,28 @@ class RunDirectory:
     def save_checkpoint(self, tree: Any, step: int) -> None:
         """Write a checkpoint, then drop the oldest beyond `keep`."""
         save_tree(tree, self.path / "checkpoints" / f"step_{step:08d}.safetensors")
+        remove_unfinished(self.path / "checkpoints")
         for old in self.checkpoints()[: -self.keep]:
             old.unlink()
 
     def newest(self) -> Any | None:
-        """The newest readable checkpoint; a damaged one is passed over for the one before it."""
-        problems = []
+        """The newest readable checkpoint; a damaged one is passed over, with a warning, for the one before it.
+
+        Raises:
+            ValueError: there are checkpoints, but none is whole.
+        """
+        problems: list[str] = []
         for path in reversed(self.checkpoints()):
             try:
-                return load_tree(path)
+                tree = load_tree(path)
+                if not isinstance(tree, dict):
+                    raise ValueError(f"{path} must hold the state of a run; it holds a {type(tree).__name__}.")
             except ValueError as error:
                 problems.append(str(error))
+                continue
+            if problems:
+                warnings.warn(f"the run goes on from {path.name}, because {'; '.join(problems)}", stacklevel=3)
+            return tree
         if problems:
             raise ValueError(f"no checkpoint of {self.path} can be read: {'; '.join(problems)}")
         return None
@@ -127,6 +139,8 @@ def meta_train(
         directory.best.unlink(missing_ok=True)  # of another run
     else:
         check_same(state.get("hyperparameters"), hyperparameters, directory)
+        if missing := {"trainer", "scores", "best"} - state.keys():
+            raise ValueError(f"a run of this kind resumes with its state; that in {directory.path} has no {missing}.")
         trainer.load_state_dict(state["trainer"])
         scores, best = state["scores"], state["best"]
         cpu_seconds = state.get("cpu_seconds", 0.0)

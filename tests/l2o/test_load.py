@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from torch import nn
 
 import l2o
 from l2o.configured import Configured
+from l2o.files import write_atomically
 from l2o.learners import MAML, MLP, Adaptation
 from l2o.load import card, is_untrained, load, names, register, save
 from l2o.optim import LearnedOptimizer
 from l2o.rules import SGD, Adam, LSTMRule, MLPRule, Scaled, UpdateRule
-from l2o.saved import write_atomically
+from l2o.tensor_file import pack
 
 
 def header_of(path: Path) -> dict:
@@ -26,8 +28,7 @@ def header_of(path: Path) -> dict:
 
 
 def rewrite(path: Path, **changes: object) -> None:
-    header = header_of(path) | changes
-    path.write_bytes(write_tensors(read_tensors(path.read_bytes()), {"l2o": json.dumps(header)}))
+    path.write_bytes(pack(read_tensors(path.read_bytes()), {"l2o": json.dumps(header_of(path) | changes)}))
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_a_damaged_file_is_refused(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"schema": 99}, r"the schema must be 1.*has 99"),
+        ({"schema": 99}, r"the schema must be one of 1 to 2.*has 99"),
         ({"class": "os.system"}, "the class must be one of .*got 'os.system'"),
         ({"class": "UpdateRule"}, "the class must be one of .*got 'UpdateRule'"),
         ({"config": {"hidden": 4}}, "LSTMRule must accept the saved arguments.*hidden"),
@@ -250,3 +251,97 @@ def test_arguments_by_keyword_are_kept_one_by_one() -> None:
         Starred(1, 2)
     with pytest.raises(TypeError, match="MLP: got an unexpected keyword argument 'width'"):
         MLP([2, 2], width=3)  # type: ignore[call-arg]
+
+
+def test_a_flipped_byte_anywhere_is_told(saved: Path) -> None:
+    data = saved.read_bytes()
+    for at in range(0, len(data), 7):
+        saved.write_bytes(data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :])
+        if data[at : at + 1] != b" ":  # a space that fills up the header
+            with pytest.raises(ValueError, match=r"whole|checksum|schema|l2o.save|header"):
+                load(saved)
+
+
+def test_files_of_the_first_schema_are_read(saved: Path) -> None:
+    header = header_of(saved) | {"schema": 1}
+    del header["frozen"]
+    rule = load(saved)
+    saved.write_bytes(write_tensors(read_tensors(saved.read_bytes()), {"l2o": json.dumps(header)}))
+    assert all(torch.equal(load(saved).state_dict()[name], x) for name, x in rule.state_dict().items())
+    assert card(saved).frozen == ()
+
+
+def test_a_file_of_this_schema_has_its_checksum(saved: Path) -> None:
+    saved.write_bytes(write_tensors(read_tensors(saved.read_bytes()), {"l2o": json.dumps(header_of(saved))}))
+    with pytest.raises(ValueError, match="must carry its checksum"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"hidden_size": 10**6}, "ask for more than .* bytes or 1,.* tensors"),
+        ({"hidden_size": 4, "num_layers": 10**5}, "ask for more than .* bytes or 1,.* tensors"),
+        ({"hidden_size": 4, "num_layers": 10**9}, "at most 10,000,000 in size; got 1000000000"),
+        ({"hidden_size": [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]}, "nested more than 16 deep"),
+    ],
+)
+def test_sizes_are_checked_before_memory_is_taken(saved: Path, config: dict, match: str) -> None:
+    rewrite(saved, config=config)
+    with pytest.raises(ValueError, match=match):
+        load(saved)
+
+
+def test_a_header_of_terabytes_is_refused_unread(saved: Path) -> None:
+    data = saved.read_bytes()
+    saved.write_bytes((2**62).to_bytes(8, "little") + data[8:])
+    with pytest.raises(ValueError, match="whole safetensors file"):
+        load(saved)
+    header = json.dumps({"w": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()
+    saved.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ValueError, match="must be written by"):
+        load(saved)
+
+
+def test_files_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(ValueError, match="must be a regular file"):
+        load(tmp_path / "pipe.safetensors")
+    with open(tmp_path / "sparse.safetensors", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match="at most 4,294,967,296 bytes"):
+        load(tmp_path / "sparse.safetensors")
+
+
+def test_numbers_that_are_none_are_neither_written_nor_read(saved: Path) -> None:
+    with pytest.raises(ValueError, match="plain, finite values"):
+        save(LSTMRule(), saved, score=float("nan"))
+    text = json.dumps(header_of(saved)).replace('"steps": 3', '"steps": NaN')
+    saved.write_bytes(pack(read_tensors(saved.read_bytes()), {"l2o": text}))
+    with pytest.raises(ValueError, match="NaN is no number of JSON"):
+        load(saved)
+
+
+def test_a_write_follows_no_link(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"mine")
+    (tmp_path / "file").symlink_to(precious)
+    (tmp_path / f".file.{os.getpid()}.tmp").symlink_to(precious)
+    write_atomically(tmp_path / "file", b"new")
+    assert precious.read_bytes() == b"mine"
+    assert (tmp_path / "file").read_bytes() == b"new" and not (tmp_path / "file").is_symlink()
+
+
+class Curious(Configured):
+    """Looks at numbers while it is made, which cannot be done without memory."""
+
+    def __init__(self, size: int = 3) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((size,), torch.ones(2).sum().item()))
+
+
+def test_a_constructor_of_ones_own_may_look_at_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2o.saved._registered", {})
+    register(Curious)
+    save(Curious(), tmp_path / "a.safetensors")
+    assert load(tmp_path / "a.safetensors").weight.tolist() == [2.0, 2.0, 2.0]

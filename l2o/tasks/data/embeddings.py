@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from l2o.arrays import damage_told, read_arrays
 from l2o.tasks.data.dataset import loader
 from l2o.tasks.data.fetch import data_folders, find
 from l2o.tasks.data.labelled import LabelledDataset
@@ -45,12 +46,13 @@ def banking77(
             "train.csv and test.csv of BANKING77 (github.com/PolyAI-LDN/task-specific-datasets, banking_data) with the "
             "encoder all-MiniLM-L6-v2."
         )
-    with np.load(path, allow_pickle=False) as file:
-        x = np.concatenate([file["x_train"], file["x_test"]])
-        y = np.concatenate([file["y_train"], file["y_test"]]).astype(np.int64)
-        names = tuple(str(name) for name in file["labels"])
-    whole = LabelledDataset("banking77", torch.from_numpy(x), torch.from_numpy(y), names)
-    parts = whole.split((47, 10, 20), seed)
+    arrays = read_arrays(path, ("x_train", "x_test", "y_train", "y_test", "labels"), texts=True)
+    with damage_told(path, "a file of embeddings with their labels"):
+        x = np.concatenate([arrays["x_train"], arrays["x_test"]])
+        y = np.concatenate([arrays["y_train"], arrays["y_test"]]).astype(np.int64)
+        names = tuple(str(name) for name in arrays["labels"])
+        whole = LabelledDataset("banking77", torch.from_numpy(x), torch.from_numpy(y), names)
+        parts = whole.split((47, 10, 20), seed)
     return parts[("train", "validation", "test").index(part)]
 
 

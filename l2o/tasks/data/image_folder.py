@@ -14,6 +14,8 @@ from l2o.tasks.data.dataset import loader
 from l2o.tasks.data.labelled import LabelledDataset, labelled
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+MAX_PIXELS = 1 << 26
+"""Of a picture before it is shrunk; a few bytes may announce any number."""
 
 
 @loader
@@ -81,6 +83,8 @@ def read_image(path: Path, size: int, color: bool = False) -> UInt8[Tensor, "cha
         raise ImportError("reading pictures needs Pillow: pip install pillow (matplotlib brings it too).") from error
     try:
         with Image.open(path) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise ValueError(f"it has {file.width} x {file.height} pixels, of at most {MAX_PIXELS:,}.")
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

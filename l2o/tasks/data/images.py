@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
+from l2o.arrays import MAX_BYTES, damage_told, read_arrays
+from l2o.files import read_file
 from l2o.tasks.data.dataset import Dataset, Part, loader
 from l2o.tasks.data.fetch import Remote, find, locate
 
@@ -74,18 +77,31 @@ def fashion_mnist(size: int = 28, root: str | None = None) -> Dataset:
 
 
 def read_npz(path: Path) -> list[UInt8[Tensor, ...]]:
-    """Training images and labels, test images and labels of an npz file with x_train, y_train, x_test, y_test."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return [torch.from_numpy(arrays[name]) for name in ("x_train", "y_train", "x_test", "y_test")]
+    """Training images and labels, test images and labels of an npz file with x_train, y_train, x_test, y_test.
+
+    Raises:
+        ValueError: it is damaged, or holds something else.
+    """
+    names = ("x_train", "y_train", "x_test", "y_test")
+    arrays = read_arrays(path, names)
+    return _checked([torch.from_numpy(arrays[name]) for name in names], str(path))
 
 
 def read_idx(path: Path) -> UInt8[Tensor, ...]:
-    """An IDX file of bytes, gzipped or not: two zero bytes, type 8, number of axes, their sizes, the bytes."""
-    raw = path.read_bytes()
-    data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    """An IDX file of bytes, gzipped or not: two zero bytes, type 8, number of axes, their sizes, the bytes.
+
+    Raises:
+        ValueError: it is damaged, or unpacks to more than 1 GiB.
+    """
+    data = read_file(path, MAX_BYTES)
+    if data[:2] == b"\x1f\x8b":
+        with damage_told(path, f"a whole gzip file of at most {MAX_BYTES:,} bytes"):
+            data = _unzipped(data)
     if len(data) < 4 or data[:3] != b"\0\0\x08":
         raise ValueError(f"{path} must be an IDX file of bytes, beginning with 0 0 8; it begins with {list(data[:4])}.")
     start = 4 + 4 * data[3]
+    if len(data) < start or not data[3]:
+        raise ValueError(f"{path} must hold a size for each of its {data[3]} axes, one at least; it ends before.")
     shape = np.frombuffer(data, ">u4", count=data[3], offset=4).tolist()
     if len(data) - start != math.prod(shape):
         raise ValueError(
@@ -93,6 +109,26 @@ def read_idx(path: Path) -> UInt8[Tensor, ...]:
             f"got {len(data) - start}."
         )
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
+
+
+def _unzipped(data: bytes) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        found = file.read(MAX_BYTES + 1)
+    if len(found) > MAX_BYTES:
+        raise ValueError("it unpacks to more.")
+    return found
+
+
+def _checked(arrays: list[Tensor], origin: str) -> list[UInt8[Tensor, ...]]:
+    """Images and labels, twice, as bytes of shapes that fit."""
+    for x, y in (arrays[:2], arrays[2:]):
+        fits = x.dtype == y.dtype == torch.uint8 and x.ndim == 3 and 0 not in x.shape and x.shape[:1] == y.shape
+        if not fits or x.shape[1] != x.shape[2] or y.max() >= 10:
+            raise ValueError(
+                f"{origin} must hold square pictures and as many labels 0 to 9, as bytes; got {x.dtype} "
+                f"{tuple(x.shape)} and {y.dtype} {tuple(y.shape)}."
+            )
+    return arrays
 
 
 def average_pool(images: UInt8[Tensor, "n h w"], size: int) -> UInt8[Tensor, "n size size"]:
@@ -112,7 +148,7 @@ def _read_idx_files(
     for file, sha256 in zip(FILES, sums, strict=True):
         remote = Remote(f"{name}/{file}.gz", f"{url}{file}.gz", f"sha256:{sha256}")
         arrays.append(read_idx(locate(remote, _idx_names(file, folders), root)))
-    return arrays
+    return _checked(arrays, f"the four files of {name}")
 
 
 def _idx_names(file: str, folders: tuple[str, ...]) -> list[str]:

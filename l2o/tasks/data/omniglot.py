@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import zipfile
 from collections import defaultdict
@@ -15,6 +16,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from l2o.arrays import MAX_BYTES, damage_told, read_arrays
+from l2o.files import read_file
 from l2o.tasks.data.dataset import Dataset, Loaded, Part, loader
 from l2o.tasks.data.fetch import Remote, locate
 from l2o.tasks.data.images import average_pool
@@ -32,7 +35,12 @@ ZIPS: dict[Split, Remote] = {
         "omniglot/images_evaluation.zip", f"{URL}images_evaluation.zip", "md5:6b91aef0f799c5bb55b94e3f2daec811"
     ),
 }
-PNG = re.compile(r"([^/]+)/character(\d+)/\d+_(\d+)\.png$")
+PNG = re.compile(r"([^/]+)/character(\d{1,4})/\d+_(\d{1,4})\.png$")
+DRAWN = 105
+"""Pixels of a side."""
+
+MAX_DRAWING = 1 << 16
+"""Bytes of a drawing's file; one has some hundred."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,7 +75,8 @@ def omniglot_characters(split: Split = "background", size: int = 28, root: str |
     npz = "omniglot_105_bits.npz" if size == 105 else "omniglot_28.npz"
     path = locate(ZIPS[split], (npz, f"omniglot/images_{split}.zip", f"omniglot-py/images_{split}.zip"), root)
     if path.suffix == ".npz":
-        characters = _pick(read_omniglot_npz(path), split)
+        with damage_told(path, "a packed file of Omniglot's characters"):
+            characters = _pick(read_omniglot_npz(path), split)
     else:
         characters = read_omniglot_zip(path, 105 if size == 105 else 28)
     n, people = characters.images.shape[:2]
@@ -130,13 +139,17 @@ def omniglot(
 
 def read_omniglot_npz(path: Path) -> tuple[UInt8[Tensor, "n people size size"], dict[str, Any]]:
     """Images of a packed file, whole (`images`) or one bit a pixel (`bits`, `shape`), and its other arrays."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    arrays = read_arrays(path, texts=True)
     if "bits" in arrays:
-        shape = arrays.pop("shape").tolist()
-        pixels = np.unpackbits(arrays.pop("bits"), axis=2)[:, :, : shape[2] * shape[3]]
-        return torch.from_numpy(pixels.reshape(shape) * np.uint8(255)), arrays
-    return torch.from_numpy(arrays.pop("images")), arrays
+        bits, shape = arrays.pop("bits"), arrays.pop("shape").tolist()
+        pixels = math.prod(shape[2:])
+        if len(shape) != 4 or list(bits.shape) != [*shape[:2], -(-pixels // 8)]:
+            raise ValueError(f"{path} must hold a bit for each pixel of {shape}; got {bits.shape} bytes.")
+        return torch.from_numpy(np.unpackbits(bits, axis=2)[:, :, :pixels].reshape(shape) * np.uint8(255)), arrays
+    images = arrays.pop("images")
+    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"{path} must hold drawings by character and person, as bytes; got {images.shape}.")
+    return torch.from_numpy(images), arrays
 
 
 def _pick(packed: tuple[Tensor, dict[str, Any]], split: Split) -> Characters:
@@ -155,11 +168,12 @@ def read_omniglot_zip(path: Path, size: int = 28) -> Characters:
         size: 105 as drawn, otherwise shrunk by Lanczos' filter.
     """
     drawings: dict[tuple[str, int], dict[int, Tensor]] = defaultdict(dict)
-    with zipfile.ZipFile(path) as file:
-        for member in file.namelist():
-            if match := PNG.search(member):
+    data = read_file(path, MAX_BYTES)
+    with damage_told(path, "a whole zip file of drawings"), zipfile.ZipFile(io.BytesIO(data)) as file:
+        for member in file.infolist():
+            if match := PNG.search(member.filename):
                 alphabet, character, person = match[1], int(match[2]), int(match[3])
-                drawings[alphabet, character][person] = _read_png(file.read(member), size)
+                drawings[alphabet, character][person] = _read_png(_member(file, member), size)
     counts = {len(people) for people in drawings.values()}
     if len(counts) != 1:
         raise ValueError(
@@ -172,13 +186,26 @@ def read_omniglot_zip(path: Path, size: int = 28) -> Characters:
     return Characters(Path(path).stem, images, torch.tensor([names.index(a) for a, _ in keys]), names)
 
 
+def _member(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    if member.file_size > MAX_DRAWING:
+        raise ValueError(
+            f"{member.filename} must unpack to at most {MAX_DRAWING:,} bytes, a drawing; it has {member.file_size:,}."
+        )
+    return file.read(member)
+
+
 def _read_png(data: bytes, size: int) -> UInt8[Tensor, "size size"]:
     try:
         from PIL import Image
     except ImportError as error:
         raise ImportError("reading PNG files needs Pillow: pip install pillow (matplotlib brings it too).") from error
-    with Image.open(io.BytesIO(data)) as image:
-        grey = image.convert("L")
-        if grey.size != (size, size):
-            grey = grey.resize((size, size), Image.Resampling.LANCZOS)
-        return 255 - torch.from_numpy(np.asarray(grey).copy())
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            if image.size != (DRAWN, DRAWN):
+                raise ValueError(f"it has {image.size} pixels, not {DRAWN} a side.")
+            grey = image.convert("L")
+    except Exception as error:  # of Pillow, which has many: whatever it is, this is no drawing
+        raise ValueError(f"a drawing must be a PNG file: {error}") from error
+    if size != DRAWN:
+        grey = grey.resize((size, size), Image.Resampling.LANCZOS)
+    return 255 - torch.from_numpy(np.asarray(grey).copy())

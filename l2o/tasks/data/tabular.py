@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
+from l2o.arrays import read_arrays
 from l2o.tasks.data.bundled import breast_cancer, iris, wine
 from l2o.tasks.data.dataset import loader
 from l2o.tasks.data.fetch import cache_folder, data_folders, find
@@ -69,8 +70,8 @@ def cc18(name: str, root: str | None = None) -> LabelledDataset:
     if path is None:
         x, y = download_table(name, root)
     else:
-        with np.load(path, allow_pickle=False) as file:
-            x, y = file[f"{name}/X"], file[f"{name}/y"]
+        arrays = read_arrays(path, (f"{name}.X", f"{name}.y"))
+        x, y = arrays[f"{name}.X"], arrays[f"{name}.y"]
     return labelled(name, torch.from_numpy(x.astype(np.float32)), y)
 
 

@@ -6,7 +6,7 @@ import torch
 from l2o import LearnedOptimizer
 from l2o.rules import LearnedMuon
 from l2o.rules.newton_schulz import newton_schulz
-from l2o.rules.steering import NUM_COSINES, NUM_RECALLED, recall, schedule
+from l2o.rules.steering import BARE, NUM_COSINES, NUM_RECALLED, recall, schedule
 from l2o.types import Params, seeded
 
 
@@ -107,9 +107,12 @@ def test_cosines_are_reckoned_from_mean_squares_alone() -> None:
         measured = torch.zeros(1, 35)
         measured[0, 0], measured[0, 2:4] = g.square().mean(), momenta.square().mean(dim=1)
         measured[0, 1] = 7.0 + i
-        recalled = recall(measured, recalled, torch.tensor([5.0 - i]), rates, torch.tensor([i == 0]))
+        recalled = recall(
+            measured, recalled, torch.tensor([5.0 - i]), rates, torch.tensor([0.5 + i]), torch.tensor([i == 0])
+        )
     torch.testing.assert_close(recalled[0, :NUM_COSINES], expected, rtol=1e-3, atol=1e-4)
     assert expected.min() > 0.01
+    assert recalled[0, BARE] == pytest.approx(0.5 + sum(1 - 0.9**i for i in range(1, 6)), rel=1e-4)
     assert recalled[0, -3:].tolist() == [5.0, 0.0, 7.0]  # the largest second moment, the last, and the size at first
 
 
@@ -130,6 +133,52 @@ def test_a_small_last_layer_takes_steps_almost_as_long() -> None:
     ones = steps(LearnedMuon(), params, grads)[0]["c"].norm()
     others = steps(LearnedMuon(), params | {"c": 100 * params["c"]}, grads)[0]["c"].norm()
     assert 0.2 * others < ones < others
+
+
+def test_steps_grow_with_a_network_that_began_small() -> None:
+    params = {"a": 0.01 * draw(8, 20), "b": 0.01 * draw(8, 8)}
+    grads, rule = gradients(params, 1)[0], LearnedMuon()
+    with torch.no_grad():
+        _, state = rule(grads, rule.init(params), params)
+        same, _ = rule(grads, state, params)
+        grown, _ = rule(grads, state, {k: 8 * p for k, p in params.items()})
+    for k, u in same.items():
+        assert float(grown[k].norm() / u.norm()) == pytest.approx(
+            8 * 8**0.25, rel=0.02
+        )  # the unit, and this tensor's growth
+
+
+def rows_at_a_time(shape: tuple[int, int], num: int, rows: int) -> list[Params]:
+    """Gradients of a table of which each step sees a few rows."""
+    grads = []
+    for i in range(num):
+        seen = torch.zeros(shape[0], 1)
+        seen[torch.randperm(shape[0], generator=seeded(i))[:rows]] = 1.0
+        grads.append({"w": seen * draw(*shape, seed=i)})
+    return grads
+
+
+def test_a_table_of_which_a_step_sees_few_rows_is_moved_row_by_row() -> None:
+    params = {"w": 0.1 * draw(40, 4)}
+    grads = rows_at_a_time((40, 4), 12, 6)
+    updates = steps(LearnedMuon(), params, grads)
+    first = updates[0]["w"]
+    moved = grads[0]["w"] != 0
+    assert (first[moved].abs() / first[moved].abs().max()).min() > 0.999  # as Adam's first step
+    assert not first[~moved].any()
+    torch.testing.assert_close(first[moved].sign(), -grads[0]["w"][moved].sign())
+    never = torch.stack([g["w"] for g in grads]).eq(0).all(dim=0)
+    assert never.any()
+    assert not updates[-1]["w"][never].any()
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((40, 4), 30), ((40, 60), 6)])
+def test_other_matrices_are_moved_as_a_whole(shape: tuple[int, int], rows: int) -> None:
+    params = {"w": 0.1 * draw(*shape)}
+    step = steps(LearnedMuon(), params, rows_at_a_time(shape, 1, rows))[0]["w"]
+    values = torch.linalg.svdvals(step)
+    kept = values[: min(rows, *shape)]
+    assert kept.min() > 0.5 * kept.max()  # nearly orthogonal
 
 
 def test_a_matrix_that_begins_at_zero_takes_steps() -> None:

@@ -47,6 +47,7 @@ def test_a_run_that_goes_on_drops_the_steps_that_it_makes_again(tmp_path):
     ledger.append(line(4, (0, 4, 0)))
     assert [one["step"] for one in read(path)] == [1, 2, 3, 4]
     assert audit(path).used == 4
-    path.write_text("{}\n}\n{}\n")
+    write(path, line(1, (0, 1, 0)))
+    path.write_text(f"{path.read_text()}}}\n{path.read_text()}")
     with pytest.raises(ValueError, match="line 2"):
         read(path)

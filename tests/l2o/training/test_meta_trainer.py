@@ -113,3 +113,20 @@ def test_the_clipped_gradient_has_the_asked_norm():
     trainer.optimizer.register_step_pre_hook(look)
     metrics = trainer.step()
     assert metrics["grad_norm"] > 1e-3 and seen["norm"] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_state_whose_tensors_a_fused_step_would_overrun_is_refused():
+    trainer = make_trainer(PES)
+    trainer.step()
+    state = trainer.state_dict()
+    trainer.load_state_dict(state)
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(1)
+    with pytest.raises(ValueError, match="the state of a Adam must be one that it makes itself: for parameter 0"):
+        trainer.load_state_dict(state)
+
+
+def test_a_state_that_is_none_is_told():
+    trainer = make_trainer(PES)
+    for broken in ({}, {"module": 3}, {**trainer.state_dict(), "pool": {"workers": [1, 2]}}):
+        with pytest.raises(ValueError, match="must resume with the module it was saved with"):
+            trainer.load_state_dict(broken)

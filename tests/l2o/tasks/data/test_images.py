@@ -74,6 +74,21 @@ def test_a_broken_idx_file_is_refused(tmp_path, content, message):
         read_idx(tmp_path / "broken")
 
 
+def test_a_bomb_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("l2o.tasks.data.images.MAX_BYTES", 10_000)
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(bytes(10_001)))
+    with pytest.raises(ValueError, match=r"at most 10,000 bytes.*unpacks to more"):
+        read_idx(tmp_path / "bomb.gz")
+
+
+def test_labels_that_are_no_digits_are_refused(tmp_path):
+    arrays = small_arrays()
+    arrays[1][3] = 10
+    np.savez(tmp_path / "mnist.npz", **dict(zip(NPZ, arrays, strict=True)))
+    with pytest.raises(ValueError, match="as many labels 0 to 9"):
+        data.mnist(root=str(tmp_path))
+
+
 def test_images_are_not_pooled_to_more_pixels():
     with pytest.raises(ValueError, match="must be smaller"):
         average_pool(torch.zeros(1, 8, 8, dtype=torch.uint8), 9)

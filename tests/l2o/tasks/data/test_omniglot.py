@@ -153,3 +153,19 @@ def test_no_real_drawing_is_in_two_parts() -> None:
     upright = parts[0].x[: 1100 * 20]
     held_out = {x.numpy().tobytes() for part in parts[1:] for x in part.x}
     assert sum(x.numpy().tobytes() in held_out for x in upright) <= 2  # one pair of drawings is identical
+
+
+def test_bombs_and_pictures_of_other_sizes_are_refused(tmp_path):
+    pytest.importorskip("PIL")
+    name = "images_background/Greek/character01/0001_01.png"
+    for content, message in ((bytes(10**6), "at most 65,536 bytes"), (png(np.zeros((9, 9), np.uint8)), "105 a side")):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr(name, content)
+        with pytest.raises(ValueError, match=message):
+            read_omniglot_zip(tmp_path / "a.zip")
+
+
+def test_a_packed_file_that_holds_something_else_is_told(tmp_path):
+    np.savez(tmp_path / "omniglot_28.npz", images=np.zeros((2, 20, 28, 28), np.uint8), split=np.zeros(9))
+    with pytest.raises(ValueError, match=r"must be a packed file of Omniglot's characters"):
+        data.omniglot_characters(root=str(tmp_path))

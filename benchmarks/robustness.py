@@ -1,0 +1,80 @@
+"""Tables of what damaged files, faults and imports do, from committed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.record import line, read, readable
+
+TITLES = {
+    "fuzz": "Hostile and damaged files",
+    "faults": "Kills, full disks, truncated files and flipped bytes",
+    "import_time": "What importing costs",
+}
+
+
+def fuzz() -> str:
+    """How many files each reader was given, and what was found."""
+    rows = read("fuzz")
+    lines = [line(["files", "accepted", "refused as documented", "findings", "peak memory, MB"]), line(["---"] * 5)]
+    for row in rows:
+        numbers = (row["accepted"], row["refused"], len(row["findings"]), row["peak_megabytes"])
+        lines.append(line([row["files"], *(f"{number:,}" for number in numbers)]))
+    minutes, cpu = (sum(row[key] for row in rows) / 60 for key in ("seconds", "cpu_seconds"))
+    total = sum(row["accepted"] + row["refused"] for row in rows)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{total:,} files drawn by hypothesis in {minutes:.0f} minutes of the clock, {cpu:.0f} of the CPU. A "
+            "finding is any error but ValueError and FileNotFoundError, a file that appears or changes, 20 s of the "
+            f"CPU for one file, or memory without end. {rows[0]['machine']}, commit {rows[0]['commit']}.",
+        ]
+    )
+
+
+def faults() -> str:
+    """What each kind of fault cost."""
+    rows = read("faults")
+    heads = [
+        "work",
+        "fault",
+        "file",
+        "faults",
+        "told",
+        "ended as if nothing had been",
+        "most steps lost",
+        "silent harm",
+    ]
+    lines = [line(heads), line(["---"] * len(heads))]
+    for row in rows:
+        lost = (
+            "" if row["most_steps_lost"] is None else f"{row['most_steps_lost']} of {row['steps_between_checkpoints']}"
+        )
+        numbers = [f"{row[key]:,}" for key in ("faults", "told", "recovered")]
+        lines.append(line([row["subject"], row["fault"], row["file"], *numbers, lost, str(row["silent"])]))
+    total = sum(row["faults"] for row in rows)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{total:,} faults, each in a run of its own of 10 steps that keeps "
+            "checkpoints every second one; then the work goes on and must end with the same bits as one that nothing "
+            f"struck. Told: by an error, a warning or the exit status. {rows[0]['machine']}, "
+            f"commit {rows[0]['commit']}.",
+        ]
+    )
+
+
+def import_time() -> str:
+    """Seconds of each program."""
+    rows = read("import_time")
+    lines = [line(["program", "seconds of the CPU [range]", "of `import torch`"]), line(["---"] * 3)]
+    for row in rows:
+        seconds = f"{readable(row['cpu_seconds'])} [{readable(row['low'])}, {readable(row['high'])}]"
+        lines.append(line([f"`{row['program']}`", seconds, f"{row['ratio_to_torch']:.2f}x"]))
+    last = f"Medians of {rows[0]['config']['repeats']}, in turn. {rows[0]['machine']}, commit {rows[0]['commit']}."
+    return "\n".join([*lines, "", last])
+
+
+TABLES: dict[str, Callable[[], str]] = {"fuzz": fuzz, "faults": faults, "import_time": import_time}

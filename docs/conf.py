@@ -1,0 +1,46 @@
+"""The documentation's site: pages in Markdown, the API from docstrings, pictures and tables made when it is built."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+import benchmark_tables  # noqa: E402  (they stand beside this file, which Sphinx executes)
+import house  # noqa: E402
+
+project, author = "l2o", "The l2o authors"
+release = metadata.version("l2o")
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+html_theme = "furo"
+html_title = f"l2o {release}"
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_numpy_docstring = False
+
+CODE = re.compile(r"(`[^`]+`)")
+
+
+def plain_to_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text with `code` in it; Sphinx reads reStructuredText, in which * | _ mean something."""
+    for i, line in enumerate(lines):
+        parts = CODE.split(line)
+        lines[i] = "".join(
+            f"`{part}`" if CODE.fullmatch(part) else re.sub(r"([*|\\])", r"\\\1", part) for part in parts
+        )
+        lines[i] = re.sub(r"(?<!`)(\w)_(?=[\s,.;:)]|$)", r"\1\\_", lines[i])
+
+
+def setup(app: Any) -> None:
+    """Make what is made, before the pages are read."""
+    house.draw(HERE / "house.svg")
+    benchmark_tables.page(HERE / "benchmarks.md")
+    app.connect("autodoc-process-docstring", plain_to_rst, priority=100)  # before napoleon

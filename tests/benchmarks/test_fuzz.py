@@ -1,0 +1,46 @@
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("hypothesis")
+pytest.importorskip("PIL")
+
+from benchmarks.fuzz import Finding, Tally, fuzz, read
+from benchmarks.fuzz_inputs import DRAWING, Target, modules, picture, st, targets
+from l2o.training import config
+
+
+@pytest.mark.parametrize("name", targets())
+def test_hostile_files_give_the_documented_errors_and_nothing_else(name):
+    tally = Tally()
+    fuzz(targets()[name], examples=40, seed=0, tally=tally)
+    assert tally.refused + tally.accepted >= 20 and tally.refused
+
+
+def test_whole_files_are_accepted(tmp_path):
+    tally = Tally()
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as packed:
+        packed.writestr(DRAWING, picture())
+    whole = {"weights": modules()[0], "drawings (zip)": (tmp_path / "whole.zip").read_bytes()}
+    for i, (name, data) in enumerate(whole.items()):
+        read(targets()[name], data, tmp_path / str(i), tally, seconds=20)
+    assert tally.accepted == 2
+
+
+def test_what_must_not_happen_is_found(tmp_path, monkeypatch):
+    """The fuzzer sees other errors, files that appear, and a reader without its guard."""
+
+    def crash(path: Path) -> None:
+        raise KeyError("x")
+
+    def escape(path: Path) -> None:
+        (path.parents[1] / "outside").touch()
+
+    for i, (reader, message) in enumerate(((crash, "KeyError"), (escape, "files have changed"))):
+        with pytest.raises(Finding, match=message):
+            read(Target("a", st.just(b""), reader), b"", tmp_path / str(i), Tally(), seconds=20)
+    monkeypatch.setattr(config, "YAML_DAMAGES", (yaml.YAMLError, ValueError))
+    with pytest.raises(Finding, match="KeyError"):
+        read(targets()["settings (YAML)"], b"lr: !!bool maybe", tmp_path / "yaml", Tally(), seconds=20)
