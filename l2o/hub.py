@@ -12,10 +12,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from l2o.files import MAX_BYTES
+
 FILES = ("rule.safetensors", "learner.safetensors")
 """What is looked for in a repository."""
-MAX_BYTES = 1 << 32
-"""Of what is fetched, as it is read into memory."""
 
 
 def is_name(text: str) -> bool:

@@ -75,10 +75,11 @@ class Watch:
         return self._bad_in_a_row >= self.dog.patience
 
     @torch.no_grad()
-    def go_back(self) -> None:
-        """Give the parameters the values that they had when all was well."""
+    def go_back(self) -> bool:
+        """Give the parameters the values that they had when all was well; whether there is a copy of these."""
         for p, kept in self._copy:
             local(p).copy_(kept)
+        return bool(self._copy)
 
     def _is_low(self, loss: float) -> bool:
         if not self._first:

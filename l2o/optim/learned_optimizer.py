@@ -275,14 +275,14 @@ class LearnedOptimizer(Optimizer):
         if not self._watch.sees(None if value is None else float(value), refused, params):
             return
         dog = self._watch.dog
-        self._watch.go_back()
+        went_back = self._watch.go_back()
         self.state.clear()
         for group in self.param_groups:
             group[FALLBACK] = dog.lr
         self._forget()
         warnings.warn(
             f"l2o falls back to AdamW at {dog.lr:g}, because training has diverged for {dog.patience} steps; "
-            f"{'the parameters are those of before' if dog.snapshot_every else 'the parameters stay as they are'}.",
+            f"{'the parameters are those of before' if went_back else 'the parameters stay as they are'}.",
             RuntimeWarning,
             stacklevel=4,
         )
