@@ -152,7 +152,9 @@ def drawn(
     generator = seeded(seed)
     order = torch.randperm(len(task.options), generator=generator).tolist()
     options = sorted(task.options[i] for i in order[:way])
-    shown, pool, rest = [], [], []
+    shown: list[Pair] = []
+    pool: list[Pair] = []
+    rest: list[Pair] = []
     for option in options:
         pairs = task.of(option)
         mixed = [pairs[i] for i in torch.randperm(len(pairs), generator=generator).tolist()]
