@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from l2o.learners.adaptation import Adaptation
 from l2o.load import load
 from l2o.saved import write_atomically
 from l2o.training.icl import IclConfig
-from l2o.training.icl_command import icl, judge_task
+from l2o.training.icl_command import half_interval, icl, judge_task
 
 HELD_OUT = ("banking77-test", "banking77-validation")
 
@@ -53,7 +52,7 @@ class Config:
 
     methods: tuple[str, ...] = ("channel", "direct")
     seeds: tuple[int, ...] = (0,)
-    steps: int = 400
+    steps: int = 4000
     way: int = 4
     shot: int = 2
     judgements: int = 10
@@ -85,7 +84,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
                     "how": name,
                     **told,
                     "metaicl_gains": fmean(gain),
-                    "half_gain": _half(gain),
+                    "half_gain": half_interval(gain),
                     "cpu_seconds": report["cpu_seconds"],
                     "computed_at": (_folder(config, settings) / "commit").read_text(),
                 }
@@ -134,10 +133,6 @@ def _judged(config: Config, settings: IclConfig, shot: int) -> dict[str, Any]:
     _, tokens = settings.language_model(train, folder)
     asked = dataclasses.replace(settings, shot=shot, judgements=config.judgements, items=config.items)
     return judge_task(adaptation, asked, tokens, held_out[0]).plain()
-
-
-def _half(values: list[float]) -> float | None:
-    return None if len(values) < 2 else 2.262 * stdev(values) / math.sqrt(len(values))
 
 
 def table() -> str:

@@ -167,8 +167,8 @@ class IclConfig(PoolConfig):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 return Model(tiny_gpt(len(tokens), self.width, self.depth, self.heads, self.window, attention), tokens)
-        path = smollm2() if self.model == "smollm2" else self.model
-        return Model(*pretrained(path, attention))
+        name = smollm2() if self.model == "smollm2" else self.model
+        return Model(*pretrained(name, attention))
 
     def format(self, tokens: Tokens) -> Format:
         """How pairs become tokens."""

@@ -110,16 +110,21 @@ class Judgements:
     @property
     def half_interval(self) -> float | None:
         """Half the 95% interval of the mean over seeds (Student's t); None of a single one."""
-        n = len(self.accuracies)
-        if n < 2:
-            return None
-        t = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)[n - 2] if n < 11 else 2.1
-        return t * stdev(self.accuracies) / n**0.5
+        return half_interval(self.accuracies)
 
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it."""
         told = {"mean": self.mean, "worst": self.worst, "half_interval": self.half_interval, "items": self.items}
         return told | {"macro_f1": fmean(self.macro_f1), "accuracies": self.accuracies}
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Half the 95% interval of a mean (Student's t); None of a single value."""
+    n = len(values)
+    if n < 2:
+        return None
+    t = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)[n - 2] if n < 11 else 2.1
+    return t * stdev(values) / n**0.5
 
 
 def judge_task(adaptation: Adaptation, config: IclConfig, tokens: Tokens, task: TextTask) -> Judgements:
@@ -147,7 +152,9 @@ def drawn(
     generator = seeded(seed)
     order = torch.randperm(len(task.options), generator=generator).tolist()
     options = sorted(task.options[i] for i in order[:way])
-    shown, pool, rest = [], [], []
+    shown: list[Pair] = []
+    pool: list[Pair] = []
+    rest: list[Pair] = []
     for option in options:
         pairs = task.of(option)
         mixed = [pairs[i] for i in torch.randperm(len(pairs), generator=generator).tolist()]

@@ -103,7 +103,8 @@ def _check_classes(adaptation: Adaptation, episodes: Episode) -> None:
     """Raise a ValueError if episodes have other classes than the learner was made for."""
     if episodes.support.y.is_floating_point():
         return
-    classes, way = int(episodes.support.y.max()) + 1, getattr(adaptation.learner, "way", None)
+    labels = episodes.support.y if episodes.support.y.numel() else episodes.query.y
+    classes, way = int(labels.max()) + 1, getattr(adaptation.learner, "way", None)
     if way not in (None, classes):
         raise ValueError(
             f"episodes must have the {way} classes that the learner is made for (its `way`; None takes any number); "

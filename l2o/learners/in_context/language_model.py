@@ -63,7 +63,7 @@ class LanguageModel(Configured):
         """
         given = {"inputs_embeds" if tokens.is_floating_point() else "input_ids": tokens}
         if past is not None:
-            given["past_key_values"] = _transformers().DynamicCache(past)  # type: ignore[assignment]
+            given["past_key_values"] = _transformers().DynamicCache(past)
         found = self.network(**given, use_cache=caching or past is not None)
         return Read(found.logits, _pairs(found) if caching else None)
 

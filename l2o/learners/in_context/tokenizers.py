@@ -36,7 +36,9 @@ class LlamaTokens:
         Raises:
             ValueError: the file is cut short, or has no pieces.
         """
-        data, pieces, scores, at = Path(path).expanduser().read_bytes(), [], [], 4
+        data, at = Path(path).expanduser().read_bytes(), 4
+        pieces: list[bytes] = []
+        scores: list[float] = []
         while at < len(data):
             if at + 8 > len(data):
                 raise ValueError(f"a tokenizer's file must be whole; {path} ends within piece {len(pieces)}.")
