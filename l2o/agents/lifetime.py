@@ -77,11 +77,13 @@ class Report(NamedTuple):
     reward: mean over steps.
     episode_return: rewards over the number of episodes that ended, where that is no less than the time limit allows.
     losses: of the last update.
+    episodes: how many ended, no fewer than the time limit allows.
     """
 
     reward: Float[Tensor, "*iterations lanes"]
     episode_return: Float[Tensor, "*iterations lanes"]
     losses: Losses
+    episodes: Float[Tensor, "*iterations lanes"]
 
 
 class Minibatch(NamedTuple):
@@ -188,7 +190,8 @@ class Lifetimes:
         least = self.algorithm.num_samples / self.environment.max_steps
         ended = experience.done.sum(dim=(0, 2)).clamp(min=least)
         episode_return = experience.reward.sum(dim=(0, 2)) / ended
-        return Report(experience.reward.mean(dim=(0, 2)), episode_return, tree_map(lambda x: x.detach(), losses))
+        losses = tree_map(lambda x: x.detach(), losses)
+        return Report(experience.reward.mean(dim=(0, 2)), episode_return, losses, ended)
 
 
 class Curves(NamedTuple):
