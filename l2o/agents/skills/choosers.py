@@ -43,8 +43,8 @@ class LearningProgress(Chooser):
 
         p_i proportional to E[max(0, N(d_i, s_i))]^sharpness + floor,  E = d Phi(d/s) + s phi(d/s).
 
-    A skill with chance successes is known well after a few trials: its d is near 0 and its s small, so that, other than
-    with a bare |fast - slow| (Graves et al., 2017, https://arxiv.org/abs/1704.03003), noise does not look like progress.
+    A skill with chance successes is known well after a few trials: its d is near 0 and its s small, so that noise does
+    not look like progress, as it does with a bare |fast - slow| (Graves et al., 2017, https://arxiv.org/abs/1704.03003).
     Skills hardly tried have a large s and come first.
 
     Arguments:

@@ -38,12 +38,12 @@ class Record(NamedTuple):
     spent: the share of the budget that is gone, in [0, 1].
     """
 
-    trials: Float[Tensor, "lanes skills 3"]
-    successes: Float[Tensor, "lanes skills 3"]
-    practices: Float[Tensor, "lanes skills"]
-    since: Float[Tensor, "lanes skills"]
-    known: Float[Tensor, "lanes skills"]
-    spent: Float[Tensor, " lanes"]
+    trials: Float[Tensor, "*batch skills 3"]
+    successes: Float[Tensor, "*batch skills 3"]
+    practices: Float[Tensor, "*batch skills"]
+    since: Float[Tensor, "*batch skills"]
+    known: Float[Tensor, "*batch skills"]
+    spent: Float[Tensor, "*batch"]
 
     @classmethod
     def empty(cls, num_lanes: int, num_skills: int) -> Record:
@@ -52,16 +52,16 @@ class Record(NamedTuple):
         counts = torch.zeros(num_lanes, num_skills, len(DECAYS))
         return cls(counts, counts, zeros, zeros, zeros, torch.zeros(num_lanes))
 
-    def rate(self) -> Float[Tensor, "lanes skills 3"]:
+    def rate(self) -> Float[Tensor, "*batch skills 3"]:
         """Means of the posteriors Beta(1/2 + successes, 1/2 + failures) over success rates (Jeffreys' prior)."""
         return (self.successes + 0.5) / (self.trials + 1.0)
 
-    def variance(self) -> Float[Tensor, "lanes skills 3"]:
+    def variance(self) -> Float[Tensor, "*batch skills 3"]:
         """Variances of these posteriors."""
         rate = self.rate()
         return rate * (1.0 - rate) / (self.trials + 2.0)
 
-    def updated(self, skill: Int[Tensor, " lanes"], practice: Practice, spent: Float[Tensor, " lanes"]) -> Record:
+    def updated(self, skill: Int[Tensor, " lanes"], practice: Practice, spent: Float[Tensor, "*batch"]) -> Record:
         """The record after a practice of one skill in each lane."""
         chosen = torch.nn.functional.one_hot(skill, self.since.shape[-1]).bool()
         decay = torch.where(chosen.unsqueeze(-1), torch.tensor(DECAYS, device=skill.device), 1.0)
@@ -74,10 +74,10 @@ class Record(NamedTuple):
         )
         return after._replace(known=torch.where(chosen, after.total().unsqueeze(-1), self.known))
 
-    def total(self) -> Float[Tensor, " lanes"]:
+    def total(self) -> Float[Tensor, "*batch"]:
         """The sum of all skills' fast success rates."""
         return torch.where(self.practices > 0, self.rate()[..., FAST], 0.0).sum(dim=-1)
 
 
-def _there(chosen: Bool[Tensor, "lanes skills"], value: Float[Tensor, " lanes"]) -> Float[Tensor, "lanes skills"]:
+def _there(chosen: Bool[Tensor, "lanes skills"], value: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch skills"]:
     return torch.where(chosen, value.unsqueeze(-1), 0.0)

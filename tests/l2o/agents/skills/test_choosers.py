@@ -1,15 +1,13 @@
 import pytest
 import torch
 
-from l2o.agents.skills.choosers import BareProgress, LearningProgress, Uniform
-from l2o.agents.skills.chooser_gradient import ChooserGradient
+from l2o.agents.skills.chooser_training import ChooserTraining, _rewards
+from l2o.agents.skills.choosers import BareProgress, LearningProgress, Uniform, _positive_part
 from l2o.agents.skills.curriculum import lifetimes
 from l2o.agents.skills.learned_chooser import LearnedChooser, features
 from l2o.agents.skills.record import FAST, SLOW, Practice, Record
 from l2o.agents.skills.skill_graph import SkillGraph
-from l2o.distributed.pool import LocalPool
 from l2o.load import load, save
-from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.types import seeded
 
 SMALL = SkillGraph(size=4, budget=30.0)
@@ -55,8 +53,6 @@ def test_chance_does_not_look_like_progress_but_rising_success_does():
     record = practised([])
     known = record._replace(trials=torch.full((1, 2, 3), 1e9), successes=1e9 * rate[[1, 0, 0]].expand(1, 2, 3))
     assert LearningProgress().progress(known)[0, 0] == pytest.approx(0.3, abs=1e-3)
-    from l2o.agents.skills.choosers import _positive_part
-
     assert float(_positive_part(torch.tensor(d), torch.tensor(s))) == pytest.approx(
         float(numbers.clamp(min=0).mean()), abs=3e-3
     )
@@ -105,36 +101,24 @@ def test_area_and_mastery_are_those_of_the_curve_of_competence():
     )
 
 
-def test_a_taught_chooser_beats_choosing_blindly():
+def better(chooser, other) -> float:
+    """By how many standard errors one's area is above the other's, on the same learners."""
+    gain = lifetimes(SMALL, chooser, 400, seeded(1)).area - lifetimes(SMALL, other, 400, seeded(1)).area
+    return float(gain.mean() / gain.std() * 20.0)
+
+
+@pytest.mark.parametrize(("taught", "rewarded"), [(25, 0), (0, 40)], ids=["taught", "rewarded"])
+def test_a_chooser_learns_to_beat_choosing_blindly(taught, rewarded):
     chooser = LearnedChooser(hidden_size=16)
-    estimator = ChooserGradient(chooser, SMALL, num_lanes=64, taught=60, num_samples=10)
-    trainer = MetaTrainer(
-        chooser, LocalPool(estimator, theta_of(chooser)), torch.optim.Adam(chooser.parameters(), 0.02)
-    )
-    for _ in range(60):
-        trainer.step()
-    areas = [lifetimes(SMALL, c, 400, seeded(1)).area for c in (chooser, Uniform())]
-    gain = areas[0] - areas[1]
-    assert gain.mean() > 4.0 * gain.std() / 20.0
+    training = ChooserTraining(SMALL, taught, rewarded, num_lanes=128, learning_rate=(0.01, 0.01), num_samples=15)
+    areas = training.run(chooser, seeded(0))
+    assert len(areas) == taught + rewarded and better(chooser, Uniform()) > 4.0
 
 
-def test_policy_gradients_make_what_gains_more_likely():
-    """A learner with one skill that is worth something: the gradient must point there."""
-    chooser = LearnedChooser(hidden_size=8)
-    torch.nn.init.normal_(chooser.out.weight, std=0.1)
-    estimator = ChooserGradient(chooser, SMALL, num_lanes=512, taught=0, num_samples=30, entropy=0.0)
-    theta = theta_of(chooser)
-    state = estimator.init(theta, seeded(0))
-    found, state = estimator.estimate(theta, state, seeded(0))
-    assert int(state.num_estimates) == 1
-    length = sum(g.square().sum() for g in found.grads.values()).sqrt()
-    losses = []
-    for sign in (-1.0, 1.0):
-        with torch.no_grad():
-            for name, p in chooser.named_parameters():
-                p.copy_(theta[name] + sign * 0.5 * found.grads[name] / length)
-        losses.append(1.0 - lifetimes(SMALL, chooser, 4000, seeded(2)).area.mean())
-    assert losses[0] < losses[1] - 0.005
+def test_what_a_practice_adds_to_the_area_adds_up_to_it():
+    history = lifetimes(SMALL, Uniform(), 6, seeded(0))
+    first = history.mean[0]
+    torch.testing.assert_close(_rewards(history).sum(0) + first, history.area)
 
 
 def test_a_chooser_is_saved_and_loaded(tmp_path):
@@ -155,7 +139,7 @@ def test_a_chooser_is_saved_and_loaded(tmp_path):
         (lambda: LearnedChooser(0), "hidden_size"),
         (lambda: SkillGraph(size=1), "2 skills"),
         (lambda: lifetimes(SMALL, Uniform(), 3, seeded(0), copies=2), "multiple of copies"),
-        (lambda: ChooserGradient(LearnedChooser(), SMALL, num_lanes=10, copies=4), "multiple of copies"),
+        (lambda: ChooserTraining(SMALL, num_lanes=10, copies=4), "multiple of copies"),
     ],
 )
 def test_what_does_not_fit_is_told(wrong, message):

@@ -5,8 +5,8 @@ from l2o.agents.environments import GridWorld
 from l2o.agents.episodes import begin, draw, rollout
 from l2o.agents.lifetime import PPO
 from l2o.agents.policy import ActorCritic
+from l2o.agents.skills.chooser_training import ChooserTraining
 from l2o.agents.skills.choosers import Uniform
-from l2o.agents.skills.chooser_gradient import ChooserGradient
 from l2o.agents.skills.curriculum import lifetimes
 from l2o.agents.skills.grid_skills import GridSkills, aims
 from l2o.agents.skills.learned_chooser import LearnedChooser
@@ -45,10 +45,10 @@ def test_competence_is_the_share_of_first_episodes_that_succeed():
 
 
 def test_what_nobody_knows_cannot_be_taught():
-    estimator = ChooserGradient(LearnedChooser(4), skills(), num_lanes=4, copies=2, taught=1)
-    theta = dict(estimator.chooser.named_parameters())
+    training = ChooserTraining(skills(), taught=1, rewarded=0, num_lanes=4, copies=2)
     with pytest.raises(ValueError, match="taught must be 0"):
-        estimator.estimate(theta, estimator.init(theta, seeded(0)), seeded(0))
+        training.run(LearnedChooser(4), seeded(0))
+    ChooserTraining(skills(), taught=0, rewarded=1, num_lanes=4, copies=2).run(LearnedChooser(4), seeded(0))
     with pytest.raises(ValueError, match="budget must allow"):
         skills(budget=3.0)
 
