@@ -127,7 +127,7 @@ def test_the_worst_take_over_from_the_best_of_their_family_and_explore():
     for p in lives.learner.params.values():  # they begin alike within a family
         assert torch.equal(p[0], p[7]) and torch.equal(p[8], p[15])
     marked = tree_map(lambda x: x + torch.arange(16).view(-1, *[1] * (x.ndim - 1)).to(x.dtype), lives.learner)
-    score = torch.tensor([3.0, 1, 5, 2, 8, 7, 6, 4] + [1.0, 2, 3, 4, 5, 6, 7, 8])
+    score = torch.tensor([3.0, 1, 5, 2, 8, 7, 6, 4, 1.0, 2, 3, 4, 5, 6, 7, 8])
     after, found = population.exchange(
         lives._replace(learner=marked), Members(members.raw, score, members.age), seeded(1)
     )
