@@ -2,10 +2,10 @@
 
     python -m benchmarks.agents_planning
 
-Random point masses, each with a mass, a drag, a goal and three soft obstacles of its own, plans of 20 steps, 30 rollouts
-a plan (a gradient counts as 3). Baselines are tuned on validation worlds over the settings in `BASELINES`; nothing is
-tuned on the test worlds. `heavy` are worlds with 1.8 times the mass, which neither tuning nor meta-training saw; in
-`closed` a plan is made at every one of 25 steps, with the same budget, and what is lived through counts.
+Random point masses, each with a mass, a drag, a goal and three soft obstacles of its own, plans of 20 steps,
+31 rollouts a plan (a gradient counts as 3). Baselines are tuned on validation worlds over the settings in `BASELINES`;
+nothing is tuned on the test worlds. `heavy` are worlds with 1.8 times the mass, which neither tuning nor meta-training
+saw; in `closed` a plan is made at each of 25 steps, with the same budget, and what is lived through counts.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class Lifetimes:
             learner, losses = update(theta, learner, batch, hyper)
         return learner, losses
 
-    def act(self, lives: Lives, generator: Generator, copies: int) -> tuple[Rollout, Running]:
+    def act(self, lives: Lives, generator: Generator, copies: int = 1) -> tuple[Rollout, Running]:
         """Steps of all environments of all lanes; (steps, lanes, envs)."""
         num, algorithm = lives.running.age.shape[0], self.algorithm
         noise = draw(self.environment, generator, algorithm.num_steps, num // copies, algorithm.num_envs)

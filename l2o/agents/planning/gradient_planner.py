@@ -1,4 +1,4 @@
-"""Planning by gradients, with any update rule: actions are the parameters, and the search may be a learned optimizer."""
+"""Planning by gradients, with any update rule: actions are the parameters, the search may be a learned optimizer."""
 
 from __future__ import annotations
 

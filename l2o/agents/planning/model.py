@@ -67,7 +67,7 @@ class EnvironmentModel(Model):
     def __post_init__(self) -> None:
         if not self.environment.is_pure or not isinstance(self.environment.action_space, Box) or self.horizon < 1:
             raise ValueError(
-                "a model needs a pure environment with actions of a box, because plans are tried out in it, and a step; "
+                "a model needs a pure environment with actions of a box, as plans are tried out in it, and a step; "
                 f"got {self.environment!r}, horizon={self.horizon}."
             )
 

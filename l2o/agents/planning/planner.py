@@ -102,8 +102,10 @@ class CEM(Planner):
 
 @dataclass(frozen=True)
 class MPPI(Planner):
-    """Model predictive path integrals (Williams et al., 2017, https://arxiv.org/abs/1707.02342): the mean moves to the
-    average of samples, weighed by exp(-(cost - least) / (temperature * spread of costs)). The best plan met is returned.
+    """Model predictive path integrals (Williams et al., 2017, https://arxiv.org/abs/1707.02342).
+
+    The mean moves to the average of samples, weighed by exp(-(cost - least) / (temperature * spread of costs)). The
+    best plan met is returned.
 
     Arguments:
         num_iterations: the budget is shared among them.

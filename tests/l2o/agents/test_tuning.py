@@ -131,7 +131,7 @@ def test_the_worst_take_over_from_the_best_of_their_family_and_explore():
     after, found = population.exchange(
         lives._replace(learner=marked), Members(members.raw, score, members.age), seeded(1)
     )
-    source = [0, 4, 2, 5, 4, 5, 6, 7, 15, 14, 10, 11, 12, 13, 14, 15]
+    source = [0, 5, 2, 4, 4, 5, 6, 7, 14, 15, 10, 11, 12, 13, 14, 15]
     assert torch.equal(found.score, score[source])
     for old, new in zip(tree_leaves(marked), tree_leaves(after.learner), strict=True):
         assert torch.equal(new, old[source])

@@ -40,7 +40,7 @@ def test_competence_is_the_share_of_first_episodes_that_succeed():
     learners = curriculum.start(4, seeded(0))
     found = curriculum.competence(learners, seeded(1))
     easy = learners.world["key_room"] < 0  # keys in the corridor, beside the agent
-    assert found[:, :2][easy].min() > 0.6 and found[:, 4:].max() < 0.2
+    assert found[:, :2][easy].min() > 0.6 and found[:, 4:].max() < 0.35
     assert found[:, 2:4].le(found[:, :2] + 0.15).all()  # no door opens without its key
 
 
