@@ -168,7 +168,9 @@ def _begin(model: Model, state: State, first: Tensor | None) -> Float[Tensor, "l
 def _around(
     mean: Tensor, deviation: Tensor, num: int, limit: float, generator: Generator
 ) -> Float[Tensor, "lanes n horizon a"]:
+    """Candidates near the mean, which is the first of them: so a search is never worse than what it begins with."""
     noise = torch.randn(len(mean), num, *mean.shape[1:], generator=generator)
+    noise[:, 0] = 0.0
     return (mean.unsqueeze(1) + deviation.unsqueeze(1) * noise).clamp(-limit, limit)
 
 
