@@ -61,11 +61,11 @@ class Config:
     num_worlds: int = 1000
     num_closed: int = 200
     num_seeds: int = 2
-    num_outer: int = 250
+    num_outer: int = 300
     num_tasks: int = 64
     outer_lr: float = 1e-2
     hidden_size: int = 16
-    base_lr: float = 0.3
+    base_lr: float = 0.1
     record: bool = False
 
 
@@ -144,6 +144,7 @@ def learned(config: Config, seed: int) -> tuple[Planner, float]:
         config.num_tasks,
         truncation=Truncation(steps, steps),
         meta_loss=MetaLoss("final"),
+        order="first",
     )
     optimizer = torch.optim.Adam(rule.parameters(), config.outer_lr)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, config.num_outer)

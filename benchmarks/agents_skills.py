@@ -57,9 +57,9 @@ class Config:
 
     part: Literal["graph", "grid", "goals"] = "graph"
     num_lifetimes: int = 2000
-    num_seeds: int = 3
-    taught: int = 70
-    rewarded: int = 120
+    num_seeds: int = 1
+    taught: int = 40
+    rewarded: int = 150
     grid_rooms: int = 2
     grid_steps: int = 32
     grid_budget: int = 60_000
@@ -97,7 +97,12 @@ def trained(config: Config, seed: int) -> tuple[LearnedChooser, float]:
         torch.manual_seed(seed)
         chooser = LearnedChooser()
     began = time.process_time()
-    ChooserTraining(SkillGraph(), config.taught, config.rewarded).run(chooser, seeded(seed))
+
+    def show(i: int, area: float) -> None:
+        if i % 10 == 9:
+            print(f"       round {i + 1}: {area:.3f}, {time.process_time() - began:.0f} s", flush=True)
+
+    ChooserTraining(SkillGraph(), config.taught, config.rewarded).run(chooser, seeded(seed), show)
     return chooser, time.process_time() - began
 
 

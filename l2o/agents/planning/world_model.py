@@ -67,7 +67,7 @@ def fit_world_model(
     hidden: tuple[int, ...] = (64, 64),
     num_updates: int = 1000,
     batch_size: int = 256,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 1e-2,
     caution: float = 0.0,
 ) -> WorldModel:
     """Learn from steps that somebody made, each member from batches of its own, by Adam with a falling rate.
@@ -89,7 +89,7 @@ def fit_world_model(
     unit = outputs.square().mean(dim=0).sqrt().clamp(min=1e-6)
     x, y = (inputs - centre) / scale, outputs / unit
     sizes = (x.shape[-1], *hidden, y.shape[-1])
-    params = tree_stack([init_mlp(generator, sizes, 2.0**0.5) for _ in range(num_members)])
+    params = tree_stack([init_mlp(generator, sizes) for _ in range(num_members)])
     leaves = {name: p.requires_grad_() for name, p in params.items()}
     optimizer = torch.optim.Adam(leaves.values())
     for i in range(num_updates):
