@@ -35,6 +35,7 @@ from l2o.types import seeded, tree_map
 
 FIXED = Hyperparameters(discount=0.98, value=0.005)
 RATES = (3e-4, 6e-2)
+STEP = Knob(1e-3, 0.999, "odds")
 CLIPS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 
@@ -53,7 +54,7 @@ class Config:
     part: Literal["kalman", "population", "gradients", "bandit"] = "kalman"
     seeds: tuple[int, ...] = (0, 1, 2)
     num_lanes: int = 256
-    num_steps: int = 10_000
+    num_steps: int = 16_000
     num_families: int = 12
     num_members: int = 16
     num_iterations: int = 20
@@ -63,8 +64,8 @@ class Config:
 def kalman(config: Config, seed: int) -> Iterator[dict[str, Any]]:
     """One row a ratio of noises and kind of tuner; the ratio is of squared errors over the last half."""
     kinds = {
-        "clipped": Tuner({"step": Knob(1e-3, 1.0 - 1e-6)}, rate=0.01, clip=2.0, memory=0.999),
-        "unclipped, fast": Tuner({"step": Knob(1e-3, 1.0 - 1e-6)}, rate=0.05, clip=math.inf, memory=0.999),
+        "clipped": Tuner({"step": STEP}, rate=0.005, clip=2.0, memory=0.999),
+        "unclipped, fast": Tuner({"step": STEP}, rate=0.05, clip=math.inf, memory=0.999),
     }
     for q in (0.01, 1.0, 10.0):
         gain = _kalman_gain(q)
@@ -96,9 +97,9 @@ def _tracked(tuner: Tuner, q: float, config: Config, seed: int) -> tuple[Tensor,
         noise = torch.randn(2, lanes, generator=generator, dtype=torch.float64)
         hidden = hidden + math.sqrt(q) * noise[0]
         seen = hidden + noise[1]
-        # d (w - seen)^2 / 2 of the last step w = before + a (last - before), by the logarithm of a
+        # d (w - seen)^2 / 2 of the last step w = before + a (last - before), by the logarithm of a's odds
         step = tuner.values(state.raw)["step"]
-        state = tuner.step(state, {"step": (w - seen) * step * (last - before)})
+        state = tuner.step(state, {"step": (w - seen) * step * (1.0 - step) * (last - before)})
         step = tuner.values(state.raw)["step"]
         before, last = w, seen
         w = w + step * (seen - w)

@@ -5,7 +5,6 @@ Xu et al., 2018 (https://arxiv.org/abs/1805.09801), Zahavy et al., 2020 (https:/
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -24,39 +23,55 @@ from l2o.inner_loop import InnerState
 from l2o.types import Params, Theta, tree_detach
 
 Target = Literal["return", "bootstrap"]
+Scale = Literal["log", "complement", "odds"]
 
 
 class Knob(NamedTuple):
-    """A hyperparameter that is tuned, within bounds: by its logarithm, or by that of 1 - itself (`complement`).
+    """A hyperparameter that is tuned, within bounds.
 
-    So a step of the tuner changes a learning rate, or a discount's distance from 1, by a share of itself.
+    A step of the tuner changes it by a share of itself (`log`), of its distance from 1 (`complement`), or of its odds
+    (`odds`: x / (1 - x), for shares that may be near 0 or near 1).
     """
 
     low: float
     high: float
-    complement: bool = False
+    scale: Scale = "log"
 
     def bounds(self) -> tuple[float, float]:
         """Of the number that is moved, which has no unit."""
-        low, high = (1.0 - self.high, 1.0 - self.low) if self.complement else (self.low, self.high)
-        if not 0.0 < low < high:
-            raise ValueError(f"a knob needs 0 < low < high (of 1 - itself, if that is tuned); got {self!r}.")
-        return math.log(low), math.log(high)
+        if not 0.0 < self.low < self.high or (self.scale != "log" and not self.high < 1.0):
+            raise ValueError(f"a knob needs 0 < low < high, and high < 1 unless its scale is log; got {self!r}.")
+        ends = self._to_raw(torch.tensor([self.low, self.high], dtype=torch.float64)).sort().values
+        return float(ends[0]), float(ends[1])
 
     def value(self, raw: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """The hyperparameter."""
-        return 1.0 - raw.exp() if self.complement else raw.exp()
+        match self.scale:
+            case "log":
+                return raw.exp()
+            case "complement":
+                return 1.0 - raw.exp()
+            case "odds":
+                return raw.sigmoid()
 
     def raw(self, value: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """What is moved, from the hyperparameter; brought within bounds."""
-        low, high = self.bounds()
-        return (1.0 - value if self.complement else value).clamp(min=1e-30).log().clamp(low, high)
+        """What is moved, from the hyperparameter, which is brought within bounds."""
+        return self._to_raw(value.clamp(self.low, self.high))
+
+    def _to_raw(self, value: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        match self.scale:
+            case "log":
+                return value.log()
+            case "complement":
+                return (1.0 - value).log()
+            case "odds":
+                return value.logit()
 
 
 KNOBS: dict[str, Knob] = {
     "learning_rate": Knob(1e-5, 0.3),
-    "discount": Knob(0.8, 0.9995, complement=True),
-    "decay": Knob(0.5, 0.995, complement=True),
+    "discount": Knob(0.8, 0.9995, scale="complement"),
+    "decay": Knob(0.5, 0.995, scale="complement"),
     "entropy": Knob(1e-5, 0.3),
     "value": Knob(1e-4, 2.0),
 }

@@ -30,11 +30,13 @@ def values(num, **changed):
 
 
 def test_knobs_stay_within_bounds_and_turn_by_shares():
-    knob = Knob(0.9, 0.99, complement=True)
-    value = torch.tensor([0.95, 0.5, 1.0])
-    assert knob.value(knob.raw(value)).tolist() == pytest.approx([0.95, 0.9, 0.99])
+    for scale in ("log", "complement", "odds"):
+        knob, value = Knob(0.9, 0.99, scale), torch.tensor([0.95, 0.5, 1.0])
+        assert knob.value(knob.raw(value)).tolist() == pytest.approx([0.95, 0.9, 0.99])
+        low, high = knob.bounds()
+        assert sorted(knob.raw(value).tolist())[::2] == pytest.approx([low, high], rel=1e-4)
     with pytest.raises(ValueError, match="0 < low < high"):
-        Knob(0.5, 1.0, complement=True).bounds()
+        Knob(0.5, 1.0, "complement").bounds()
 
 
 def test_a_tuner_finds_the_smallest_loss_in_every_lane_whatever_its_scale():
