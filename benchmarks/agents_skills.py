@@ -15,6 +15,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -33,7 +34,9 @@ from l2o.agents.skills.goals import ALPGMM
 from l2o.agents.skills.grid_skills import GridSkills
 from l2o.agents.skills.learned_chooser import LearnedChooser
 from l2o.agents.skills.skill_graph import SkillGraph
+from l2o.load import load, save
 from l2o.rules import Adam
+from l2o.saved import read_card
 from l2o.types import seeded
 
 TUNING, HELD_OUT = 5, 10**6
@@ -49,6 +52,7 @@ class Config:
         num_lifetimes: held-out learners.
         num_seeds: meta-trainings of the learned chooser.
         taught, rewarded: rounds of meta-training on graphs.
+    choosers: folder of the meta-trained choosers, one file a seed; those that are there are not trained again.
         grid_rooms, grid_steps, grid_budget: rooms and time limit of grid worlds, environment steps of a lifetime.
         grid_lifetimes: of each chooser.
         mastery: success rate from which a skill counts as mastered.
@@ -59,7 +63,8 @@ class Config:
     num_lifetimes: int = 2000
     num_seeds: int = 1
     taught: int = 40
-    rewarded: int = 150
+    rewarded: int = 70
+    choosers: Path = Path("runs/choosers")
     grid_rooms: int = 2
     grid_steps: int = 32
     grid_budget: int = 60_000
@@ -93,6 +98,11 @@ def graph(config: Config) -> Iterator[dict[str, Any]]:
 
 def trained(config: Config, seed: int) -> tuple[LearnedChooser, float]:
     """A chooser meta-trained on graphs, and the CPU seconds it took."""
+    path = config.choosers / f"{config.taught}-{config.rewarded}-{seed}.safetensors"
+    if path.exists():
+        found = load(path)
+        assert isinstance(found, LearnedChooser)
+        return found, float(read_card(path.read_bytes(), str(path)).metadata["cpu_seconds"])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         chooser = LearnedChooser()
@@ -103,7 +113,9 @@ def trained(config: Config, seed: int) -> tuple[LearnedChooser, float]:
             print(f"       round {i + 1}: {area:.3f}, {time.process_time() - began:.0f} s", flush=True)
 
     ChooserTraining(SkillGraph(), config.taught, config.rewarded).run(chooser, seeded(seed), show)
-    return chooser, time.process_time() - began
+    seconds = time.process_time() - began
+    save(chooser, path, cpu_seconds=seconds)
+    return chooser, seconds
 
 
 def grid(config: Config) -> Iterator[dict[str, Any]]:

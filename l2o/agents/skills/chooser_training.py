@@ -42,8 +42,8 @@ class ChooserTraining:
     curriculum: Curriculum
     taught: int = 40
     rewarded: int = 150
-    num_lanes: int = 512
-    copies: int = 16
+    num_lanes: int = 256
+    copies: int = 8
     reach: float = 40.0
     learning_rate: tuple[float, float] = (4e-3, 1e-3)
     num_updates: int = 8

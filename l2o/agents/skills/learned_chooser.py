@@ -29,7 +29,7 @@ class LearnedChooser(Configured, Chooser):
         sharpness: factor on the output.
     """
 
-    def __init__(self, hidden_size: int = 32, sharpness: float = 20.0) -> None:
+    def __init__(self, hidden_size: int = 32, sharpness: float = 30.0) -> None:
         super().__init__()
         if hidden_size < 1:
             raise ValueError(f"hidden_size must be at least 1; got {hidden_size}.")
