@@ -12,7 +12,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from l2o.agents.environments.base import State
 from l2o.agents.planning.model import Model
-from l2o.agents.planning.planner import Plan, Planner, _begin
+from l2o.agents.planning.planner import Plan, Planner, first_actions
 from l2o.inner_loop import InnerState
 from l2o.rules.base import UpdateRule
 from l2o.tasks.base import Task, TaskFamily
@@ -48,7 +48,7 @@ class GradientPlanner(Planner):
         num_steps = (budget - 1) // ROLLOUTS  # the last plan is judged too
         if num_steps < 1:
             raise ValueError(f"budget must allow a gradient and a rollout, {ROLLOUTS + 1}; got {budget}.")
-        begin = _begin(model, state, first) / model.limit
+        begin = first_actions(model, state, first) / model.limit
         logits = {"logits": torch.atanh(begin.clamp(-EDGE, EDGE))}
         theta = {name: p.detach() for name, p in self.rule.named_parameters()}
         with torch.no_grad():

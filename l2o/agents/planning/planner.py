@@ -86,7 +86,7 @@ class CEM(Planner):
     ) -> Plan:
         num = _samples(budget, self.num_iterations, 2)
         elite = max(2, round(num * self.elite))
-        mean = _begin(model, state, first)
+        mean = first_actions(model, state, first)
         deviation = torch.full_like(mean, self.deviation * model.limit)
         best = Plan(mean, torch.full((len(mean),), torch.inf))
         for _ in range(self.num_iterations):
@@ -135,7 +135,7 @@ class MPPI(Planner):
         first: Float[Tensor, "lanes horizon a"] | None = None,
     ) -> Plan:
         num = _samples(budget - 1, self.num_iterations, 1)
-        mean = _begin(model, state, first)
+        mean = first_actions(model, state, first)
         best = Plan(mean, torch.full((len(mean),), torch.inf))
         for i in range(self.num_iterations):
             deviation = torch.full_like(mean, self.deviation * model.limit * self.shrink**i)
@@ -156,7 +156,7 @@ def _samples(budget: int, num_iterations: int, least: int) -> int:
     return budget // num_iterations
 
 
-def _begin(model: Model, state: State, first: Tensor | None) -> Float[Tensor, "lanes horizon a"]:
+def first_actions(model: Model, state: State, first: Tensor | None) -> Float[Tensor, "lanes horizon a"]:
     """Where a search begins."""
     lanes = len(next(iter(state.values())))
     shape = (lanes, model.horizon, model.action_size)
