@@ -29,7 +29,7 @@ from l2o.agents.planning.planner import CEM, MPPI, Planner
 from l2o.distributed.pool import LocalPool
 from l2o.estimators import Backprop, Problems, Truncation
 from l2o.estimators.meta_loss import MetaLoss
-from l2o.rules import Adam, LSTMRule
+from l2o.rules import Adam, LearnedMuon
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.types import seeded
 
@@ -53,7 +53,7 @@ class Config:
         num_worlds: of each test.
         num_closed: worlds that are lived through.
         num_seeds: meta-trainings of the learned planner.
-        num_outer, num_tasks, outer_lr, hidden_size, base_lr: of each.
+        num_outer, num_tasks, outer_lr, step_scale: of each.
         record: keep the rows in benchmarks/results.
     """
 
@@ -61,11 +61,10 @@ class Config:
     num_worlds: int = 1000
     num_closed: int = 200
     num_seeds: int = 2
-    num_outer: int = 300
-    num_tasks: int = 64
-    outer_lr: float = 1e-2
-    hidden_size: int = 16
-    base_lr: float = 0.1
+    num_outer: int = 60
+    num_tasks: int = 32
+    outer_lr: float = 1e-3
+    step_scale: float = 0.2
     record: bool = False
 
 
@@ -136,15 +135,14 @@ def learned(config: Config, seed: int) -> tuple[Planner, float]:
     """A meta-trained planner, and the CPU seconds it took."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        rule = LSTMRule(config.hidden_size, 1, "rnnprop", base_lr=config.base_lr)
+        rule = LearnedMuon(step_scale=config.step_scale)
     steps = (config.budget - 1) // 3
     problems = Problems(
         rule,
         PlanFamily(make, sample),
         config.num_tasks,
         truncation=Truncation(steps, steps),
-        meta_loss=MetaLoss("final"),
-        order="first",
+        meta_loss=MetaLoss("final", bound=10.0),
     )
     optimizer = torch.optim.Adam(rule.parameters(), config.outer_lr)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, config.num_outer)
@@ -152,7 +150,7 @@ def learned(config: Config, seed: int) -> tuple[Planner, float]:
     began = time.process_time()
     for i in range(config.num_outer):
         told = trainer.step()
-        if i % 25 == 0:
+        if i % 10 == 0:
             print(f"       outer step {i}: {told['meta_loss']:.3f}, {time.process_time() - began:.0f} s", flush=True)
     return GradientPlanner(rule), time.process_time() - began
 

@@ -29,6 +29,8 @@ EDGE = 0.999
 class GradientPlanner(Planner):
     """Descends the model's cost in the logits u of actions limit * tanh(u), each lane by itself.
 
+    Logits are one vector a lane: their order is the plan's affair, and rules for matrices would mix steps of time.
+
     Arguments:
         rule: how logits move: `Adam(lr=...)`, or a rule that was meta-trained on plans (see `PlanFamily`).
         best: return the cheapest plan on the way, which the costs that gradients come with tell; else the last.
@@ -49,7 +51,7 @@ class GradientPlanner(Planner):
         if num_steps < 1:
             raise ValueError(f"budget must allow a gradient and a rollout, {ROLLOUTS + 1}; got {budget}.")
         begin = first_actions(model, state, first) / model.limit
-        logits = {"logits": torch.atanh(begin.clamp(-EDGE, EDGE))}
+        logits = {"logits": torch.atanh(begin.clamp(-EDGE, EDGE)).flatten(1)}
         theta = {name: p.detach() for name, p in self.rule.named_parameters()}
         with torch.no_grad():
             total = torch.full((len(begin),), float(num_steps))
@@ -81,8 +83,8 @@ def _slopes(model: Model, state: State, logits: Tensor) -> tuple[Tensor, Float[T
     return grads.nan_to_num(0.0, 0.0, 0.0), cost
 
 
-def _actions(logits: Float[Tensor, "*lanes horizon a"], model: Model) -> Float[Tensor, "*lanes horizon a"]:
-    return model.limit * torch.tanh(logits)
+def _actions(logits: Float[Tensor, "lanes n"], model: Model) -> Float[Tensor, "lanes horizon a"]:
+    return model.limit * torch.tanh(logits).unflatten(-1, (model.horizon, model.action_size))
 
 
 def _better(found: Plan, logits: Tensor, cost: Tensor, model: Model, best: bool) -> Plan:
@@ -110,7 +112,7 @@ class PlanTask(Task):
 
     def init(self, generator: Generator) -> Params:
         model = self._model()
-        noise = torch.randn(model.horizon, model.action_size, generator=generator)
+        noise = torch.randn(model.horizon * model.action_size, generator=generator)
         return {"logits": self.spread * noise}
 
     def sample_batch(self, generator: Generator) -> Batch:
