@@ -14,9 +14,9 @@ from l2o.agents.policy import SMALLEST_NOISE
 
 
 class Pulls(NamedTuple):
-    """Discounted counts, sums and sums of squares of what each option paid, by lane."""
+    """Discounted numbers, sums and sums of squares of what each option paid, by lane."""
 
-    count: Float[Tensor, "lanes options"]
+    number: Float[Tensor, "lanes options"]
     total: Float[Tensor, "lanes options"]
     square: Float[Tensor, "lanes options"]
 
@@ -51,20 +51,20 @@ class HyperBandit:
 
     def choose(self, pulls: Pulls, noise: Float[Tensor, "lanes options"]) -> Int[Tensor, " lanes"]:
         """An option a lane, by uniform numbers in [0, 1); untried ones first."""
-        total = pulls.count.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+        total = pulls.number.sum(dim=-1, keepdim=True).clamp(min=1e-6)
         mean = pulls.total.sum(dim=-1, keepdim=True) / total
         spread = (pulls.square.sum(dim=-1, keepdim=True) / total - mean.square()).clamp(min=1e-12).sqrt()
-        centre = (pulls.total + mean) / (pulls.count + 1.0)
+        centre = (pulls.total + mean) / (pulls.number + 1.0)
         normal = torch.special.ndtri(noise.clamp(min=SMALLEST_NOISE))
-        drawn = centre + spread * normal * torch.rsqrt(pulls.count + 1.0)
-        untried = pulls.count < 1e-3
+        drawn = centre + spread * normal * torch.rsqrt(pulls.number + 1.0)
+        untried = pulls.number < 1e-3
         return torch.where(untried, 1e30 * (1.0 + noise), drawn).argmax(dim=-1)
 
     def updated(self, pulls: Pulls, option: Int[Tensor, " lanes"], paid: Float[Tensor, " lanes"]) -> Pulls:
         """With what the chosen options paid; a payment that is not finite counts as the worst there was."""
         chosen = one_hot(option, self.num_options).to(pulls.total)
-        mean = pulls.total.sum(dim=-1) / pulls.count.sum(dim=-1).clamp(min=1e-6)
-        deviation = (pulls.square.sum(dim=-1) / pulls.count.sum(dim=-1).clamp(min=1e-6) - mean.square()).clamp(min=0)
+        mean = pulls.total.sum(dim=-1) / pulls.number.sum(dim=-1).clamp(min=1e-6)
+        deviation = (pulls.square.sum(dim=-1) / pulls.number.sum(dim=-1).clamp(min=1e-6) - mean.square()).clamp(min=0)
         paid = torch.where(paid.isfinite(), paid, mean - 3.0 * deviation.sqrt() - 1.0)
         amount = chosen * paid.unsqueeze(-1)
         new = (chosen, amount, amount * paid.unsqueeze(-1))

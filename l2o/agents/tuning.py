@@ -86,7 +86,7 @@ class TunerState(NamedTuple):
 
     raw: dict[str, Float[Tensor, "*lanes"]]
     square: dict[str, Float[Tensor, "*lanes"]]
-    count: Int[Tensor, ""]
+    steps: Int[Tensor, ""]
     skipped: Int[Tensor, ""]
 
 
@@ -136,16 +136,16 @@ class Tuner:
     def step(self, state: TunerState, grads: Mapping[str, Float[Tensor, "*lanes"]]) -> TunerState:
         """One step against gradients of `raw`."""
         raw, square, skipped = {}, {}, state.skipped
-        count = state.count + 1
+        steps = state.steps + 1
         for name, knob in self.knobs.items():
             grad, finite = grads[name].nan_to_num(0.0, 0.0, 0.0), grads[name].isfinite()
             skipped = skipped + (~finite).sum()
             seen = self.memory * state.square[name] + (1.0 - self.memory) * grad.square()
             square[name] = torch.where(finite, seen, state.square[name])
-            usual = (square[name] / (1.0 - self.memory**count)).sqrt()
+            usual = (square[name] / (1.0 - self.memory**steps)).sqrt()
             step = (grad / usual.clamp(min=1e-30)).clamp(-self.clip, self.clip)
             raw[name] = (state.raw[name] - self.rate * step).clamp(*knob.bounds())
-        return TunerState(raw, square, count, skipped)
+        return TunerState(raw, square, steps, skipped)
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,10 @@ def from_gymnasium(id: str, max_steps: int | None = None, **options: Any) -> Sim
         limit = registered.max_episode_steps or getattr(one.unwrapped, "max_steps", None)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise ValueError(f"id must name an environment that Gymnasium can make; got {id!r}: {error}") from error
-    if max_steps is None and limit is None:
+    most = max_steps or limit
+    if most is None:
         raise ValueError(f"max_steps must be given for {id}, because it has no registered limit; got None.")
-    found = Simulated(id, int(max_steps or limit), tuple(sorted(options.items())))
+    found = Simulated(id, int(most), tuple(sorted(options.items())))
     _ = found.action_space, found.observation_size  # told now if they are not understood
     one.close()
     return found

@@ -143,5 +143,9 @@ class PlanFamily(TaskFamily):
 
     def sample(self, generator: Generator) -> PlanTask:
         world, state = self.sample_world(generator, 1)
-        one = ({name: x[0] for name, x in tree.items()} for tree in (world, state))
-        return PlanTask(self.make, *one, self.spread)
+        return PlanTask(self.make, _first(world), _first(state), self.spread)
+
+
+def _first(tree: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the first lane."""
+    return {name: x[0] for name, x in tree.items()}

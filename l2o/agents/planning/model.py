@@ -31,13 +31,13 @@ class Model(ABC):
     def step(self, state: State, action: Float[Tensor, "lanes a"]) -> tuple[State, Float[Tensor, " lanes"]]:
         """The next state, and what the step costs."""
 
-    def final(self, state: State) -> Float[Tensor, " lanes"] | float:
+    def final(self, state: State) -> Float[Tensor, "*lanes"]:
         """What the state after the last step costs beyond that."""
-        return 0.0
+        return torch.zeros(())
 
     def cost(self, state: State, actions: Float[Tensor, "lanes horizon a"]) -> Float[Tensor, " lanes"]:
         """Of a plan a lane, from its state on. One rollout of each lane's budget."""
-        total: Tensor | float = 0.0
+        total = torch.zeros(len(actions), dtype=actions.dtype)
         for action in actions.unbind(dim=1):
             state, cost = self.step(state, action)
             total = total + cost

@@ -15,6 +15,7 @@ from l2o.agents.losses import ppo_loss
 from l2o.agents.policy import Categorical
 from l2o.agents.skills.curriculum import Curriculum, History, lifetimes
 from l2o.agents.skills.learned_chooser import LearnedChooser, features
+from l2o.types import tree_map
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class ChooserTraining:
             history = lifetimes(self.curriculum, chooser, self.num_lanes, generator, self.every, self.copies)
             samples = self._samples(chooser, history, generator)
             for index in torch.randperm(len(samples.skill), generator=generator).chunk(self.num_updates):
-                part = Samples(*(None if x is None else x[index] for x in samples))
+                part = tree_map(lambda x, index=index: x[index], samples)
                 loss = _regression(chooser, part) if taught else self._surrogate(chooser, part)
                 optimizer.zero_grad()
                 loss.backward()
@@ -99,7 +100,7 @@ class ChooserTraining:
         beyond = (groups - groups.mean(dim=-2, keepdim=True)).flatten(-2)[which]
         skill = history.skill[which][active]
         with torch.no_grad():
-            z = features(history.records._make(x[which] for x in history.records))[active]
+            z = features(tree_map(lambda x: x[which], history.records))[active]
             log_prob = Categorical(chooser(z)).log_prob(skill)
         gain = None if history.gain is None else history.gain[which][active]
         return Samples(z, skill, log_prob, normalised(beyond[active]), gain)

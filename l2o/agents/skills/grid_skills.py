@@ -68,7 +68,7 @@ class GridSkills(Curriculum):
         world = {**learners.world, "target": skill}
         first = torch.rand(len(skill), self.algorithm.num_envs, self.environment.reset_noise, generator=generator)
         running = begin(self.environment, spread_over(world, self.algorithm.num_envs, dim=1), first)
-        theta = dict(self.rule.named_parameters())
+        theta = {name: p.detach() for name, p in self.rule.named_parameters()}
         lives = Lives(world, running, learners.learner)
         lives, report = self._agents.advance(theta, lives, self.hyperparameters, generator)
         successes = report.episodes * report.episode_return  # each pays 1
