@@ -63,8 +63,8 @@ class Config:
     part: Literal["graph", "grid", "goals"] = "graph"
     num_lifetimes: int = 2000
     num_seeds: int = 1
-    taught: int = 40
-    rewarded: int = 70
+    taught: int = 70
+    rewarded: int = 80
     choosers: Path = Path("runs/choosers")
     grid_rooms: int = 2
     grid_steps: int = 32

@@ -41,15 +41,15 @@ class ChooserTraining:
     """
 
     curriculum: Curriculum
-    taught: int = 40
-    rewarded: int = 150
+    taught: int = 70
+    rewarded: int = 80
     num_lanes: int = 256
     copies: int = 8
-    reach: float = 40.0
+    reach: float = 30.0
     learning_rate: tuple[float, float] = (4e-3, 1e-3)
     num_updates: int = 8
     num_samples: int = 24
-    entropy: float = 0.005
+    entropy: float = 0.002
     every: int = 1
 
     def __post_init__(self) -> None:
