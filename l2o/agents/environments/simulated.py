@@ -18,11 +18,13 @@ from l2o.agents.environments.base import Box, Discrete, Environment, State, Worl
 
 
 def from_gymnasium(id: str, max_steps: int | None = None, **options: Any) -> Simulated:
-    """A family of one world: a registered environment, Minigrid's among them if that is installed and imported.
+    """A family of one world: a registered environment, Minigrid's among them (`pip install l2o[minigrid]`).
+
+    Of a dictionary of observations those are left out that have no fixed size, as Minigrid's texts.
 
     Arguments:
-        id: its name there, as `CartPole-v1` (`module:id` imports the module first).
-        max_steps: steps in an episode; None for the registered limit.
+        id: its name there, as `CartPole-v1`; `module:id` imports the module first, as `minigrid:MiniGrid-Empty-5x5-v0`.
+        max_steps: steps in an episode; None for the registered limit, or the simulator's own.
         options: handed to `gymnasium.make`.
 
     Raises:
@@ -31,13 +33,15 @@ def from_gymnasium(id: str, max_steps: int | None = None, **options: Any) -> Sim
     """
     gymnasium = _gymnasium()
     try:
-        one = gymnasium.make(id, max_episode_steps=-1, **options)
-        limit = gymnasium.spec(id).max_episode_steps
-    except gymnasium.error.Error as error:
+        one = _made(id, options)
+        registered = gymnasium.spec(id.rpartition(":")[2])
+        limit = registered.max_episode_steps or getattr(one.unwrapped, "max_steps", None)
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise ValueError(f"id must name an environment that Gymnasium can make; got {id!r}: {error}") from error
-    if max_steps is None and limit is None:
+    most = max_steps or limit
+    if most is None:
         raise ValueError(f"max_steps must be given for {id}, because it has no registered limit; got None.")
-    found = Simulated(id, int(max_steps or limit), tuple(sorted(options.items())))
+    found = Simulated(id, int(most), tuple(sorted(options.items())))
     _ = found.action_space, found.observation_size  # told now if they are not understood
     one.close()
     return found
@@ -178,11 +182,29 @@ class _Simulators:
         while len(self.environments) > num:
             self.environments.pop().close()
         while len(self.environments) < num:
-            made = _gymnasium().make(family.id, max_episode_steps=-1, **dict(family.options))
-            self.environments.append(made)
+            self.environments.append(_made(family.id, dict(family.options)))
 
     def __reduce__(self) -> tuple[type[_Simulators], tuple[()]]:
         return _Simulators, ()
+
+
+def _made(id: str, options: dict[str, Any]) -> Any:
+    """A simulator without a time limit, with what it shows in numbers."""
+    gymnasium = _gymnasium()
+    made = gymnasium.make(id, max_episode_steps=-1, **options)
+    space = made.observation_space
+    if isinstance(space, gymnasium.spaces.Dict):
+        kept = [name for name, part in space.items() if _is_flat(part)]
+        if 0 < len(kept) < len(space):
+            made = gymnasium.wrappers.FilterObservation(made, kept)
+    return made
+
+
+def _is_flat(space: Any) -> bool:
+    try:
+        return bool(_gymnasium().spaces.utils.flatdim(space))
+    except (NotImplementedError, ValueError):
+        return False
 
 
 def _gymnasium() -> Any:

@@ -290,6 +290,21 @@ def test_a_gymnasium_cart_pole_is_ours(gymnasium):
         assert torch.equal(reward, paid)
 
 
+def test_minigrid_is_seen_in_numbers_and_ends_by_itself(gymnasium):
+    pytest.importorskip("minigrid")
+    environment = from_gymnasium("minigrid:MiniGrid-Empty-5x5-v0")
+    assert environment.action_space == Discrete(7) and environment.max_steps == 4 * 5 * 5
+    assert environment.observation_size == 4 + 7 * 7 * 3  # its direction and the cells in view, not its mission's words
+    short = from_gymnasium("minigrid:MiniGrid-Empty-5x5-v0", max_steps=3)
+    _, steps = played(short, num_steps=7, worlds=2, num=1)
+    assert steps.done[2].all() and steps.done[5].all()
+    state = environment.reset({}, torch.tensor([[0.5]]))
+    for action in (2, 2, 1, 2, 2):  # two cells on, turn right, two cells down: the goal
+        state, reward, ended = environment.step({}, state, torch.tensor([action]), torch.zeros(1, 0))
+    assert ended and 0.9 < float(reward) <= 1.0
+    environment.close(), short.close()
+
+
 def test_what_a_simulator_cannot_do_is_told(gymnasium):
     environment = from_gymnasium("CartPole-v1")
     state = environment.reset({}, torch.rand(2, 1))
