@@ -93,9 +93,7 @@ class Gate:
         if not 0.0 < self.alpha < 1.0:
             raise ValueError(f"alpha must be between 0 and 1, for it is a probability; got {self.alpha}.")
         if self.batch < 1 or self.max_pairs < self.batch:
-            raise ValueError(
-                f"a trial needs a batch of tasks; got batch={self.batch} and max_pairs={self.max_pairs}."
-            )
+            raise ValueError(f"a trial needs a batch of tasks; got batch={self.batch} and max_pairs={self.max_pairs}.")
 
     def needed(self, trial: int) -> float:
         """The evidence that trial 1, 2, ... of a run needs."""

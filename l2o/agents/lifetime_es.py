@@ -128,9 +128,7 @@ class LifetimeES(GradientEstimator):
         scores = kind.scores(self.rule, generator, 2 * pairs * self.num_lives, copies=2, theta=tried)
         missed = 1.0 - scores.view(2, pairs, self.num_lives).mean(dim=-1)
         share = (_ranks(missed.flatten()).view(2, pairs)[0] - _ranks(missed.flatten()).view(2, pairs)[1]) / pairs
-        grads = {
-            name: torch.tensordot(share.to(e.dtype), e, dims=1) / (2 * self.std**2) for name, e in epsilon.items()
-        }
+        grads = {name: torch.tensordot(share.to(e.dtype), e, dims=1) / (2 * self.std**2) for name, e in epsilon.items()}
         return MetaGradient(grads, missed.mean(), {"spread": missed.std()}), state
 
 

@@ -58,9 +58,7 @@ class Lineage:
             if name not in known:
                 self._append({"trial": 0, "part": name, "accepted": True, "sha256": self._keep(name, 0, part.value)})
 
-    def record(
-        self, spec: AgentSpec, proposal: Proposal, verdict: Verdict, **notes: Any
-    ) -> tuple[AgentSpec, Verdict]:
+    def record(self, spec: AgentSpec, proposal: Proposal, verdict: Verdict, **notes: Any) -> tuple[AgentSpec, Verdict]:
         """Add a trial; returns the agent after it, the very same one where the proposal was rejected, and the verdict.
 
         A value that no file can hold is rejected after all.
