@@ -80,7 +80,8 @@ class Gate:
         batch: tasks scored at once.
         max_pairs: tasks after which a trial ends undecided, which is a rejection.
         hopeless: evidence of as much for worse ends a trial early; it costs no validity.
-        max_slowdown: times as long as the old version's that scoring may take, and a second besides; None: any time.
+        max_slowdown: times as long as the old version's that scoring may take; None: any time.
+        grace: seconds besides, for what other work on the machine does to clocks.
     """
 
     alpha: float = 0.05
@@ -88,6 +89,7 @@ class Gate:
     max_pairs: int = 512
     hopeless: float = 20.0
     max_slowdown: float | None = 10.0
+    grace: float = 10.0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.alpha < 1.0:
@@ -124,7 +126,7 @@ class Gate:
                 after, taken = _timed(new, seed, num)
             except Exception as error:  # whatever a proposal raises
                 return verdict(f"crashed: {type(error).__name__}")
-            if self.max_slowdown is not None and taken > 1.0 + self.max_slowdown * seconds:
+            if self.max_slowdown is not None and taken > self.grace + self.max_slowdown * seconds:
                 return verdict("slow")
             if after.shape != before.shape or not bool(after.isfinite().all()):
                 return verdict("not finite")

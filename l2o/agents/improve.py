@@ -15,7 +15,6 @@ from l2o.agents.lineage import Lineage
 from l2o.agents.spec import AgentSpec, Proposal, is_finite
 from l2o.types import draw_seed, seeded
 
-
 Assess: TypeAlias = Callable[[AgentSpec, Generator, int], Tensor]
 """(agent, generator, num) -> scores in [0, 1] on `num` held-out tasks: equal generators, equal tasks and chances."""
 

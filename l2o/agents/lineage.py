@@ -13,7 +13,7 @@ from typing import Any
 from l2o.agents.gate import Verdict, told
 from l2o.agents.spec import AgentSpec, Part, Proposal
 from l2o.saved import write_atomically
-from l2o.training.checkpoint import load_tree, save_tree
+from l2o.training.checkpoint import fingerprint, load_tree, save_tree
 
 NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_./ -]*")
 
@@ -28,10 +28,10 @@ class Lineage:
     ledger.jsonl    a line for each trial, and one for each part at the start
     versions/       PART-TRIAL.safetensors: values that were accepted
 
-    A line carries the checksum of its version's file and, chained, its own and that of all lines before it. It is
-    appended by one write, after the file; so a process that dies leaves a whole lineage, perhaps with a torn last line or
-    with a file that no line names, and both are as if that trial had not begun. A line or a file that was damaged later
-    is told by a `LineageWarning`; the agent is then made of the last good version of each part.
+    A line carries the checksum of its version's value and, chained, its own and that of all lines before it. It is
+    appended by one write, after the file; so a process that dies leaves a whole lineage, perhaps with a torn last line
+    or with a file that no line names, and both are as if that trial had not begun. A line or a file that was damaged
+    later is told by a `LineageWarning`; the agent is then made of the last good version of each part.
 
     Arguments:
         folder: of the lineage; made if there is none.
@@ -132,15 +132,16 @@ class Lineage:
     def _keep(self, part: str, number: int, value: Any) -> str:
         path = self._file(part, number)
         save_tree(value, path)
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return fingerprint(value)
 
     def _load(self, line: dict[str, Any]) -> tuple[Any] | None:
         """The value of an accepted line in a tuple; None, and a warning, where its file is damaged."""
         path = self._file(line["part"], line["trial"])
         try:
-            if hashlib.sha256(path.read_bytes()).hexdigest() != line["sha256"]:
+            value = load_tree(path)
+            if fingerprint(value) != line["sha256"]:
                 raise ValueError("its checksum is another one")
-            return (load_tree(path),)
+            return (value,)
         except (OSError, ValueError) as error:
             warnings.warn(f"{path} is damaged, its parent is taken: {error}", LineageWarning, stacklevel=4)
             return None

@@ -9,12 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l2o.load import Card
 from l2o.rules.base import UpdateRule
 from l2o.saved import from_bytes, to_bytes
 from l2o.types import tree_leaves
-
-__all__ = ["AgentSpec", "Card", "Part", "Proposal", "is_finite", "packed", "unpacked"]
 
 
 class Part(NamedTuple):

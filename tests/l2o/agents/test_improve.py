@@ -199,5 +199,5 @@ def test_a_rule_is_a_part_with_its_class():
     assert type(again) is Adam
     for name, p in rule.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], p)
-    with pytest.raises(ValueError, match="truncated|whole"):
+    with pytest.raises(ValueError, match="whole"):
         unpacked(value[:-3])
