@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from l2o.agents.environments import Bandit, CartPole, Environment, GridWorld, Pendulum, PointMass
+from l2o.agents.environments import Bandit, CartPole, Environment, GridWorld, PointMass
 from l2o.agents.lifetime_es import Kind
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy_task import PolicyFamily, PolicyTask
@@ -64,11 +64,10 @@ def ppo() -> LifeSuite:
     """PPO on cart poles and point masses with physics of their own, 80 updates of 10,240 steps.
 
     Validation: their wider physics and networks. Test: the first family again; then what meta-training never sees:
-    physics further out, two layers, lives twice as long, a pendulum, grid worlds with keys and doors.
+    physics further out, two layers, lives twice as long, grid worlds with keys and doors.
     """
     pole = Kind(CartPole(0.4), hyperparameters=Hyperparameters(discount=0.98, value=0.005))
     mass = Kind(PointMass(2, 0.4, 50), hyperparameters=HYPERPARAMETERS)
-    swing = Hyperparameters(discount=0.98, value=0.5, reward_scale=0.05)
     return LifeSuite(
         {"cart pole": pole, "point mass": mass},
         {
@@ -81,7 +80,6 @@ def ppo() -> LifeSuite:
             "cart pole, two layers": replace(pole, hidden=(64, 64)),
             "cart pole, longer lives": replace(pole, num_iterations=40),
             "point mass, wider physics": replace(mass, environment=PointMass(4, 0.8, 80), hidden=(64,)),
-            "pendulum": Kind(Pendulum(0.4), (64,), swing, num_iterations=40),
             "grid world": Kind(GridWorld(2, 2, 3, 40), (64,), HYPERPARAMETERS, num_iterations=40),
         },
     )
