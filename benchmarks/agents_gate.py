@@ -4,8 +4,8 @@
 
 A run is 200 proposals, one after the other, each judged by the gate as an agent's are, on up to `max_pairs` paired
 differences. In a null run every proposal is as good as what is there: differences have mean zero, in five shapes, one
-of which is that of lives of PPO with Adam in different worlds. A run with any acceptance counts as a false one. Power: how often
-an improvement of a size is accepted as first and as 20th trial.
+of which is that of lives of PPO with Adam in different worlds. A run with any acceptance counts as a false one. Power:
+how often an improvement of a size is accepted as first and as 20th trial.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Generator, Tensor
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import RESULTS, read, write
 from l2o.agents.gate import Gate, Verdict
 from l2o.agents.suites import lives
 from l2o.load import load
@@ -138,10 +138,9 @@ def shown(rows: list[dict[str, Any]]) -> Table:
 def main(config: Config) -> None:
     """Run all, show, and write the rows where they are wanted."""
     torch.set_num_threads(1)
-    rows = list(run(config))
-    Console().print(shown(rows))
-    if config.record:
-        print(write("agents_gate", replace(config, record=False), rows, RESULTS))
+    if config.record:  # rows are written as they come
+        print(write("agents_gate", replace(config, record=False), run(config), RESULTS))
+    Console().print(shown(read("agents_gate") if config.record else list(run(config))))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,9 @@
 
 Each kind of life of the suite is lived by fresh agents in worlds that nothing was chosen by. Adam (and Muon, with
 `--baselines adam muon`) has every rate of a sweep, each constant and with a linear decay to zero, and for each kind the
-one with the largest area under the lifetime curve, chosen on the very lives that are reported, which can only flatter it.
-The learned optimizer,
-and the same rule before meta-training, are used as they are. Areas are shares of the possible return; all see the same
-worlds and chances.
+one with the largest area under the lifetime curve, chosen on the very lives that are reported, which can only flatter
+it. The learned optimizer, and the same rule before meta-training, are used as they are. Areas are shares of the
+possible return; all see the same worlds and chances.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.record import RESULTS, readable, write
+from benchmarks.record import RESULTS, read, readable, write
 from l2o.agents.lifetime import Lifetimes
 from l2o.agents.lifetime_es import Kind
 from l2o.agents.policy import ActorCritic
@@ -138,10 +137,9 @@ def shown(rows: list[dict[str, Any]]) -> Table:
 def main(config: Config) -> None:
     """Live, show, and write the rows where they are wanted."""
     torch.set_num_threads(1)
-    rows = list(run(config))
-    Console().print(shown(rows))
-    if config.record:
-        print(write("agents_ppo", replace(config, record=False), rows, RESULTS))
+    if config.record:  # rows are written as they come
+        print(write("agents_ppo", replace(config, record=False), run(config), RESULTS))
+    Console().print(shown(read("agents_ppo") if config.record else list(run(config))))
 
 
 if __name__ == "__main__":

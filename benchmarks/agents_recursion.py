@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Generator, Tensor
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import RESULTS, read, write
 from l2o.agents.gate import Gate, Verdict
 from l2o.agents.improve import Door
 from l2o.agents.lineage import Lineage
@@ -205,10 +205,9 @@ def shown(rows: list[dict[str, Any]]) -> Table:
 def main(config: Config) -> None:
     """Run all, and write the rows where they are wanted."""
     torch.set_num_threads(1)
-    rows = list(run(config))
-    Console().print(shown(rows))
-    if config.record:
-        print(write("agents_recursion", replace(config, record=False), rows, RESULTS))
+    if config.record:  # rows are written as they come
+        print(write("agents_recursion", replace(config, record=False), run(config), RESULTS))
+    Console().print(shown(read("agents_recursion") if config.record else list(run(config))))
 
 
 if __name__ == "__main__":
