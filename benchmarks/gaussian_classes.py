@@ -121,7 +121,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     rows = list(run(config))
     for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("gaussian_classes", config, rows, folder)
+        write("gaussian_classes", config, rows, folder, by=("learner", "seed"))
     shown = Table(
         "learner", "accuracy, 95%", "below Bayes", "outer steps", "CPU s", title="Gaussian classes, 5-way 1-shot"
     )

@@ -215,7 +215,7 @@ def main(config: Config) -> None:
     keep_freed_memory()
     rows = list(run(config))
     for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("memory", config, rows, folder)
+        write("memory", config, rows, folder, by=("run", "seed"))
     shown = Table("run", "steps", "CPU minutes", "score", "", "target", title="networks with a memory")
     for row in rows:
         spent = [f"{row['step']:,}", f"{row['cpu_seconds'] / 60:.0f}"] if "step" in row else ["", ""]

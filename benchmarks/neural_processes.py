@@ -202,7 +202,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     rows = list(run(config))
     for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("neural_processes", config, rows, folder)
+        write("neural_processes", config, rows, folder, by=("learner", "data", "seed"))
     shown = Table("learner", "data", "nats", "target", "below its limit", "90% covers", "steps", "CPU min")
     for row in rows:
         shown.add_row(

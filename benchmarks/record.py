@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,27 @@ RESULTS = Path(__file__).parent / "results"
 """Rows that the README's numbers come from; committed."""
 
 
-def write(name: str, config: Any, rows: Iterable[dict[str, Any]], folder: Path = RESULTS) -> Path:
-    """Write rows to `folder/name.jsonl`; every row stands alone, with all that can change its numbers."""
+def write(
+    name: str, config: Any, rows: Iterable[dict[str, Any]], folder: Path = RESULTS, by: Sequence[str] = ()
+) -> Path:
+    """Write rows to `folder/name.jsonl`; every row stands alone, with all that can change its numbers.
+
+    Rows that were read from there keep the config, commit and machine that they came from.
+
+    Arguments:
+        by: what tells a row from another; rows that are there stay, before these, where none of these is like them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.jsonl"
     context = {"benchmark": name, "config": _plain(config), "commit": commit(), **machine()}
+    made: Iterable[dict[str, Any]] = ({**context, **row} for row in rows)
+    if by and path.exists():
+        made = list(made)
+        new = {tuple(row.get(key) for key in by) for row in made}
+        made = [row for row in read(name, folder) if tuple(row.get(key) for key in by) not in new] + made
     with open(path, "w") as file:
-        for row in rows:
-            file.write(json.dumps({**row, **context}, allow_nan=False) + "\n")
+        for row in made:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
             file.flush()
     return path
 

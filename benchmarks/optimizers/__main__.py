@@ -1,10 +1,11 @@
 """Is the learned optimizer, as it is shipped, as good as tuned baselines on what it was not meta-trained on?
 
     python -m benchmarks.optimizers --rule default --record       # hours; goes on where it was stopped
-    python -m benchmarks.optimizers --only convnet gpt --optimizers adamw muon
+    python -m benchmarks.optimizers --only convnet gpt --optimizers adamw muon --record    # adds to the rows there are
     python -m benchmarks.optimizers --stress                      # long, large, tiny, half-precision
     python -m benchmarks.optimizers --time                        # milliseconds of every problem, hours of it all
 
+What is recorded takes the place of rows of the same problems and methods; ratios, table and picture are made of all.
 Data are found in the folder that L2O_DATA names, or downloaded; the graph of sentences needs `banking77_minilm.npz`.
 """
 
@@ -22,7 +23,8 @@ from rich.table import Table
 
 from benchmarks.optimizers import methods, problems, stress
 from benchmarks.optimizers.figure import figure
-from benchmarks.optimizers.report import rows, table
+from benchmarks.optimizers.report import table
+from benchmarks.optimizers.rows import Row, compared, merged, row, swept
 from benchmarks.optimizers.sweep import SLOW, Comparison, Store, shortened
 from benchmarks.optimizers.train import Run, train
 from benchmarks.record import RESULTS, read, write
@@ -39,6 +41,7 @@ class Config:
         seeds: runs of the report.
         sweep_seeds: other runs, by which learning rates are chosen.
         steps: length of all runs, to try things out; each problem's own if None.
+        known: take the learning rates that recorded rows chose for the baselines, without another sweep.
         slow: also run Muon on the wide perceptron, over a second a step.
         threads: CPU threads.
         stress: run the hard cases instead.
@@ -53,6 +56,7 @@ class Config:
     seeds: int = 5
     sweep_seeds: int = 1
     steps: int | None = None
+    known: bool = False
     slow: bool = False
     threads: int = 1
     stress: bool = False
@@ -66,12 +70,22 @@ def compare(config: Config) -> None:
     wanted = methods.chosen(config.optimizers, config.rule)
     chosen = shortened(problems.chosen(config.only), config.steps)
     store = Store(config.out / "runs")
-    results = Comparison(chosen, wanted, store, config.seeds, config.sweep_seeds, config.slow).run()
-    picture = figure(results)
-    for folder in _folders(config):
-        write("optimizers", config, rows(results), folder)
-        picture.savefig(folder / "optimizers.png", dpi=130)
-    Console().print(Markdown(table(read("optimizers", config.out))))
+    before = read("optimizers") if config.known or config.record else []
+    chosen_before = (
+        {pair: of for pair, of in swept(before).items() if pair[1] not in methods.OURS} if config.known else {}
+    )
+    comparison = Comparison(chosen, wanted, store, config.seeds, config.sweep_seeds, config.slow, chosen_before)
+    new = [row(result) for result in comparison.run()]
+    if config.record:
+        _write(config, merged(new, before), RESULTS)
+    _write(config, new, config.out)
+    Console().print(Markdown(table(read("optimizers", RESULTS if config.record else config.out))))
+
+
+def _write(config: Config, single: list[Row], folder: Path) -> None:
+    found = compared(single)
+    write("optimizers", config, found, folder)
+    figure(found).savefig(folder / "optimizers.png", dpi=130)
 
 
 def stressed(config: Config) -> None:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.optimizers.measures import smooth
 from benchmarks.optimizers.report import TITLES
-from benchmarks.optimizers.sweep import Result
+from benchmarks.optimizers.rows import Row
 from l2o.training.report import grid
 
 if TYPE_CHECKING:
@@ -19,36 +18,32 @@ if TYPE_CHECKING:
 SHOWN = {"ours": "C3", "adamw": "C0", "adamw-1e-3": "C9", "muon": "C2"}
 """Methods in the picture, and their colours; all there are if none of these is there."""
 
-POINTS = 400
-"""Of a curve in the picture, at most."""
 
-
-def figure(results: Sequence[Result]) -> Figure:
-    """A grid of panels, smoothed training loss against steps.
+def figure(found: Sequence[Row]) -> Figure:
+    """A grid of panels, smoothed training loss against steps, from rows.
 
     Raises:
         ImportError: matplotlib is missing.
     """
-    problems = list(dict.fromkeys(result.problem for result in results))
+    single = [row for row in found if row["kind"] == "problem"]
+    problems = list(dict.fromkeys(row["problem"] for row in single))
     drawn, panels = grid(len(problems), (3.6, 2.7), most=4)
     for panel, problem in zip(panels, problems, strict=True):
-        _draw(panel, problem, [result for result in results if result.problem == problem])
+        _draw(panel, problem, [row for row in single if row["problem"] == problem])
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
     return drawn
 
 
-def _draw(panel: Any, problem: str, results: Sequence[Result]) -> None:
-    shown = [result for result in results if result.method in SHOWN] or list(results)
+def _draw(panel: Any, problem: str, found: Sequence[Row]) -> None:
+    shown = [row for row in found if row["method"] in SHOWN] or list(found)
     low, high = math.inf, -math.inf
-    for i, result in enumerate(shown):
-        curves = smooth(result.losses)
-        every = max(1, curves.shape[-1] // POINTS)
-        steps, curves = np.arange(1, curves.shape[-1] + 1)[::every], curves[:, ::every]
-        color = SHOWN.get(result.method, f"C{i}")
+    for i, row in enumerate(shown):
+        curves, color = np.array(row["curves"], dtype=np.float64), SHOWN.get(row["method"], f"C{i}")
         middle = np.median(curves, axis=0)
-        panel.plot(steps, middle, color=color, label=TITLES[result.method], linewidth=1.3)
-        panel.fill_between(steps, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2, linewidth=0)
+        panel.plot(row["curve_steps"], middle, color=color, label=TITLES[row["method"]], linewidth=1.3)
+        around = (curves.min(axis=0), curves.max(axis=0))
+        panel.fill_between(row["curve_steps"], *around, color=color, alpha=0.2, linewidth=0)
         finite = middle[np.isfinite(middle)]
         if len(finite):
             low, high = min(low, float(finite.min())), max(high, float(finite[0]))

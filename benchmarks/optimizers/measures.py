@@ -10,6 +10,9 @@ import numpy as np
 LAST = 0.05
 """Share of the steps whose mean is the final loss, and the span of the moving average."""
 
+POINTS = 200
+"""Of a curve that is kept."""
+
 NOT_REACHED = 2.0
 """The ratio of steps that counts where a target is never reached: as if twice the run had been needed."""
 
@@ -38,15 +41,21 @@ def smooth(losses: np.ndarray) -> np.ndarray:
     return averages
 
 
-def steps_to(losses: np.ndarray, target: float) -> np.ndarray:
-    """Steps until the smoothed loss is at or below the target, at least the span; infinite if it never is.
+def thinned(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smoothed loss at `POINTS` steps, evenly from the span to the end, or at all if they are fewer.
 
-    Infinite, too, for a run that is not finite throughout: nobody can use what it had reached.
+    Infinite for a run that is not finite throughout: nobody can use what it had reached.
     """
-    span = _span(losses)
-    reached = holds(smooth(losses)[..., span - 1 :], target)
-    counts = reached.any(axis=-1) & np.isfinite(losses).all(axis=-1)
-    return np.where(counts, reached.argmax(axis=-1) + span, np.inf)
+    span, num = _span(losses), losses.shape[-1]
+    steps = np.unique(np.linspace(span, num, POINTS).round().astype(int))
+    whole = np.isfinite(losses).all(axis=-1, keepdims=True)
+    return steps, np.where(whole, smooth(np.where(whole, losses, 0.0))[..., steps - 1], np.inf)
+
+
+def steps_to(steps: np.ndarray, curves: np.ndarray, target: float) -> np.ndarray:
+    """The first of the steps at which a smoothed loss is at or below the target; infinite if it never is."""
+    reached = holds(curves, target)
+    return np.where(reached.any(axis=-1), steps[reached.argmax(axis=-1)], np.inf)
 
 
 def holds(value: T, target: float) -> T:
@@ -54,9 +63,9 @@ def holds(value: T, target: float) -> T:
     return value <= target + TOLERANCE * abs(target)
 
 
-def median_steps_to(losses: np.ndarray, target: float) -> float:
+def median_steps_to(steps: np.ndarray, curves: np.ndarray, target: float) -> float:
     """Median of `steps_to` over seeds; of an even number, the later of the two in the middle."""
-    return float(np.quantile(steps_to(losses, target), 0.5, method="higher"))
+    return float(np.quantile(steps_to(steps, curves, target), 0.5, method="higher"))
 
 
 def step_ratio(reached: float, own: float) -> float:

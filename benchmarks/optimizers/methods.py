@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -61,6 +62,11 @@ class Method:
 def rate(half_decades: int) -> float:
     """The learning rate 10^(k/2), to three digits."""
     return float(f"{10 ** (half_decades / 2):.3g}")
+
+
+def half_decades(rate: float) -> int:
+    """The k of a rate of 10^(k/2)."""
+    return round(2 * math.log10(rate))
 
 
 def cosine(steps: int) -> Callable[[int], float]:

@@ -116,6 +116,7 @@ class Comparison:
         num_seeds: of the report.
         num_sweep_seeds: runs by which a rate is chosen.
         slow: whether what is slow is run as well.
+        swept: sweeps that were made before, by problem and method; they are not made again.
     """
 
     problems: dict[str, Problem]
@@ -124,6 +125,7 @@ class Comparison:
     num_seeds: int = 5
     num_sweep_seeds: int = 1
     slow: bool = False
+    swept: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
     left: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def run(self) -> list[Result]:
@@ -148,7 +150,10 @@ class Comparison:
             self.left[name] = max(1, self.num_runs(method) - len(self._seen(*name)) + start)
             return curve
 
-        if one.grid:
+        if name in self.swept:
+            swept = self.swept[name]
+            best = min(sorted(swept), key=swept.__getitem__)
+        elif one.grid:
             seeds = range(SWEEP_SEED, SWEEP_SEED + self.num_sweep_seeds)
             best, swept = best_of(one.grid, lambda k: float(np.mean([final(get(k, s, steps).losses) for s in seeds])))
         curves = [get(best, seed, steps) for seed in range(self.num_seeds)]

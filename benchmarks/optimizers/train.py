@@ -56,7 +56,7 @@ class Run:
 
 
 class Curve(NamedTuple):
-    """What a run gave: the measure before every step, validation after some, median milliseconds of a step."""
+    """What a run gave: the measure before every step, validation after some, median milliseconds of CPU time of a step."""
 
     losses: np.ndarray
     validation: np.ndarray
@@ -84,16 +84,16 @@ def _train(run: Run) -> Curve:
     times = np.zeros((run.steps, 2))
     mode(model, optimizer, True)
     for step in range(run.steps):
-        start = time.perf_counter()
+        start = time.process_time()
         loss, measure = _backward(run, model, batches, dtype)
-        middle = time.perf_counter()
+        middle = time.process_time()
         if not math.isfinite(measure):
             return _curve(losses, validation, times[:step], model)
         losses[step] = measure
         optimizer.step(**({"loss": loss} if isinstance(optimizer, LearnedOptimizer) else {}))
         if schedule is not None:
             schedule.step()
-        times[step] = middle - start, time.perf_counter() - middle
+        times[step] = middle - start, time.process_time() - middle
         if step + 1 in due:
             validation[due[step + 1]] = validate(run, model, optimizer, held_out)
     return _curve(losses, validation, times, model)

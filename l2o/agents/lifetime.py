@@ -77,11 +77,13 @@ class Report(NamedTuple):
     reward: mean over steps.
     episode_return: rewards over the number of episodes that ended, where that is no less than the time limit allows.
     losses: of the last update.
+    episodes: how many ended, no fewer than the time limit allows.
     """
 
     reward: Float[Tensor, "*iterations lanes"]
     episode_return: Float[Tensor, "*iterations lanes"]
     losses: Losses
+    episodes: Float[Tensor, "*iterations lanes"]
 
 
 class Minibatch(NamedTuple):
@@ -141,20 +143,32 @@ class Lifetimes:
             theta: the rule's parameters, shared by all lanes or with a leading axis of lanes.
             hyperparameters: numbers, or tensors of one number, or of one a lane.
         """
-        num = lives.running.age.shape[0]
+        experience, running = self.act(lives, generator, copies)
+        learner, losses = self.learn(theta, lives.learner, experience, hyperparameters, generator, copies)
+        return Lives(lives.world, running, learner), self.report(experience, losses)
+
+    def learn(
+        self,
+        theta: Theta,
+        learner: InnerState,
+        experience: Rollout,
+        hyperparameters: Hyperparameters,
+        generator: Generator,
+        copies: int = 1,
+    ) -> tuple[InnerState, Losses]:
+        """The updates of an iteration, from its steps; also the losses of the last one."""
+        num = experience.reward.shape[1]
         axis = theta_axis(self.rule, theta, num)
         hyper = hyperparameters.by_lane(num)
-        experience, running = self._act(lives, generator, copies)
-        order = self._order(num, generator, copies)
         with_advantages = vmap(_prepare, in_dims=(None, 0, 1, 0))
-        samples = with_advantages(self.policy, lives.learner.params, experience, hyper)
-        update, learner = _lane_update(self.rule, self.policy, self.algorithm.normalise, axis), lives.learner
-        for index in order:
+        samples = with_advantages(self.policy, learner.params, experience, hyper)
+        update = _lane_update(self.rule, self.policy, self.algorithm.normalise, axis)
+        for index in self._order(num, generator, copies):
             batch = samples if index is None else tree_map(lambda x, index=index: _taken(x, index), samples)
             learner, losses = update(theta, learner, batch, hyper)
-        return Lives(lives.world, running, learner), self._report(experience, losses)
+        return learner, losses
 
-    def _act(self, lives: Lives, generator: Generator, copies: int) -> tuple[Rollout, Running]:
+    def act(self, lives: Lives, generator: Generator, copies: int = 1) -> tuple[Rollout, Running]:
         """Steps of all environments of all lanes; (steps, lanes, envs)."""
         num, algorithm = lives.running.age.shape[0], self.algorithm
         noise = draw(self.environment, generator, algorithm.num_steps, num // copies, algorithm.num_envs)
@@ -184,11 +198,13 @@ class Lifetimes:
     def _spread(self, world: World) -> World:
         return spread_over(world, self.algorithm.num_envs, dim=1)
 
-    def _report(self, experience: Rollout, losses: Losses) -> Report:
+    def report(self, experience: Rollout, losses: Losses) -> Report:
+        """What came of an iteration."""
         least = self.algorithm.num_samples / self.environment.max_steps
         ended = experience.done.sum(dim=(0, 2)).clamp(min=least)
         episode_return = experience.reward.sum(dim=(0, 2)) / ended
-        return Report(experience.reward.mean(dim=(0, 2)), episode_return, tree_map(lambda x: x.detach(), losses))
+        losses = tree_map(lambda x: x.detach(), losses)
+        return Report(experience.reward.mean(dim=(0, 2)), episode_return, losses, ended)
 
 
 class Curves(NamedTuple):

@@ -8,7 +8,8 @@ import pytest
 import l2o
 from benchmarks.optimizers import measures, methods, sweep
 from benchmarks.optimizers.__main__ import Config, compare, main
-from benchmarks.optimizers.report import against, aggregate, rows, table
+from benchmarks.optimizers.report import table
+from benchmarks.optimizers.rows import against, aggregate, compared, merged, row, swept
 from benchmarks.optimizers.stress import Case, stress
 from benchmarks.optimizers.sweep import Comparison, Result, Store, shortened
 from benchmarks.optimizers.tables import Regression
@@ -33,10 +34,10 @@ def test_smoothing_has_no_bias():
 
 def test_steps_are_counted_until_the_smoothed_loss_is_low_enough():
     losses = np.stack([np.linspace(1, 0, 20), np.ones(20), np.linspace(2, 1, 20)])  # span 1: nothing is smoothed
-    assert measures.steps_to(losses, 0.5).tolist() == [11, np.inf, np.inf]
+    assert measures.steps_to(*measures.thinned(losses), 0.5).tolist() == [11, np.inf, np.inf]
 
     def ratio(losses):
-        return measures.step_ratio(measures.median_steps_to(losses, 0.5), 20)
+        return measures.step_ratio(measures.median_steps_to(*measures.thinned(losses), 0.5), 20)
 
     assert ratio(losses[[0, 0, 1]]) == 11 / 20
     assert ratio(losses) == measures.NOT_REACHED
@@ -46,8 +47,14 @@ def test_steps_are_counted_until_the_smoothed_loss_is_low_enough():
 def test_an_average_that_tends_to_the_target_reaches_it():
     losses = -np.minimum(500.0, np.linspace(0, 1500, 200))
     assert measures.final(losses) == -500 and measures.smooth(losses)[-1] > -500
-    assert 67 < measures.steps_to(losses, -500.0) < 100
+    assert 67 < measures.steps_to(*measures.thinned(losses), -500.0) < 100
     assert not measures.holds(1.002, 1.0) and measures.holds(1.0005, 1.0)
+
+
+def test_a_curve_is_kept_at_two_hundred_steps_from_its_span_to_its_end():
+    steps, curves = measures.thinned(np.stack([np.ones(2000), np.append(np.ones(1999), np.nan)]))
+    assert (len(steps), steps[0], steps[-1]) == (200, 100, 2000) and np.ptp(np.diff(steps)) <= 1
+    assert np.allclose(curves[0], 1.0) and np.isinf(curves[1]).all()
 
 
 def test_ratios_below_one_are_better_for_losses_and_scores():
@@ -157,7 +164,7 @@ def synthetic():
 
 
 def test_rows_state_ratios_by_problem_and_over_problems():
-    found = rows(synthetic())
+    found = compared([row(one) for one in synthetic()])
     ours = aggregate(found, "ours", "adamw")
     reached = 11  # of 20 steps: the fast curve is then below 1
     assert ours["step_ratio"] == pytest.approx(math.sqrt(reached / 20 * measures.NOT_REACHED))
@@ -173,6 +180,7 @@ def test_a_copy_of_the_baseline_on_a_noisy_plateau_is_level_with_it():
     one, other = (
         Result("a", name, 0, {}, x, np.ones((5, 10)), None, 1, 1.0, 1.0) for name, x in zip("ab", noise, strict=True)
     )
+    one, other = row(one), row(other)
     assert against(one, one)["step_ratio"] == 1.0
     assert 0.5 < against(other, one)["step_ratio"] < 2.0
 
@@ -180,26 +188,50 @@ def test_a_copy_of_the_baseline_on_a_noisy_plateau_is_level_with_it():
 def test_what_diverges_gains_nothing():
     whole = made("a", "ours", np.linspace(2, 1, 20), 1.0)
     broken = made("a", "ours", np.append(np.linspace(2, 0, 19), np.inf), np.inf)
-    found = against(broken, whole)
+    found = against(row(broken), row(whole))
     assert (found["steps_to"], found["step_ratio"]) == (np.inf, measures.NOT_REACHED)
     assert (found["train_ratio"], found["validation_ratio"]) == (measures.DIVERGED, measures.DIVERGED)
-    found = against(whole, broken)  # there is no target that could be held
+    found = against(row(whole), row(broken))  # there is no target that could be held
     assert not found["train_holds"] and not found["validation_holds"] and found["steps_to"] == np.inf
     one_of_three = replace(whole, losses=np.stack([broken.losses[0], whole.losses[0], whole.losses[0]]))
-    assert against(whole, one_of_three)["step_ratio"] == 1.0
+    assert against(row(whole), row(one_of_three))["step_ratio"] == 1.0
+
+
+def test_new_rows_take_the_place_of_old_ones_and_are_measured_against_the_others():
+    old = compared([row(one) for one in synthetic()])
+    better = row(made("b", "ours", np.linspace(2, 0, 20), 0.5, np.ones((3, 10))))
+    found = compared(merged([better, row(made("c", "ours", np.ones(20), 1.0, np.ones((3, 10))))], old))
+    pairs = [(one["problem"], one["method"]) for one in found if one["kind"] == "problem"]
+    assert pairs == [(p, m) for p in "ab" for m in ("adamw", "muon", "ours")] + [("c", "ours")]
+    assert [one for one in found if one.get("problem") == "a"] == [one for one in old if one.get("problem") == "a"]
+    ours = aggregate(found, "ours", "adamw")
+    assert ours["problems"] == 2 and ours["step_ratio"] == pytest.approx(11 / 20)
+
+
+def test_known_rates_are_not_swept_again(tmp_path):
+    told: list[str] = []
+    first = comparison(tmp_path / "first", told).run()
+    runs = len(told)
+    known = swept(json.loads(json.dumps([row(one) for one in first])))
+    again = comparison(tmp_path / "again", told, swept=known).run()
+    assert len(told) - runs == 4 < runs  # two methods, two seeds
+    assert [row(one) | {"model_ms": 0, "optimizer_ms": 0} for one in again] == [
+        row(one) | {"model_ms": 0, "optimizer_ms": 0} for one in first
+    ]
 
 
 def test_the_table_is_made_of_rows():
     context = {"config": {"sweep_seeds": 1, "threads": 1}, "commit": "abc", **machine()}
-    text = table([{**row, **context} for row in json.loads(json.dumps(rows(synthetic())))])
+    of = [row(one) for one in synthetic()]
+    text = table([{**one, **context} for one in json.loads(json.dumps(compared(of)))])
     assert "| l2o | 1.05 [0.55, 2.00] of 2 | 50%, 50% | 50% |" in text
     assert "| b | 100 | 1 (1.00) | 1 (" in text and "| 2 (-) |" in text and "Left out" not in text
 
 
 def test_the_table_tells_what_was_left_out():
     context = {"config": {"sweep_seeds": 1, "threads": 1}, "commit": "abc", **machine()}
-    found = rows([result for result in synthetic() if (result.problem, result.method) != ("b", "muon")])
-    assert "Left out, because too slow here: Muon on b." in table([row | context for row in found])
+    found = compared([row(one) for one in synthetic() if (one.problem, one.method) != ("b", "muon")])
+    assert "Left out: Muon on b." in table([one | context for one in found])
     assert next(r for r in found if r["kind"] == "aggregate" and r["reference"] == "muon")["problems"] == 1
 
 

@@ -36,7 +36,7 @@ def test_an_iteration_is_ppo_as_one_would_write_it_with_torch(environment, share
     agents = lifetimes(environment, shared=shared)
     start = agents.start(2, 1, seeded(0))
     after, _ = agents.advance(theta_of(agents), start, hyper, seeded(1))
-    acted, _ = agents._act(start, seeded(1), 1)
+    acted, _ = agents.act(start, seeded(1))
     for lane in range(2):
         steps = tree_map(lambda x, i=lane: x[:, i], acted)
         params = {name: p[lane].clone().requires_grad_() for name, p in start.learner.params.items()}

@@ -1,0 +1,199 @@
+"""Does a learned optimizer find better plans than CEM, MPPI and Adam, with equally many rollouts of the model?
+
+    python -m benchmarks.agents_planning
+
+Random point masses, each with a mass, a drag, a goal and three soft obstacles of its own, plans of 20 steps,
+31 rollouts a plan (a gradient counts as 3). Baselines are tuned on validation worlds over the settings in `BASELINES`;
+nothing is tuned on the test worlds. `heavy` are worlds with 1.8 times the mass, which neither tuning nor meta-training
+saw; in `closed` a plan is made at each of 25 steps, with the same budget, and what is lived through counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import tyro
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from benchmarks.record import RESULTS, write
+from l2o.agents.planning.gradient_planner import GradientPlanner, PlanFamily
+from l2o.agents.planning.model import Model
+from l2o.agents.planning.planner import CEM, MPPI, Planner
+from l2o.distributed.pool import LocalPool
+from l2o.estimators import Backprop, Problems, Truncation
+from l2o.estimators.meta_loss import MetaLoss
+from l2o.rules import Adam, LSTMRule
+from l2o.training.meta_trainer import MetaTrainer, theta_of
+from l2o.types import seeded
+
+SECONDS, FORCE, OBSTACLES = 0.15, 3.0, 3
+VALIDATION, TEST, HEAVY = 98, 99, 97
+"""Seeds of worlds."""
+
+BASELINES: dict[str, list[Planner]] = {
+    "CEM": [CEM(*s) for s in itertools.product((2, 3, 5), (0.2, 0.4, 0.7), (0.1, 0.3), (0.0, 0.3))],
+    "MPPI": [MPPI(*s) for s in itertools.product((2, 3, 5), (0.2, 0.4, 0.7), (0.1, 0.3, 1.0))],
+    "Adam": [GradientPlanner(Adam(lr=lr)) for lr in (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)],
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that can change the result.
+
+    Arguments:
+        budget: rollouts of a plan.
+        num_worlds: of each test.
+        num_closed: worlds that are lived through.
+        num_seeds: meta-trainings of the learned planner.
+        num_outer, num_tasks, outer_lr, hidden_size, base_lr: of each.
+        record: keep the rows in benchmarks/results.
+    """
+
+    budget: int = 31
+    num_worlds: int = 1000
+    num_closed: int = 200
+    num_seeds: int = 2
+    num_outer: int = 250
+    num_tasks: int = 64
+    outer_lr: float = 1e-2
+    hidden_size: int = 16
+    base_lr: float = 0.3
+    record: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Field(Model):
+    """A point mass among soft hills that is to come to rest at its goal."""
+
+    world: dict[str, Tensor]
+    horizon: int = 20
+    action_size: int = 2
+    limit: float = FORCE
+
+    def step(self, state: dict[str, Tensor], action: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        w = self.world
+        velocity = state["velocity"] * (1.0 - SECONDS * w["drag"][:, None]) + SECONDS * action / w["mass"][:, None]
+        position = state["position"] + SECONDS * velocity
+        away = (position.unsqueeze(-2) - w["middle"]).square().sum(-1)
+        hills = 5.0 * torch.exp(-away / (2.0 * (w["radius"] / 1.5).square())).sum(-1)
+        cost = (position - w["goal"]).square().sum(-1) + hills + 0.01 * action.square().sum(-1)
+        return {"position": position, "velocity": velocity}, cost / 20.0
+
+    def final(self, state: dict[str, Tensor]) -> Tensor:
+        """Two for the distance, squared, and 0.3 for the speed."""
+        away = (state["position"] - self.world["goal"]).square().sum(-1)
+        return 2.0 * away + 0.3 * state["velocity"].square().sum(-1)
+
+
+def make(world: dict[str, Tensor]) -> Model:
+    """The model of a batch of worlds."""
+    return Field(world)
+
+
+def sample(generator: Generator, num: int, heavier: float = 1.0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Worlds, and masses at rest in their middle."""
+    u = torch.rand(num, 16, generator=generator)
+    angle = 2.0 * math.pi * u[:, 0]
+    goal = torch.stack([angle.cos(), angle.sin()], -1) * (1.0 + 0.5 * u[:, 1:2])
+    middle = goal[:, None] * (0.3 + 0.5 * u[:, 4:7, None]) + 0.5 * (u[:, 7:13].view(num, OBSTACLES, 2) - 0.5)
+    world = {
+        "goal": goal,
+        "mass": heavier * (0.5 + u[:, 2]),
+        "drag": 0.5 * u[:, 3],
+        "middle": middle,
+        "radius": 0.15 + 0.15 * u[:, 13:16],
+    }
+    return world, {"position": torch.zeros(num, 2), "velocity": torch.zeros(num, 2)}
+
+
+def open_loop(planner: Planner, config: Config, seed: int, num: int, heavier: float = 1.0) -> Float[Tensor, " n"]:
+    """What plans cost."""
+    world, state = sample(seeded(seed), num, heavier)
+    return planner.plan(make(world), state, config.budget, seeded(1)).cost
+
+
+def closed_loop(planner: Planner, config: Config, seed: int, num: int, warm: bool, steps: int = 25) -> Tensor:
+    """What 25 steps cost, each the first of a plan; `warm` begins a search where the last one ended."""
+    world, state = sample(seeded(seed), num)
+    model, generator, first, total = make(world), seeded(1), None, torch.zeros(num)
+    for _ in range(steps):
+        plan = planner.plan(model, state, config.budget, generator, first)
+        with torch.no_grad():
+            state, cost = model.step(state, plan.actions[:, 0])
+        total, first = total + cost, plan.shifted() if warm else None
+    return total + model.final(state)
+
+
+def learned(config: Config, seed: int) -> tuple[Planner, float]:
+    """A meta-trained planner, and the CPU seconds it took."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        rule = LSTMRule(config.hidden_size, 1, "rnnprop", base_lr=config.base_lr)
+    steps = (config.budget - 1) // 3
+    problems = Problems(
+        rule,
+        PlanFamily(make, sample),
+        config.num_tasks,
+        truncation=Truncation(steps, steps),
+        meta_loss=MetaLoss("final"),
+    )
+    optimizer = torch.optim.Adam(rule.parameters(), config.outer_lr)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, config.num_outer)
+    trainer = MetaTrainer(rule, LocalPool(Backprop(problems), theta_of(rule), seed=seed), optimizer, schedule)
+    began = time.process_time()
+    for i in range(config.num_outer):
+        told = trainer.step()
+        if i % 25 == 0:
+            print(f"       outer step {i}: {told['meta_loss']:.3f}, {time.process_time() - began:.0f} s", flush=True)
+    return GradientPlanner(rule), time.process_time() - began
+
+
+def run(config: Config) -> Iterator[dict[str, Any]]:
+    """One row a planner and seed."""
+    for name, planners in BASELINES.items():
+        costs = [float(open_loop(planner, config, VALIDATION, 300).mean()) for planner in planners]
+        best = planners[costs.index(min(costs))]
+        yield from _row(name, best, config, setting=str(best) if name != "Adam" else f"lr {_rate(best):.2g}")
+    for seed in range(config.num_seeds):
+        planner, seconds = learned(config, seed)
+        yield from _row("learned", planner, config, seed=seed, train_cpu_seconds=seconds)
+
+
+def _row(name: str, planner: Planner, config: Config, **more: Any) -> Iterator[dict[str, Any]]:
+    warm = min((True, False), key=lambda w: float(closed_loop(planner, config, VALIDATION, 60, w).mean()))
+    found = {
+        "open": open_loop(planner, config, TEST, config.num_worlds),
+        "heavy": open_loop(planner, config, HEAVY, config.num_worlds // 2, 1.8),
+        "closed": closed_loop(planner, config, TEST, config.num_closed, warm),
+    }
+    row: dict[str, Any] = {"planner": name, "warm": warm, **more}
+    for kind, costs in found.items():
+        row |= {kind: float(costs.mean()), f"{kind}_error": float(costs.std() / len(costs) ** 0.5)}
+    told = "  ".join(f"{kind} {row[kind]:.3f} +- {row[f'{kind}_error']:.3f}" for kind in found)
+    print(f"{name:8} {told}  {more}", flush=True)
+    yield row
+
+
+def _rate(planner: Planner) -> float:
+    assert isinstance(planner, GradientPlanner)
+    return float(planner.rule.nominal_lr)
+
+
+def main(config: Config) -> None:
+    """Compare all, and write the rows where they are wanted."""
+    torch.set_num_threads(1)
+    rows = list(run(config))
+    if config.record:
+        print(write("agents_planning", config, rows, RESULTS))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,270 @@
+"""What an agent has learned to do, kept in one SQLite file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sqlite3
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as write_tensors
+from torch import Tensor
+
+from l2o.types import Params
+
+APPLICATION, SCHEMA = 0x6C326F73, 1
+"""Written into the file's header: whose it is, and the version of its tables."""
+
+TABLES = """
+create table skills (
+    id integer primary key,
+    descriptor blob not null,
+    version integer not null,
+    statistics text not null,
+    parents text not null,
+    weights blob not null,
+    digest text not null,
+    unique (descriptor, version)
+)
+"""
+
+WAIT = 30.0
+"""Seconds that a writer waits for the others."""
+
+
+@dataclass(frozen=True)
+class Skill:
+    """Something learned.
+
+    Arguments:
+        descriptor: what the skill is for: a goal, an embedding of a task; skills near to each other have near ones.
+        weights: of the policy that has it.
+        statistics: plain numbers, such as its success rate and the environment steps it took.
+        parents: numbers, in the library, of the skills that it grew out of.
+        version: 1 for the first of a descriptor; the library counts.
+    """
+
+    descriptor: Float[Tensor, " d"]
+    weights: Params
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    parents: tuple[int, ...] = ()
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.descriptor.numel() < 1 or not bool(self.descriptor.isfinite().all()):
+            raise ValueError(f"a descriptor must be finite numbers, by which it is found; got {self.descriptor}.")
+        if not all(math.isfinite(value) for value in self.statistics.values()):
+            raise ValueError(f"statistics must be finite numbers; got {dict(self.statistics)}.")
+
+
+class Found(NamedTuple):
+    """A skill of the library: its number, how far its descriptor was from the one asked for, and itself."""
+
+    id: int
+    distance: float
+    skill: Skill
+
+
+class SkillLibrary:
+    """Skills in one file. Adding is atomic; other processes may read and add meanwhile.
+
+    Every skill carries a digest of all that it is. One that does not fit its digest is told by a warning and passed
+    over: the last whole version is found in its place. Nothing is ever changed or executed.
+
+    Arguments:
+        path: the file; made where there is none.
+
+    Raises:
+        ValueError: the file is no library of this version, or is damaged.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._open() as db:
+            db.execute("begin immediate")
+            if not db.execute("select count(*) from sqlite_master").fetchone()[0]:
+                db.execute(TABLES)
+                db.execute(f"pragma application_id = {APPLICATION}")
+                db.execute(f"pragma user_version = {SCHEMA}")
+            found = tuple(db.execute(f"pragma {name}").fetchone()[0] for name in ("application_id", "user_version"))
+            if found != (APPLICATION, SCHEMA):
+                raise ValueError(
+                    f"the file must be a library of skills, schema {SCHEMA}; {self.path} is another database, or of "
+                    f"another version: {found}."
+                )
+
+    def __len__(self) -> int:
+        """Versions of all skills."""
+        with self._open() as db:
+            return int(db.execute("select count(*) from skills").fetchone()[0])
+
+    def add(self, skill: Skill) -> int:
+        """Keep a skill as the next version of its descriptor; returns its number.
+
+        Raises:
+            ValueError: a parent is not in the library, or weights or descriptor have other shapes than those there.
+        """
+        key, weights = _to_blob(skill.descriptor), write_tensors({n: _plain(w) for n, w in skill.weights.items()})
+        statistics, parents = json.dumps(dict(skill.statistics), sort_keys=True), json.dumps(list(skill.parents))
+        with self._open() as db:
+            db.execute("begin immediate")
+            known = {row[0] for row in db.execute("select id from skills")}
+            if not known.issuperset(skill.parents):
+                raise ValueError(f"parents must be skills of the library; got {skill.parents}, of which some are not.")
+            other = db.execute("select length(descriptor) from skills limit 1").fetchone()
+            if other is not None and other[0] != len(key):
+                raise ValueError(
+                    f"descriptors of a library must be of one size; got {len(key) // 4} numbers among {other[0] // 4}."
+                )
+            newest = db.execute("select max(version) from skills where descriptor = ?", (key,)).fetchone()[0]
+            row = (key, (newest or 0) + 1, statistics, parents, weights)
+            cursor = db.execute(
+                "insert into skills (descriptor, version, statistics, parents, weights, digest) "
+                "values (?, ?, ?, ?, ?, ?)",
+                (*row, _digest(*row)),
+            )
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+    def get(self, id: int) -> Skill:
+        """The skill of a number.
+
+        Raises:
+            ValueError: there is none, or it is damaged.
+        """
+        with self._open() as db:
+            row = db.execute(
+                "select descriptor, version, statistics, parents, weights, digest from skills where id = ?", (id,)
+            ).fetchone()
+        if row is None:
+            raise ValueError(f"id must be the number of a skill in {self.path}; got {id}.")
+        if _digest(*row[:-1]) != row[-1]:
+            raise ValueError(f"a skill must be as it was written; number {id} of {self.path} is damaged.")
+        key, version, statistics, parents, weights, _ = row
+        try:
+            tensors = read_tensors(weights)
+        except SafetensorError as error:  # pragma: no cover (its digest would have to fit)
+            raise ValueError(f"weights must be whole; those of number {id} of {self.path} are not: {error}.") from error
+        return Skill(_from_blob(key), tensors, json.loads(statistics), tuple(json.loads(parents)), int(version))
+
+    def nearest(self, descriptor: Float[Tensor, " d"], num: int = 1) -> list[Found]:
+        """The skills nearest to a descriptor (Euclidean), each in its newest whole version, nearest first."""
+        with self._open() as db:
+            rows = db.execute("select descriptor, id from skills order by version desc").fetchall()
+        versions: dict[bytes, list[int]] = {}
+        for key, id in rows:
+            versions.setdefault(key, []).append(id)
+        if not versions:
+            return []
+        places = torch.stack([_from_blob(key) for key in versions])
+        if places.shape[-1:] != descriptor.shape:
+            raise ValueError(
+                f"a descriptor must have {places.shape[-1]} numbers, as those in {self.path}; got {descriptor.shape}."
+            )
+        distance = (places - descriptor).norm(dim=-1)
+        keys, found = list(versions), []
+        for i in distance.argsort(stable=True).tolist():
+            whole = self._newest_whole(versions[keys[i]])
+            if whole is not None:
+                found.append(Found(whole[0], float(distance[i]), whole[1]))
+            if len(found) == num:
+                break
+        return found
+
+    def warm_start(self, descriptor: Float[Tensor, " d"], fresh: Params, max_distance: float = math.inf) -> Params:
+        """Weights to begin a skill with: the nearest skill's if there is one so near that fits, else `fresh`."""
+        shapes = {name: w.shape for name, w in fresh.items()}
+        for one in self.nearest(descriptor, num=8):
+            weights = one.skill.weights
+            if one.distance <= max_distance and {name: w.shape for name, w in weights.items()} == shapes:
+                return {name: weights[name].to(fresh[name]) for name in fresh}
+        return fresh
+
+    def lineage(self, id: int) -> list[int]:
+        """Numbers of a skill and all its ancestors, children before parents."""
+        with self._open() as db:
+            parents = {row[0]: json.loads(row[1]) for row in db.execute("select id, parents from skills")}
+        found, todo = [], [id]
+        while todo:
+            one = todo.pop(0)
+            if one in parents and one not in found:
+                found.append(one)
+                todo += parents[one]
+        return found
+
+    def damaged(self) -> list[int]:
+        """Numbers of skills that are not as they were written.
+
+        Raises:
+            ValueError: the file itself is damaged.
+        """
+        with self._open() as db:
+            verdict = db.execute("pragma integrity_check").fetchone()[0]
+            if verdict != "ok":
+                raise ValueError(f"a library must be whole; {self.path} is damaged: {verdict}.")
+            rows = db.execute("select descriptor, version, statistics, parents, weights, digest, id from skills")
+            return [row[-1] for row in rows if _digest(*row[:-2]) != row[-2]]
+
+    def backup(self, path: Path | str) -> None:
+        """A copy as of now, whoever is writing."""
+        with self._open() as db, closing(sqlite3.connect(path)) as copy:
+            db.backup(copy)
+
+    def _newest_whole(self, ids: list[int]) -> tuple[int, Skill] | None:
+        """The first of these that is whole."""
+        for id in ids:
+            try:
+                return id, self.get(id)
+            except ValueError as error:
+                warnings.warn(f"{error} The version before it takes its place.", stacklevel=3)
+        return None
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one transaction: kept if all goes well, else as if nothing had happened."""
+        try:
+            with closing(sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)) as db:
+                db.execute("pragma synchronous = full")
+                try:
+                    yield db
+                    if db.in_transaction:
+                        db.execute("commit")
+                finally:
+                    if db.in_transaction:
+                        db.execute("rollback")
+        except sqlite3.OperationalError as error:
+            raise ValueError(f"the library must be a file that can be opened; {self.path}: {error}.") from error
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"a library must be a whole SQLite file; {self.path} is damaged: {error}.") from error
+
+
+def _digest(key: bytes, version: int, statistics: str, parents: str, weights: bytes) -> str:
+    """Of all that a skill is."""
+    digest = hashlib.sha256(json.dumps([version, statistics, parents]).encode())
+    for part in (key, weights):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _plain(x: Tensor) -> Tensor:
+    return x.detach().cpu().contiguous().clone()
+
+
+def _to_blob(descriptor: Tensor) -> bytes:
+    return bytes(descriptor.detach().cpu().float().contiguous().numpy().astype("<f4").tobytes())
+
+
+def _from_blob(blob: bytes) -> Float[Tensor, " d"]:
+    return torch.frombuffer(bytearray(blob), dtype=torch.float32)
