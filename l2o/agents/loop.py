@@ -18,6 +18,9 @@ from l2o.agents.lifetime_es import LifetimeES
 from l2o.agents.lineage import Lineage
 from l2o.agents.practice import POLICY, Practice, Skill, lives_scores, skills_of
 from l2o.agents.recursion import Driver, Island, Recursion
+from l2o.agents.skills.choosers import LearningProgress
+from l2o.agents.skills.record import Practice as Practised
+from l2o.agents.skills.record import Record
 from l2o.agents.spec import AgentSpec, Proposal, packed
 from l2o.agents.suites import LifeSuite, lives
 from l2o.agents.tuning_by_trial import TUNED, Trials
@@ -30,6 +33,9 @@ from l2o.training.metrics import Dashboard
 from l2o.training.pools import PoolConfig
 from l2o.training.run import RunDirectory
 from l2o.types import Theta, seeded
+
+TRIALS = 10
+"""What a practice counts for in what is known of a skill: the share of the possible return is that of so many trials."""
 
 
 @dataclass(frozen=True)
@@ -156,14 +162,14 @@ class Agent:
         self.lineage = Lineage(folder)
         self.proposers = self._proposers()
         self.working: dict[str, Any] = {skill.part: skill.first() for skill in self.skills}
-        self.counts = {skill.name: 0 for skill in self.skills}
+        self.record = Record.empty(1, len(self.skills))
         self.rounds: list[str] = []
         state = self.directory.newest()
         if state is not None:
             self._load(state)
         else:  # a first round that was cut off is made again
             self.lineage.rewind([line for line in self.lineage.lines if line["trial"] == 0])
-        self.lineage.begin(self._first())
+        self.lineage.begin(self.first())
         self.spec = self.lineage.spec()
         held_out = tuple(self.suite.validation.values())
         self.door = Door(
@@ -194,22 +200,27 @@ class Agent:
         """One round: choose, practise, propose, gate, store."""
         number = self.number + 1
         generator = seeded(self.config.seed + 1_000_003 * number)
-        skill = self.choose(generator)
+        index = self.choose(generator)
+        skill = self.skills[index]
         share, trials = self._practise(skill, generator)
+        steps = self.config.iterations * skill.kind.algorithm.num_samples
+        practised = Practised(
+            torch.tensor([float(TRIALS)]), torch.tensor([TRIALS * share]), torch.tensor([float(steps)])
+        )
+        spent = torch.tensor([number / self.config.rounds])
+        self.record = self.record.updated(torch.tensor([index]), practised, spent)
         for proposer in self._due(number):
             self.spec, verdict = self.door.ask(self.spec, proposer, generator)
             trials.append([proposer.part, verdict.reason, round(verdict.gain, 6)])
-        self.counts[skill.name] += 1
         done = Round(number, skill.name, round(share, 6), trials, self.report(number))
         self.rounds.append(json.dumps(done._asdict()))
         self._store(number)
         return done
 
-    def choose(self, generator: Generator) -> Skill:
-        """The skill to practise next: each as often, in random order."""
-        least = min(self.counts.values())
-        open_ = [skill for skill in self.skills if self.counts[skill.name] == least]
-        return open_[int(torch.randint(len(open_), (), generator=generator))]
+    def choose(self, generator: Generator) -> int:
+        """Which skill to practise next, as the agent's chooser says."""
+        chooser = LearningProgress(**self.spec["chooser"])
+        return int(chooser.choose(self.record, torch.rand(1, len(self.skills), generator=generator)))
 
     def report(self, number: int) -> dict[str, float]:
         """The part of the possible return that lives of the reported kinds reach; empty where it is not the time."""
@@ -256,11 +267,12 @@ class Agent:
         island = Island(estimator, driver, lr, spread=2.0, num_steps=c.outer_steps)
         return c.make_pool(island, theta, c.seed + (7919 if driver == "adam" else 104_729), c.threads)
 
-    def _first(self) -> AgentSpec:
+    def first(self) -> AgentSpec:
         """The agent before its first round."""
         parts = {skill.part: skill.first() for skill in self.skills}
         factors = {name: 1.0 for name in TUNED}
-        return AgentSpec.of(optimizer=packed(self.config.first_rule()), hyperparameters=factors, **parts)
+        rule, chooser = packed(self.config.first_rule()), {"sharpness": 2.0, "floor": 0.01}
+        return AgentSpec.of(optimizer=rule, hyperparameters=factors, chooser=chooser, **parts)
 
     def _store(self, number: int) -> None:
         lines = [json.dumps(line) for line in self.lineage.lines]
@@ -268,7 +280,7 @@ class Agent:
             "rounds": self.rounds,
             "ledger": lines,
             "working": self.working,
-            "counts": self.counts,
+            "record": tuple(self.record),
             "proposers": {name: proposer.state_dict() for name, proposer in self.proposers.items()},
             "hyperparameters": to_plain(self.config),
         }
@@ -277,7 +289,8 @@ class Agent:
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self.lineage.rewind([json.loads(line) for line in state["ledger"]])
-        self.rounds, self.counts, self.working = list(state["rounds"]), state["counts"], state["working"]
+        self.rounds, self.working = list(state["rounds"]), state["working"]
+        self.record = Record(*state["record"])
         for name, one in state["proposers"].items():
             self.proposers[name].load_state_dict(one)
 

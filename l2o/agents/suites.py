@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from l2o.agents.environments import Bandit, CartPole, Environment, GridWorld, PointMass
+from l2o.agents.lifetime import PPO
 from l2o.agents.lifetime_es import Kind
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy_task import PolicyFamily, PolicyTask
@@ -85,7 +86,29 @@ def ppo() -> LifeSuite:
     )
 
 
-LIVES: dict[str, Callable[[], LifeSuite]] = {"ppo": ppo}
+def short() -> LifeSuite:
+    """Lives of 2,560 steps and 40 updates, of small agents of short cart poles and of point masses: seconds for hundreds.
+
+    Validation: other physics. Test: physics further out, and wider networks.
+    """
+    few = PPO(num_envs=8, num_steps=32)
+    scale = Hyperparameters(discount=0.98, value=0.02)
+    pole = Kind(CartPole(0.4, 200), (16,), scale, few, 10)
+    mass = Kind(PointMass(2, 0.4, 50), (16,), HYPERPARAMETERS, few, 10)
+    return LifeSuite(
+        {"cart pole": pole, "point mass": mass},
+        {
+            "cart pole": replace(pole, environment=CartPole(0.6, 200)),
+            "point mass": replace(mass, environment=PointMass(3, 0.6, 50)),
+        },
+        {
+            "cart pole": replace(pole, environment=CartPole(0.8, 200), hidden=(32,)),
+            "point mass": replace(mass, environment=PointMass(4, 0.8, 50), hidden=(32,)),
+        },
+    )
+
+
+LIVES: dict[str, Callable[[], LifeSuite]] = {"ppo": ppo, "short": short}
 
 
 def lives(name: str) -> LifeSuite:

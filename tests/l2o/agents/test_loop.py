@@ -60,7 +60,7 @@ def undisturbed(tmp_path_factory):
 def test_a_round_chooses_practises_proposes_and_stores(undisturbed):
     rounds = [json.loads(line) for line in (undisturbed / "rounds.jsonl").read_text().splitlines()]
     assert [one["number"] for one in rounds] == [1, 2, 3]
-    assert {one["skill"] for one in rounds[:2]} == {"pole", "mass"}
+    assert {one["skill"] for one in rounds} <= {"pole", "mass"}
     for one in rounds:
         assert [part for part, _, _ in one["trials"]] == [f"policy/{one['skill']}", "hyperparameters", "optimizer"]
     assert set(rounds[-1]["report"]) == {"pole", "mass"} and not rounds[0]["report"]
