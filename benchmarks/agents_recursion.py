@@ -2,9 +2,9 @@
 
     python -m benchmarks.agents_recursion --record
 
-A rule is meta-trained to fit waves by small perceptrons in 15 steps, by backpropagation through the unroll. Who takes
-the outer steps is asked: Adam, or the rule itself, each with the gate and without. With the gate the last accepted
-version drives, and a round that is worse is taken back; without it every round counts. Held out are 1,000 waves that
+A rule is meta-trained to fit waves by small perceptrons in 15 steps, by evolution strategies over whole trainings. Who
+takes the outer steps is asked: Adam, or the rule itself, each with the gate and without. With the gate the last accepted
+version drives, and a round that is worse is taken back; without it every round counts. Held out are 500 waves that
 nothing else sees.
 """
 
@@ -31,11 +31,12 @@ from l2o.agents.lineage import Lineage
 from l2o.agents.recursion import Driver, Island, Recursion
 from l2o.agents.spec import AgentSpec, packed, unpacked
 from l2o.distributed import LocalPool, WorkerPool
-from l2o.estimators import Backprop, MetaLoss, Problems, Truncation
+from l2o.estimators import ES, MetaLoss, Problems, Truncation
 from l2o.inner_loop import Lanes
 from l2o.load import load
 from l2o.rules.base import UpdateRule
 from l2o.tasks.base import Task, TaskFamily
+from l2o.training.config import train_only
 from l2o.types import Batch, Params, Theta, draw_seed, seeded
 
 NUM_POINTS, HIDDEN = 32, 8
@@ -79,6 +80,8 @@ class Config:
 
     Arguments:
         rule: what is trained; a fresh one.
+        only: parameters of it that are (a regular expression).
+        std: of perturbations.
         drivers: who takes the outer steps.
         gates: with the gate, without it.
         adam_rates: Adam's learning rates.
@@ -92,16 +95,18 @@ class Config:
     """
 
     rule: str = "learnedmuon"
+    only: str = r"steering\.(write\..*|exponents)"
+    std: float = 0.1
     drivers: tuple[Driver, ...] = ("adam", "self")
     gates: tuple[bool, ...] = (False, True)
-    adam_rates: tuple[float, ...] = (0.01, 0.03)
+    adam_rates: tuple[float, ...] = (0.02, 0.05)
     self_rates: tuple[float, ...] = (1.0,)
-    rounds: int = 6
-    round_steps: int = 10
-    num_tasks: int = 16
+    rounds: int = 5
+    round_steps: int = 8
+    num_tasks: int = 24
     num_steps: int = 15
     num_seeds: int = 5
-    held_out: int = 1000
+    held_out: int = 500
     record: bool = False
 
 
@@ -127,15 +132,14 @@ def rounds(config: Config, driver: Driver, gated: bool, rate: float, seed: int) 
     with torch.random.fork_rng():
         torch.manual_seed(100 + seed)
         rule = load(config.rule)
+    train_only(rule, config.only)
 
     def make_pool(who: Driver, theta: Theta) -> WorkerPool:
         truncation = Truncation(config.num_steps, config.num_steps)
-        problems = Problems(
-            rule, Waves(), config.num_tasks, truncation=truncation, meta_loss=MetaLoss(log=True), order="first"
-        )
+        problems = Problems(rule, Waves(), config.num_tasks, truncation=truncation, meta_loss=MetaLoss(log=True))
         total = config.rounds * config.round_steps
         return LocalPool(
-            Island(Backprop(problems), who, rate, num_steps=config.round_steps, total_steps=total), theta, 1, seed
+            Island(ES(problems, config.std), who, rate, num_steps=config.round_steps, total_steps=total), theta, 1, seed
         )
 
     recursion = Recursion(rule, make_pool, driver=driver)

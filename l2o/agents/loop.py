@@ -35,7 +35,7 @@ from l2o.training.run import RunDirectory
 from l2o.types import Theta, seeded
 
 TRIALS = 10
-"""What a practice counts for in what is known of a skill: the share of the possible return is that of so many trials."""
+"""Trials that a practice counts for in what is known of a skill; the share of the possible return succeeded."""
 
 
 @dataclass(frozen=True)

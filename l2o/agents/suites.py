@@ -87,7 +87,7 @@ def ppo() -> LifeSuite:
 
 
 def short() -> LifeSuite:
-    """Lives of 2,560 steps and 40 updates, of small agents of short cart poles and of point masses: seconds for hundreds.
+    """Lives of 2,560 steps and 40 updates, of small agents of short cart poles and of point masses: cheap ones.
 
     Validation: other physics. Test: physics further out, and wider networks.
     """
