@@ -3,9 +3,9 @@
     python -m benchmarks.agents_recursion --record
 
 A rule is meta-trained to fit waves by small perceptrons in 15 steps, by evolution strategies over whole trainings. Who
-takes the outer steps is asked: Adam, or the rule itself, each with the gate and without. With the gate the last accepted
-version drives, and a round that is worse is taken back; without it every round counts. Held out are 500 waves that
-nothing else sees.
+takes the outer steps is asked: Adam, or the rule itself, each with the gate and without. With the gate the last
+accepted version drives, and a round that is worse is taken back; without it every round counts. Held out are 500 waves
+that nothing else sees.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Config:
     drivers: tuple[Driver, ...] = ("adam", "self")
     gates: tuple[bool, ...] = (False, True)
     adam_rates: tuple[float, ...] = (0.02, 0.05)
-    self_rates: tuple[float, ...] = (1.0,)
+    self_rates: tuple[float, ...] = (0.3, 1.0)
     rounds: int = 5
     round_steps: int = 8
     num_tasks: int = 24
