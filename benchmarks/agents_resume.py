@@ -43,7 +43,7 @@ class Config:
     """
 
     num_kills: int = 20
-    rounds: int = 20
+    rounds: int = 10
     seed: int = 0
     record: bool = False
 

@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     if command == "run":
         return _run(tyro.cli(RunConfig, prog="l2o agent run", args=rest))
     if command == "report":
-        return _report(tyro.cli(ReportConfig, prog="l2o agent report", args=rest))
+        return show_report(tyro.cli(ReportConfig, prog="l2o agent report", args=rest))
     raise ValueError(f"the command must be one of {', '.join(COMMANDS)}; got {command!r}.")
 
 
@@ -66,7 +66,7 @@ def _train(arguments: list[str]) -> int:
 def _improve(arguments: list[str]) -> int:
     config, folder = run_settings("agent improve", AgentConfig, "Let an agent improve itself.", arguments)
     improve(Agent(config, folder))
-    return _report(ReportConfig(folder))
+    return show_report(ReportConfig(folder))
 
 
 def improve(agent: Agent) -> None:
@@ -126,7 +126,8 @@ class ReportConfig:
     run: Path
 
 
-def _report(config: ReportConfig) -> int:
+def show_report(config: ReportConfig) -> int:
+    """Tables in the terminal, pictures in the folder."""
     console, rounds, lineage = Console(), view.read_rounds(config.run), Lineage(config.run)
     console.print(view.counts_table(lineage), view.lineage_table(lineage))
     try:
