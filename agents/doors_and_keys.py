@@ -39,14 +39,14 @@ class Config:
 
 
 def doors_and_keys() -> LifeSuite:
-    """Grid worlds of one and two rooms; held out: more rooms."""
+    """Grid worlds of two and four rooms; held out: wider networks for the gate, more rooms for the report."""
     learning = Hyperparameters(discount=0.97, entropy=0.02)
-    room = Kind(GridWorld(1, 1, 3, 20), (32,), learning, PPO(num_envs=16, num_steps=20), 15)
-    two = replace(room, environment=GridWorld(1, 2, 3, 30))
+    two = Kind(GridWorld(2, 2, 5, 40), (32,), learning, PPO(num_envs=16, num_steps=20), 15)
+    four = replace(two, environment=GridWorld(4, 2, 5, 60))
     return LifeSuite(
-        {"one room": room, "two rooms": two},
-        {"two rooms": replace(two, hidden=(48,))},
-        {"four rooms": replace(two, environment=GridWorld(2, 2, 3, 40))},
+        {"two rooms": two, "four rooms": four},
+        {"two rooms": replace(two, hidden=(48,)), "four rooms": replace(four, hidden=(48,))},
+        {"six rooms": replace(two, environment=GridWorld(6, 2, 5, 80))},
     )
 
 

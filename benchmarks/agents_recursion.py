@@ -10,6 +10,7 @@ that nothing else sees.
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 import time
@@ -167,19 +168,18 @@ def rounds(config: Config, driver: Driver, gated: bool, rate: float, seed: int) 
 
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
-    """One row a method, rate and seed."""
-    for driver in config.drivers:
-        for gated in config.gates:
+    """One row a method, rate and seed; all of a seed before the next one."""
+    for seed in range(config.num_seeds):
+        for driver, gated in itertools.product(config.drivers, config.gates):
             for rate in config.adam_rates if driver == "adam" else config.self_rates:
-                for seed in range(config.num_seeds):
-                    began = time.process_time()
-                    curve, rejected = rounds(config, driver, gated, rate, seed)
-                    row = {"driver": driver, "gate": gated, "rate": rate, "seed": seed}
-                    plain = [x if math.isfinite(x) else None for x in curve]
-                    row |= {"curve": plain, "final": plain[-1], "rejected": rejected}
-                    row["cpu_seconds"] = time.process_time() - began
-                    print(driver, gated, rate, seed, [round(x, 3) for x in curve], rejected, flush=True)
-                    yield row
+                began = time.process_time()
+                curve, rejected = rounds(config, driver, gated, rate, seed)
+                row = {"driver": driver, "gate": gated, "rate": rate, "seed": seed}
+                plain = [x if math.isfinite(x) else None for x in curve]
+                row |= {"curve": plain, "final": plain[-1], "rejected": rejected}
+                row["cpu_seconds"] = time.process_time() - began
+                print(driver, gated, rate, seed, [round(x, 3) for x in curve], rejected, flush=True)
+                yield row
 
 
 def shown(rows: list[dict[str, Any]]) -> Table:
