@@ -1,4 +1,4 @@
-"""An agent of short lives improves itself: it practises cart poles and point masses, and tunes and retrains how it learns.
+"""An agent of short lives improves itself: it practises cart poles and point masses, and retrains how it learns.
 
     python -m agents.short_lives --run runs/short_lives
     python -m agents.short_lives --run runs/short_lives      # after a crash: goes on
