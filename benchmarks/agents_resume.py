@@ -101,7 +101,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         while kills < config.num_kills:
             process = processes.Process(target=live, args=(disturbed, config))
             process.start()
-            process.join(timeout=0.2 + moments.random() * 2.0 * seconds / config.num_kills)
+            process.join(timeout=0.2 + moments.random() * 3.0 * seconds / config.num_kills)
             if not process.is_alive():
                 break
             assert process.pid is not None

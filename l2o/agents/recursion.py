@@ -91,7 +91,9 @@ class Island(GradientEstimator):
     def estimate(self, theta: Theta, state: IslandState, generator: Generator) -> tuple[MetaGradient, IslandState]:
         before = _half(theta, WORKING)
         outer, drive = self._driver(_half(theta, ACCEPTED))
-        rate = float(theta[RATE]) * self.spread ** (2.0 * float(torch.rand((), generator=generator)) - 1.0)
+        rate = float(theta[RATE])
+        if self.spread > 1.0:
+            rate *= self.spread ** (2.0 * float(torch.rand((), generator=generator)) - 1.0)
         rate = rate if self.driver == "adam" else self.lr * rate
         opt = outer.init(before, self.total_steps) if state.outer is None else state.outer
         x, problems, losses = before, state.problems, []
