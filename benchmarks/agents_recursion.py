@@ -41,7 +41,7 @@ from l2o.training.config import train_only
 from l2o.types import Batch, Params, Theta, draw_seed, seeded
 
 NUM_POINTS, HIDDEN = 32, 8
-LEAST, MOST = -7.0, 3.0
+LEAST, MOST = -5.0, 1.0
 """Range of a mean logarithm of losses that scores tell apart."""
 
 
@@ -146,7 +146,7 @@ def rounds(config: Config, driver: Driver, gated: bool, rate: float, seed: int) 
     recursion = Recursion(rule, make_pool, driver=driver)
     spec, curve, rejected = AgentSpec.of(optimizer=packed(rule)), [], 0
     with tempfile.TemporaryDirectory() as folder:
-        lineage, gate = Lineage(folder), Gate(batch=128, max_pairs=512, max_slowdown=None)
+        lineage, gate = Lineage(folder), Gate(batch=256, max_pairs=2048, max_slowdown=None)
         lineage.begin(spec)
         door = Door(gate, lineage, lambda s, g, num: score(s, g, num, config.num_steps))
         generator = seeded(7919 + seed)
