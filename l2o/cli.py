@@ -1,4 +1,4 @@
-"""The command `l2o`: meta-train | population | learn | judge | icl | evaluate | info."""
+"""The command `l2o`: meta-train | population | learn | judge | icl | evaluate | agent | info."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ COMMANDS = {
     "judge": "how well a trained learner does on episodes, of any shape",
     "icl": "adapt a language model to text tasks by demonstrations, and train it to be better at that",
     "evaluate": "train held-out tasks with a rule and with tuned baselines: table, rows, figure",
+    "agent": "agents that improve themselves: train | improve | run | report",
     "info": "what a saved rule or learner is, or which rules, tasks, learners and episodes there are",
 }
 
@@ -36,6 +37,8 @@ examples:
   l2o judge --learner runs/maml --way 5 --shot 5
   l2o icl --model stories260K.bin --data trec --steps 500 --run runs/icl
   l2o evaluate --rule runs/lstm --tasks digits-mlp --steps 100
+  l2o agent train --recipe ppo --run runs/ppo
+  l2o agent run --run runs/agent
   l2o info runs/lstm
   tensorboard --logdir runs
 
@@ -60,9 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # compiled inner steps are found again by later runs and by workers; torch's own place for them is /tmp
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     keep_freed_memory()
-    from l2o.training import commands  # imports torch: only once a command is to run
-
     try:
+        # imports torch: only once a command is to run
+        if command == "agent":
+            from l2o.agents import commands as agent_commands
+
+            return agent_commands.run(rest)
+        from l2o.training import commands
+
         return commands.run(command, rest)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"l2o {command}: {error}", file=sys.stderr)

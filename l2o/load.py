@@ -95,7 +95,7 @@ def names() -> list[str]:
 
 
 def recipe_file(name: str) -> Path:
-    """Settings of `l2o meta-train` that come with the package, as YAML.
+    """Settings of `l2o meta-train`, or of `l2o agent train`, that come with the package, as YAML.
 
     Raises:
         ValueError: unknown name.

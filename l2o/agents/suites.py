@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from l2o.agents.environments import Bandit, CartPole, Environment, GridWorld, PointMass
+from l2o.agents.lifetime import PPO
+from l2o.agents.lifetime_es import Kind
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy_task import PolicyFamily, PolicyTask
 from l2o.tasks.base import Task
@@ -40,3 +44,81 @@ def control() -> Suite:
 def _one(family: PolicyFamily, environment: Environment, seed: int) -> PolicyTask:
     """An agent of the family in a world of another one."""
     return replace(family, environments=(environment,)).sample(seeded(seed))
+
+
+@dataclass(frozen=True)
+class LifeSuite:
+    """Kinds of lives in three parts.
+
+    Arguments:
+        train: what rules, and agents that improve themselves, learn from.
+        validation: that may guide choices, a gate's too.
+        test: for the report; nothing is chosen by them.
+    """
+
+    train: dict[str, Kind]
+    validation: dict[str, Kind]
+    test: dict[str, Kind]
+
+
+def ppo() -> LifeSuite:
+    """PPO on cart poles and point masses with physics of their own, 80 updates of 10,240 steps.
+
+    Validation: their wider physics and networks. Test: the first family again; then what meta-training never sees:
+    physics further out, two layers, lives twice as long, grid worlds with keys and doors.
+    """
+    pole = Kind(CartPole(0.4), hyperparameters=Hyperparameters(discount=0.98, value=0.005))
+    mass = Kind(PointMass(2, 0.4, 50), hyperparameters=HYPERPARAMETERS)
+    return LifeSuite(
+        {"cart pole": pole, "point mass": mass},
+        {
+            "cart pole": replace(pole, environment=CartPole(0.6), hidden=(48,)),
+            "point mass": replace(mass, environment=PointMass(3, 0.6, 50), hidden=(48,)),
+        },
+        {
+            "cart pole": pole,
+            "cart pole, wider physics": replace(pole, environment=CartPole(0.8)),
+            "cart pole, two layers": replace(pole, hidden=(64, 64)),
+            "cart pole, longer lives": replace(pole, num_iterations=40),
+            "point mass, wider physics": replace(mass, environment=PointMass(4, 0.8, 80), hidden=(64,)),
+            "grid world": Kind(GridWorld(2, 2, 3, 40), (64,), HYPERPARAMETERS, num_iterations=40),
+        },
+    )
+
+
+def short() -> LifeSuite:
+    """Lives of 2,560 steps and 40 updates, of small agents of short cart poles and of point masses: cheap ones.
+
+    Validation: other physics. Test: physics further out, and wider networks.
+    """
+    few = PPO(num_envs=8, num_steps=32)
+    scale = Hyperparameters(discount=0.98, value=0.02)
+    pole = Kind(CartPole(0.4, 200), (16,), scale, few, 10)
+    mass = Kind(PointMass(2, 0.4, 50), (16,), HYPERPARAMETERS, few, 10)
+    return LifeSuite(
+        {"cart pole": pole, "point mass": mass},
+        {
+            "cart pole": replace(pole, environment=CartPole(0.6, 200)),
+            "point mass": replace(mass, environment=PointMass(3, 0.6, 50)),
+        },
+        {
+            "cart pole": replace(pole, environment=CartPole(0.8, 200), hidden=(32,)),
+            "point mass": replace(mass, environment=PointMass(4, 0.8, 50), hidden=(32,)),
+        },
+    )
+
+
+LIVES: dict[str, Callable[[], LifeSuite]] = {"ppo": ppo, "short": short}
+
+
+def lives(name: str) -> LifeSuite:
+    """Kinds of lives by name.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in LIVES:
+        close = difflib.get_close_matches(name, LIVES, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"lives must be one of {', '.join(LIVES)}; got {name!r}.{hint}")
+    return LIVES[name]()

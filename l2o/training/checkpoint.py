@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -72,6 +73,21 @@ def load_tree(path: str | Path) -> Any:
         return _decode(json.loads(header["tree"]), tensors)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no checkpoint of l2o, or is damaged: {error}") from error
+
+
+def fingerprint(tree: Any) -> str:
+    """A checksum of what a tree holds, the same wherever and whenever it is taken; of a file it is not, since those of
+    equal trees may differ in the order of their header.
+
+    Raises:
+        TypeError: the tree holds what `save_tree` does not write.
+    """
+    tensors: dict[str, Tensor] = {}
+    found = hashlib.sha256(json.dumps(_encode(tree, tensors)).encode())
+    for name, tensor in tensors.items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return found.hexdigest()
 
 
 def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -65,15 +65,15 @@ class RunOptions:
     run: Path
 
 
-def _run_settings(command: str, kind: type[C], about: str, arguments: list[str]) -> tuple[C, Path]:
+def run_settings(command: str, kind: type[C], about: str, arguments: list[str]) -> tuple[C, Path]:
     """Configuration and folder of a new run, or of one that goes on; torch's threads are set."""
-    resume = _take(arguments, "--resume")
+    resume = take(arguments, "--resume")
     if resume is not None:
         if arguments:
             raise ValueError(f"a run resumes with its own settings; besides --resume got {' '.join(arguments)}.")
         config, folder = read_config(Path(resume) / "config.yaml", kind), Path(resume)
     else:
-        given, recipe = _take(arguments, "--config"), _take(arguments, "--recipe")
+        given, recipe = take(arguments, "--config"), take(arguments, "--recipe")
         if given is not None and recipe is not None:
             raise ValueError(f"defaults come from --config or from --recipe; got both, {given} and {recipe}.")
         path = recipe_file(recipe) if recipe is not None else given
@@ -98,7 +98,7 @@ def _run_settings(command: str, kind: type[C], about: str, arguments: list[str])
 
 
 def _meta_train(arguments: list[str]) -> int:
-    config, folder = _run_settings("meta-train", MetaTrainConfig, "Meta-train an update rule.", arguments)
+    config, folder = run_settings("meta-train", MetaTrainConfig, "Meta-train an update rule.", arguments)
     train(config, folder)
     _tell_use(folder)
     return 0
@@ -106,7 +106,7 @@ def _meta_train(arguments: list[str]) -> int:
 
 def _population(arguments: list[str]) -> int:
     about = "Meta-train several update rules at once; the worst take over from the best."
-    config, folder = _run_settings("population", PopulationConfig, about, arguments)
+    config, folder = run_settings("population", PopulationConfig, about, arguments)
     best = train_population(config, folder, Console().print)
     Console().print(f"best: member {best['member']} after round {best['round']}, score {best['score']:.4g}")
     _tell_use(folder)
@@ -118,7 +118,7 @@ def _tell_use(folder: Path) -> None:
 
 
 def _learn(arguments: list[str]) -> int:
-    config, folder = _run_settings("learn", LearnConfig, "Train a learner on episodes.", arguments)
+    config, folder = run_settings("learn", LearnConfig, "Train a learner on episodes.", arguments)
     learn_command.show(learn_command.learn(config, folder))
     return 0
 
@@ -246,7 +246,7 @@ def _info(config: InfoConfig) -> int:
     return 0
 
 
-def _take(arguments: list[str], flag: str) -> str | None:
+def take(arguments: list[str], flag: str) -> str | None:
     """Remove `flag VALUE` from the arguments and return the value."""
     for i, argument in enumerate(arguments):
         if argument.startswith(flag + "="):

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import l2o
+from l2o.agents.recursion import Island, both
 from l2o.cli import main
 from l2o.distributed import LocalPool
 from l2o.distributed.ray_pool import RayPool
@@ -46,13 +47,15 @@ def make(kind: str) -> tuple[torch.nn.Module, GradientEstimator]:
             adaptation = Adaptation(MAML(MLP([16, 8, 5])), SGD(0.1), 2)
             return adaptation, Episodic(adaptation, GaussianClasses(), 3)
         rule = MLPRule()
-        return rule, PES(Problems(rule, Quadratics(4), num_tasks=2, copies=1, truncation=Truncation(2, 4)))
+        estimator = PES(Problems(rule, Quadratics(4), num_tasks=2, copies=1, truncation=Truncation(2, 4)))
+        return rule, Island(estimator, num_steps=2, spread=2.0) if kind == "island" else estimator
 
 
-@pytest.mark.parametrize("kind", ["learner", "rule"])
+@pytest.mark.parametrize("kind", ["learner", "rule", "island"])
 def test_two_workers_of_ray_are_two_local_ones(kind: str) -> None:
     module, estimator = make(kind)
     theta = theta_of(module)
+    theta = both(theta, theta, 1.0) if kind == "island" else theta
     local, remote = LocalPool(estimator, theta, 2, seed=5), RayPool(estimator, theta, 2, seed=5)
 
     def check() -> None:

@@ -1,0 +1,128 @@
+"""What an agent is doing, for the eye: a live view in the terminal, tables and pictures of a whole run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from l2o.agents.lineage import Lineage
+from l2o.agents.loop import Agent, Round
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+class View:
+    """The last rounds of a run, as something that rich shows."""
+
+    def __init__(self, num_rounds: int, kept: int = 8) -> None:
+        self.num_rounds, self.kept = num_rounds, kept
+        self.rounds: list[Round] = []
+        self.versions: dict[str, int] = {}
+
+    def add(self, agent: Agent, done: Round) -> Group:
+        """The view after a round."""
+        self.rounds.append(done)
+        self.versions = agent.spec.versions
+        return self.shown()
+
+    def shown(self) -> Group:
+        """Versions, what skills reach, and the last proposals."""
+        parts = Text("  ".join(f"{name} v{version}" for name, version in self.versions.items()))
+        skills = Table("skill", "practices", "reached", "share of the possible return in practice")
+        for name in dict.fromkeys(one.skill for one in self.rounds):
+            shares = [one.share for one in self.rounds if one.skill == name]
+            skills.add_row(name, str(len(shares)), f"{shares[-1]:.3f}", bars(shares[-40:]))
+        trials = Table("round", "proposal for", "verdict", "gain")
+        for one in self.rounds[-self.kept :]:
+            for part, reason, gain in one.trials:
+                trials.add_row(str(one.number), part, reason, f"{gain:+.3f}")
+        number = self.rounds[-1].number if self.rounds else 0
+        return Group(Text(f"round {number} of {self.num_rounds}"), parts, skills, trials)
+
+
+def bars(shares: list[float]) -> str:
+    """Numbers in [0, 1] as a line of bars."""
+    return "".join(BARS[round(min(1.0, max(0.0, x)) * (len(BARS) - 1))] for x in shares)
+
+
+def read_rounds(folder: Path) -> list[Round]:
+    """What every round did.
+
+    Raises:
+        FileNotFoundError: no agent has lived there.
+    """
+    path = folder / "rounds.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"a report needs the folder of an agent that has lived a round; {folder} is none.")
+    return [Round(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def lineage_table(lineage: Lineage) -> Table:
+    """Every accepted version, with its parent, its gain and its evidence."""
+    table = Table("version", "of", "from", "by", "gain", "evidence", "needed", "pairs", title="accepted")
+    for line in lineage.lines:
+        if line["accepted"] and line["trial"]:
+            told = [f"{line[key]:.3g}" for key in ("gain", "evidence", "needed")]
+            table.add_row(str(line["trial"]), line["part"], str(line["parent"]), line["by"], *told, str(line["pairs"]))
+    return table
+
+
+def counts_table(lineage: Lineage) -> Table:
+    """How often what became of proposals, by part."""
+    reasons = sorted({line["reason"] for line in lineage.lines if line["trial"]})
+    table = Table("part", *reasons, title="proposals")
+    for part in dict.fromkeys(line["part"] for line in lineage.lines):
+        of = [line["reason"] for line in lineage.lines if line["trial"] and line["part"] == part]
+        table.add_row(part, *[str(of.count(reason)) for reason in reasons])
+    return table
+
+
+def pictures(rounds: list[Round], lineage: Lineage) -> dict[str, Figure]:
+    """Lives over rounds, and the tree of versions.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'l2o[plot]'.") from error
+    lives, tree = Figure(figsize=(7, 4), layout="constrained"), Figure(figsize=(8, 4), layout="constrained")
+    _draw_lives(lives.subplots(), rounds)
+    _draw_tree(tree.subplots(), lineage)
+    return {"lives": lives, "lineage": tree}
+
+
+def _draw_lives(axes: Any, rounds: list[Round]) -> None:
+    for name in dict.fromkeys(one.skill for one in rounds):
+        points = [(one.number, one.share) for one in rounds if one.skill == name]
+        axes.plot(*zip(*points, strict=True), marker=".", label=f"practice: {name}")
+    for name in dict.fromkeys(name for one in rounds for name in one.report):
+        points = [(one.number, one.report[name]) for one in rounds if name in one.report]
+        axes.plot(*zip(*points, strict=True), linestyle="--", marker="o", label=f"whole lives, unseen: {name}")
+    axes.set(xlabel="round", ylabel="share of the possible return", ylim=(0, 1))
+    axes.legend(fontsize="small")
+
+
+def _draw_tree(axes: Any, lineage: Lineage) -> None:
+    parts = list(dict.fromkeys(line["part"] for line in lineage.lines))
+    for row, part in enumerate(parts):
+        of = [line for line in lineage.lines if line["part"] == part]
+        axes.plot([0], [row], "o", color="black")
+        for line in of:
+            if line["trial"] == 0:
+                continue
+            color = "tab:green" if line["accepted"] else "lightgrey"
+            y = row if line["accepted"] else row + 0.3
+            axes.plot([line["parent"] or 0, line["trial"]], [row, y], color=color, linewidth=1.5, zorder=0)
+            axes.plot([line["trial"]], [y], "o" if line["accepted"] else "x", color=color)
+    axes.set_yticks(range(len(parts)), parts)
+    axes.set(xlabel="trial (green: accepted, from its parent; grey: rejected)")
