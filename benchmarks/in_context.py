@@ -26,9 +26,9 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.record import RESULTS, commit, line, read, write
+from l2o.files import write_atomically
 from l2o.learners.adaptation import Adaptation
 from l2o.load import load
-from l2o.saved import write_atomically
 from l2o.tasks.episodes import Examples
 from l2o.tasks.function_classes import FunctionClass
 from l2o.tasks.function_limits import lasso, least_squares, nearest, ridge

@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.record import RESULTS, commit, line, read, write
+from l2o.files import write_atomically
 from l2o.learners.adaptation import Adaptation
 from l2o.load import load
-from l2o.saved import write_atomically
 from l2o.training.icl import IclConfig
 from l2o.training.icl_command import half_interval, icl, judge_task
 

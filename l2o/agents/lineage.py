@@ -12,7 +12,7 @@ from typing import Any
 
 from l2o.agents.gate import Verdict, told
 from l2o.agents.spec import AgentSpec, Part, Proposal
-from l2o.saved import write_atomically
+from l2o.files import write_atomically
 from l2o.training.checkpoint import fingerprint, load_tree, save_tree
 
 NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_./ -]*")

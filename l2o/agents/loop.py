@@ -25,9 +25,9 @@ from l2o.agents.spec import AgentSpec, Proposal, packed
 from l2o.agents.suites import LifeSuite, lives
 from l2o.agents.tuning_by_trial import TUNED, Trials
 from l2o.distributed.pool import WorkerPool
+from l2o.files import write_atomically
 from l2o.load import load
 from l2o.rules.base import UpdateRule
-from l2o.saved import write_atomically
 from l2o.training.config import MAPPING, to_plain, train_only
 from l2o.training.metrics import Dashboard
 from l2o.training.pools import PoolConfig

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from l2o.files import write_atomically
 from l2o.learners.adaptation import Adaptation
 from l2o.learners.in_context.choice import choose_options
 from l2o.learners.in_context.selection import NearestSelection, Selection, model_embedding
 from l2o.learners.in_context.text import TextLearner
 from l2o.load import LEARNER_FILE, load, save
-from l2o.saved import write_atomically
 from l2o.tasks.data.text_tasks import Pair, TextTask
 from l2o.tasks.text_episodes import Format, Tokens
 from l2o.training.config import to_plain

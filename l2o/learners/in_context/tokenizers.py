@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from l2o.saved import write_atomically
+from l2o.files import write_atomically
 
 
 class LlamaTokens:
