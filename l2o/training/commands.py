@@ -124,7 +124,7 @@ def _learn(arguments: list[str]) -> int:
 
 
 def _icl(arguments: list[str]) -> int:
-    config, folder = _run_settings("icl", IclConfig, "Adapt a language model in context.", arguments)
+    config, folder = run_settings("icl", IclConfig, "Adapt a language model in context.", arguments)
     icl_command.show(icl_command.icl(config, folder))
     return 0
 

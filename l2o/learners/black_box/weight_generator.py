@@ -109,6 +109,6 @@ def _he(inputs: int, outputs: int) -> nn.Linear:
 def _moments(p: Tensor) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Where a tensor's numbers are all equal, their value and 0; else 0 and the root of their mean square."""
     value = p.float()
-    if bool((value == value.flatten()[0]).all()):
-        return value.flatten()[0], torch.zeros(())
-    return torch.zeros(()), value.square().mean().sqrt()
+    first = value.flatten()[0]
+    alike = (value == first).all()
+    return torch.where(alike, first, 0.0), torch.where(alike, 0.0, value.square().mean().sqrt())
