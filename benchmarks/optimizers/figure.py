@@ -25,7 +25,7 @@ def figure(found: Sequence[Row]) -> Figure:
     Raises:
         ImportError: matplotlib is missing.
     """
-    single = [row for row in found if row["kind"] == "problem"]
+    single = [row for row in found if "curves" in row]
     problems = list(dict.fromkeys(row["problem"] for row in single))
     drawn, panels = grid(len(problems), (3.6, 2.7), most=4)
     for panel, problem in zip(panels, problems, strict=True):

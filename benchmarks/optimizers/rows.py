@@ -50,12 +50,21 @@ def row(result: Result) -> Row:
         "diverged": int(diverged(result.losses).sum()),
         "model_ms": result.model_ms,
         "optimizer_ms": result.optimizer_ms,
+        "own_steps": _own_steps(result),
         "curve_steps": steps.tolist(),
         "curves": [_numbers(curve) for curve in curves],
     }
     if result.half is not None:
         found["half_by_seed"] = _numbers(final(result.half))
     return plain(found)
+
+
+def _own_steps(result: Result) -> float:
+    """Steps to the method's own final loss, a mean over its seeds that stayed finite."""
+    ends = final(result.losses)
+    finite = ends[np.isfinite(ends)]
+    reached = median_steps_to(*thinned(result.losses), float(finite.mean())) if len(finite) else math.inf
+    return min(reached, result.losses.shape[-1])
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
@@ -86,11 +95,14 @@ def merged(new: Iterable[Row], old: Iterable[Row]) -> list[Row]:
 
 
 def compared(single: Sequence[Row]) -> list[Row]:
-    """The rows with ratios to the references, then a row for each method and reference over all problems with both."""
+    """The rows with ratios to the references, then a row for each method and reference over all problems with both.
+
+    Rows from before curves were kept stay as they are.
+    """
     by_pair = {(one["problem"], one["method"]): one for one in single}
     found = []
     for one in single:
-        references = {name: by_pair.get((one["problem"], name)) for name in REFERENCES}
+        references = {name: by_pair.get((one["problem"], name)) for name in REFERENCES} if "curves" in one else {}
         ratios = {name: against(one, other) for name, other in references.items() if other is not None}
         found.append(one | plain({f"{k}_{name}": v for name, of in ratios.items() for k, v in of.items()}))
     methods = dict.fromkeys(one["method"] for one in single)
@@ -107,11 +119,11 @@ def against(one: Row, reference: Row) -> Row:
     finite = np.isfinite(ends)
     target = float(ends[finite].mean()) if finite.any() else math.nan
     other = float(_array(reference["validation_by_seed"])[finite].mean()) if finite.any() else math.nan
-    reached, own = (median_steps_to(_array(of["curve_steps"]), _array(of["curves"]), target) for of in (one, reference))
+    reached = median_steps_to(_array(one["curve_steps"]), _array(one["curves"]), target)
     mean, validation = (math.inf if one[key] is None else one[key] for key in ("train", "validation"))
     found: Row = {
         "steps_to": reached,
-        "step_ratio": step_ratio(reached, min(own, reference["steps"])),
+        "step_ratio": step_ratio(reached, reference["own_steps"]),
         "train_ratio": value_ratio(mean, target),
         "validation_ratio": value_ratio(validation, other),
         "train_holds": bool(holds(mean, target)),
