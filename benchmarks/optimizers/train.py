@@ -56,7 +56,7 @@ class Run:
 
 
 class Curve(NamedTuple):
-    """What a run gave: the measure before every step, validation after some, median milliseconds of CPU time of a step."""
+    """What a run gave: the measure before every step, validation after some, median CPU milliseconds of a step."""
 
     losses: np.ndarray
     validation: np.ndarray
