@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.clients import processes
@@ -22,14 +21,7 @@ def replica(rank: int, optimizer: Choice, steps: int, seed: int) -> list[float]:
     model, losses, batches = DistributedDataParallel(perceptron()), [], table_batches(seed)
     opt = optimizer(model.parameters())
     for _ in range(steps):
-        opt.zero_grad()
-        x, y = next(batches)
-        loss = F.cross_entropy(model(x[rank :: processes.WORLD]), y[rank :: processes.WORLD])
-        loss.backward()
-        opt.step(lambda loss=loss: loss)
-        whole = loss.detach() / processes.WORLD
-        dist.all_reduce(whole)
-        losses.append(whole.item())
+        losses.append(processes.share_step(rank, model, opt, *next(batches)))
     assert same_everywhere(model), "replicas drifted apart"
     return losses
 

@@ -7,7 +7,6 @@ import tempfile
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.nn.functional as F
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -29,14 +28,7 @@ def shard(rank: int, optimizer: Choice, steps: int, seed: int) -> list[float]:
     for step in range(steps):
         if step == steps // 2:
             model, opt = stopped_and_restored(model, opt, optimizer)
-        opt.zero_grad()
-        x, y = next(batches)
-        loss = F.cross_entropy(model(x[rank :: processes.WORLD]), y[rank :: processes.WORLD])
-        loss.backward()
-        opt.step(lambda loss=loss: loss)
-        whole = loss.detach() / processes.WORLD
-        dist.all_reduce(whole)
-        losses.append(whole.item())
+        losses.append(processes.share_step(rank, model, opt, *next(batches)))
     return losses
 
 
