@@ -43,9 +43,10 @@ def page(path: Path) -> None:
 def questions() -> list[str]:
     """A line for each benchmark: the question that its docstring begins with, and the command."""
     found = []
-    for file in sorted(BENCHMARKS.glob("*.py")):
+    for file in sorted([*BENCHMARKS.glob("*.py"), *BENCHMARKS.glob("*/__main__.py")]):
         text = ast.get_docstring(ast.parse(file.read_text())) or ""
         command = next((line.strip() for line in text.splitlines() if line.strip().startswith("python -m")), "")
+        command = command.split("  #")[0].strip()
         if command and text.split("\n")[0].rstrip(")").split("(")[0].strip().endswith("?"):
             found.append(f"| {text.splitlines()[0]} | `{command}` |")
     return found

@@ -162,6 +162,12 @@ def _chained(before: str, line: dict[str, Any]) -> str:
     return hashlib.sha256((before + json.dumps(line, sort_keys=True)).encode()).hexdigest()[:16]
 
 
+def _is_trial(line: dict[str, Any]) -> bool:
+    """Whether a line says what its readers ask it for."""
+    kinds = {"trial": int, "part": str, "accepted": bool} | ({"sha256": str} if line.get("accepted") else {})
+    return all(type(line.get(key)) is kind for key, kind in kinds.items())
+
+
 def _verified(path: Path) -> list[dict[str, Any]]:
     """The lines of a ledger up to the first that is damaged; if there is one, the whole file is kept beside it."""
     data = path.read_bytes()
@@ -171,7 +177,7 @@ def _verified(path: Path) -> list[dict[str, Any]]:
         try:
             line = json.loads(text)
             chain = line.pop("chain")
-            if not text.endswith(b"\n") or chain != _chained(before, line):
+            if not text.endswith(b"\n") or chain != _chained(before, line) or not _is_trial(line):
                 raise ValueError("checksum")
         except (ValueError, KeyError, AttributeError, TypeError):
             fault = f"line {number}"

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from l2o.agents.lineage import Lineage
 from l2o.agents.loop import Agent, Round
+from l2o.files import read_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,11 +59,30 @@ def read_rounds(folder: Path) -> list[Round]:
 
     Raises:
         FileNotFoundError: no agent has lived there.
+        ValueError: a line is no round.
     """
     path = folder / "rounds.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"a report needs the folder of an agent that has lived a round; {folder} is none.")
-    return [Round(**json.loads(line)) for line in path.read_text().splitlines()]
+    return [_round(line, f"line {number} of {path}") for number, line in enumerate(_lines(path), 1)]
+
+
+def _lines(path: Path) -> list[bytes]:
+    return [line for line in read_file(path).split(b"\n") if line]
+
+
+def _round(line: bytes, where: str) -> Round:
+    try:
+        found = Round(**json.loads(line))
+        if not (type(found.number) is int and type(found.skill) is str and type(found.share) is float):
+            raise TypeError("its number, skill or share is of another kind")
+        trials = [[str(part), str(reason), float(gain)] for part, reason, gain in found.trials]
+        return found._replace(trials=trials, report={str(name): float(x) for name, x in found.report.items()})
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"a line of an agent's rounds must be what it wrote; {where} is not: {error}. Its next round writes the "
+            "file anew."
+        ) from error
 
 
 def lineage_table(lineage: Lineage) -> Table:

@@ -7,8 +7,12 @@ import yaml
 pytest.importorskip("hypothesis")
 pytest.importorskip("PIL")
 
-from benchmarks.fuzz import Finding, Tally, fuzz, read
-from benchmarks.fuzz_inputs import DRAWING, Target, modules, picture, st, targets
+from hypothesis import strategies as st
+
+from benchmarks.fuzz.pictures import DRAWING, picture
+from benchmarks.fuzz.reader import Finding, Tally, Target, fuzz, read
+from benchmarks.fuzz.saved import modules
+from benchmarks.fuzz.targets import targets
 from l2o.training import config
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import sqlite3
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -90,19 +92,32 @@ class SkillLibrary:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            self._make()
+        if not self.path.stat().st_size:  # which SQLite takes for a new one
+            raise ValueError(f"a library must be a whole SQLite file; {self.path} is damaged: it is empty.")
         with self._open() as db:
-            db.execute("begin immediate")
-            if not db.execute("select count(*) from sqlite_master").fetchone()[0]:
-                db.execute(TABLES)
-                db.execute(f"pragma application_id = {APPLICATION}")
-                db.execute(f"pragma user_version = {SCHEMA}")
             found = tuple(db.execute(f"pragma {name}").fetchone()[0] for name in ("application_id", "user_version"))
             if found != (APPLICATION, SCHEMA):
                 raise ValueError(
                     f"the file must be a library of skills, schema {SCHEMA}; {self.path} is another database, or of "
                     f"another version: {found}."
                 )
+
+    def _make(self) -> None:
+        """An empty library, which appears whole; another process's that appears meanwhile is as good."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        os.close(handle)
+        try:
+            with self._open(name) as db:
+                db.execute(TABLES)
+                db.execute(f"pragma application_id = {APPLICATION}")
+                db.execute(f"pragma user_version = {SCHEMA}")
+            with suppress(FileExistsError):
+                os.link(name, self.path)
+        finally:
+            os.unlink(name)
 
     def __len__(self) -> int:
         """Versions of all skills."""
@@ -132,7 +147,7 @@ class SkillLibrary:
             cursor = db.execute(
                 "insert into skills (descriptor, version, statistics, parents, weights, digest) "
                 "values (?, ?, ?, ?, ?, ?)",
-                (*row, _digest(*row)),
+                (*row, digest(*row)),
             )
             assert cursor.lastrowid is not None
             return cursor.lastrowid
@@ -149,24 +164,26 @@ class SkillLibrary:
             ).fetchone()
         if row is None:
             raise ValueError(f"id must be the number of a skill in {self.path}; got {id}.")
-        if _digest(*row[:-1]) != row[-1]:
+        if not _whole(row):
             raise ValueError(f"a skill must be as it was written; number {id} of {self.path} is damaged.")
         key, version, statistics, parents, weights, _ = row
         try:
-            tensors = read_tensors(weights)
-        except SafetensorError as error:  # pragma: no cover (its digest would have to fit)
-            raise ValueError(f"weights must be whole; those of number {id} of {self.path} are not: {error}.") from error
-        return Skill(_from_blob(key), tensors, json.loads(statistics), tuple(json.loads(parents)), int(version))
+            told = {str(name): float(value) for name, value in json.loads(statistics).items()}
+            return Skill(_from_blob(key), read_tensors(weights), told, _numbers(parents), version)
+        except (SafetensorError, ValueError, AttributeError, TypeError) as error:
+            raise ValueError(f"a skill must be whole; number {id} of {self.path} is not: {error}.") from error
 
     def nearest(self, descriptor: Float[Tensor, " d"], num: int = 1) -> list[Found]:
         """The skills nearest to a descriptor (Euclidean), each in its newest whole version, nearest first."""
         with self._open() as db:
             rows = db.execute("select descriptor, id from skills order by version desc").fetchall()
+        if not rows:
+            return []
         versions: dict[bytes, list[int]] = {}
         for key, id in rows:
             versions.setdefault(key, []).append(id)
-        if not versions:
-            return []
+        if len({len(key) if isinstance(key, bytes) else -1 for key in versions}) > 1:
+            raise ValueError(f"descriptors of a library must be of one size; {self.path} is damaged.")
         places = torch.stack([_from_blob(key) for key in versions])
         if places.shape[-1:] != descriptor.shape:
             raise ValueError(
@@ -194,7 +211,11 @@ class SkillLibrary:
     def lineage(self, id: int) -> list[int]:
         """Numbers of a skill and all its ancestors, children before parents."""
         with self._open() as db:
-            parents = {row[0]: json.loads(row[1]) for row in db.execute("select id, parents from skills")}
+            rows = db.execute("select id, parents from skills").fetchall()
+        try:
+            parents = {row[0]: _numbers(row[1]) for row in rows}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"parents must be numbers of skills; {self.path} is damaged: {error}.") from error
         found, todo = [], [id]
         while todo:
             one = todo.pop(0)
@@ -214,7 +235,7 @@ class SkillLibrary:
             if verdict != "ok":
                 raise ValueError(f"a library must be whole; {self.path} is damaged: {verdict}.")
             rows = db.execute("select descriptor, version, statistics, parents, weights, digest, id from skills")
-            return [row[-1] for row in rows if _digest(*row[:-2]) != row[-2]]
+            return [row[-1] for row in rows if not _whole(row[:-1])]
 
     def backup(self, path: Path | str) -> None:
         """A copy as of now, whoever is writing."""
@@ -231,10 +252,10 @@ class SkillLibrary:
         return None
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self, path: str | None = None) -> Iterator[sqlite3.Connection]:
         """A connection for one transaction: kept if all goes well, else as if nothing had happened."""
         try:
-            with closing(sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)) as db:
+            with closing(sqlite3.connect(path or self.path, timeout=WAIT, isolation_level=None)) as db:
                 db.execute("pragma synchronous = full")
                 try:
                     yield db
@@ -244,18 +265,31 @@ class SkillLibrary:
                     if db.in_transaction:
                         db.execute("rollback")
         except sqlite3.OperationalError as error:
-            raise ValueError(f"the library must be a file that can be opened; {self.path}: {error}.") from error
+            raise ValueError(f"a library must be a file that can be read and written; {self.path}: {error}.") from error
         except sqlite3.DatabaseError as error:
             raise ValueError(f"a library must be a whole SQLite file; {self.path} is damaged: {error}.") from error
 
 
-def _digest(key: bytes, version: int, statistics: str, parents: str, weights: bytes) -> str:
+def digest(key: bytes, version: int, statistics: str, parents: str, weights: bytes) -> str:
     """Of all that a skill is."""
-    digest = hashlib.sha256(json.dumps([version, statistics, parents]).encode())
+    found = hashlib.sha256(json.dumps([version, statistics, parents]).encode())
     for part in (key, weights):
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.hexdigest()
+        found.update(len(part).to_bytes(8, "little"))
+        found.update(part)
+    return found.hexdigest()
+
+
+def _whole(row: tuple[Any, ...]) -> bool:
+    """Whether values are of their kinds (SQLite has any in any column), and fit the digest behind them."""
+    kinds = (bytes, int, str, str, bytes)
+    return all(map(isinstance, row, kinds)) and digest(*row[:-1]) == row[-1]
+
+
+def _numbers(parents: str) -> tuple[int, ...]:
+    found = json.loads(parents)
+    if not (isinstance(found, list) and all(type(one) is int for one in found)):
+        raise ValueError(f"a list of numbers was expected; got {parents[:60]}")
+    return tuple(found)
 
 
 def _plain(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import struct
 from functools import lru_cache
 from importlib.util import find_spec
@@ -175,7 +176,8 @@ def _llama2c(path: Path, attention: str) -> Pretrained:
     if len(data) < 28:
         raise ValueError(f"a llama2.c checkpoint must begin with seven numbers; {path} has {len(data)} bytes.")
     dim, hidden, depth, heads, kv_heads, vocabulary, window = struct.unpack_from("<7i", data)
-    if min(dim, hidden, depth, heads, kv_heads, window) < 1 or dim % heads or vocabulary == 0:
+    sizes = (dim, hidden, depth, heads, kv_heads, window)
+    if min(sizes) < 1 or vocabulary == 0 or dim % heads or dim // heads % 2 or heads % kv_heads:
         raise ValueError(f"{path} must be a llama2.c checkpoint of version 0; its first numbers are no sizes of one.")
     tied, vocabulary, size = vocabulary > 0, abs(vocabulary), dim // heads
     shapes = {
@@ -194,7 +196,7 @@ def _llama2c(path: Path, attention: str) -> Pretrained:
     }
     if not tied:
         shapes["lm_head"] = (vocabulary, dim)
-    counts = [int(np.prod(shape)) for shape in shapes.values()]
+    counts = [math.prod(shape) for shape in shapes.values()]
     if len(data) != 28 + 4 * sum(counts):
         raise ValueError(
             f"a llama2.c checkpoint of these sizes must have {28 + 4 * sum(counts)} bytes; {path} has {len(data)}: it "

@@ -127,17 +127,23 @@ def read_csv(
         name: None for the file's.
 
     Raises:
-        ValueError: a column is missing.
+        ValueError: a column is missing, or a row is cut short.
     """
     parts = []
     for source in (path, test):
-        rows = list(csv.DictReader(_lines(source)))
+        try:
+            rows = list(csv.DictReader(_lines(source)))
+        except csv.Error as error:
+            raise ValueError(f"the file must be comma-separated values; {source} is not: {error}.") from error
         missing = [column for column in (text, label) if rows and column not in rows[0]]
         if missing:
             raise ValueError(
                 f"the file must have the columns {text} and {label}; {source} lacks {', '.join(missing)} (its heading "
                 f"is {', '.join(map(str, rows[0]))})."
             )
+        for number, row in enumerate(rows, start=1):
+            if row[text] is None or row[label] is None:
+                raise ValueError(f"each row must have a {text} and a {label}; row {number} of {source} is cut short.")
         parts.append(tuple(Pair(row[text].strip(), row[label].replace("_", " ").strip()) for row in rows))
     options = dict.fromkeys(sorted({pair.output for part in parts for pair in part}))
     return TextTask(name or Path(path).stem, tuple(options), *parts)

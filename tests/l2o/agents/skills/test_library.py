@@ -71,8 +71,11 @@ def test_a_damaged_file_is_told(tmp_path):
     db.close()
     with pytest.raises(ValueError, match="must be a library of skills"):
         SkillLibrary(tmp_path / "other.db")
-    with pytest.raises(ValueError, match="can be opened"):
+    with pytest.raises(ValueError, match="read and written"):
         SkillLibrary(tmp_path)
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(ValueError, match="is empty"):  # SQLite would take it for a new one
+        SkillLibrary(tmp_path / "empty.db")
 
 
 def test_a_skill_that_cannot_be_added_leaves_the_library_as_it_was(tmp_path):

@@ -1,0 +1,1 @@
+"""Faults that strike what l2o keeps on disk."""
