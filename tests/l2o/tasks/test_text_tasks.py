@@ -136,10 +136,10 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
         read_csv(table)
     assert read_csv(_two(table), text="sentence", label="label").options == ("b", "c")
     table.write_text("text,category\na,b\nc\n")
-    with pytest.raises(ValueError, match="row 2 of .*table.csv is cut short"):
+    with pytest.raises(ValueError, match=r"row 2 of .*table.csv is cut short"):
         read_csv(table)
     table.write_text(f"text,category\n{'x' * 200_000},b\n")
-    with pytest.raises(ValueError, match="comma-separated values; .*field larger"):
+    with pytest.raises(ValueError, match=r"comma-separated values; .*field larger"):
         read_csv(table)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="a folder of tasks must have"):
