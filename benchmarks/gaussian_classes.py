@@ -26,6 +26,7 @@ from torch import nn
 from benchmarks.record import RESULTS, commit, write
 from l2o.learners import Adaptation, PrototypicalNetwork
 from l2o.tasks.gaussian_classes import GaussianClasses
+from l2o.training.evaluate import half_interval
 from l2o.training.judge import CHUNK, judge
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import learn
@@ -79,7 +80,7 @@ def limits(config: Config) -> Iterator[dict[str, Any]]:
             episode = tree_map(lambda x, i=i: x[i], drawn)
             right.append((family.bayes(episode).argmax(-1) == episode.query.y).double().mean())
     scores = torch.stack(right)
-    half = 1.96 * float(scores.std()) / len(scores) ** 0.5
+    half = half_interval(scores)
     yield {"learner": "exact Bayes", "episodes": len(scores), "score": float(scores.mean()), "half_interval": half}
     nearest = Adaptation(PrototypicalNetwork(nn.Identity(), family.way))
     score, half = judge(nearest, family, config.episodes, seed=TEST_SEED).score(0)

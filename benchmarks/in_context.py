@@ -13,7 +13,6 @@ that without.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from l2o.tasks.episodes import Examples
 from l2o.tasks.function_classes import FunctionClass
 from l2o.tasks.function_limits import lasso, least_squares, nearest, ridge
 from l2o.training.episode_suites import Shape, load_episodes
+from l2o.training.evaluate import half_interval
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import learn
 from l2o.types import seeded
@@ -125,7 +125,7 @@ def judged(learner: Adaptation, data: str, k: int, scale: float, config: Config)
     ratio, half = _ratio(found["transformer"], found[best])
     return {
         "error": {name: float(x.mean()) for name, x in found.items()},
-        "half_error": {name: 1.96 * float(x.std()) / math.sqrt(len(x)) for name, x in found.items()},
+        "half_error": {name: half_interval(x) for name, x in found.items()},
         "clean": {name: float(torch.cat(parts).mean()) for name, parts in clean.items()},
         "best": best,
         "ratio": ratio,
@@ -163,8 +163,7 @@ def _error(family: FunctionClass, alpha: float) -> float:
 def _ratio(a: Tensor, b: Tensor) -> tuple[float, float]:
     """Of means, with half its 95% interval (delta method on pairs)."""
     ratio = a.mean() / b.mean()
-    spread = (a - ratio * b).std() / b.mean() / math.sqrt(len(a))
-    return float(ratio), 1.96 * float(spread)
+    return float(ratio), half_interval((a - ratio * b) / b.mean())
 
 
 def table() -> str:

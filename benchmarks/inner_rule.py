@@ -28,6 +28,7 @@ from torch import Tensor
 from benchmarks.record import RESULTS, commit, write
 from l2o.files import write_atomically
 from l2o.load import LEARNER_FILE, load
+from l2o.training.evaluate import half_interval
 from l2o.training.judge import judge
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import learn
@@ -173,8 +174,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
 
 def _gain(differences: Tensor) -> dict[str, Any]:
     """How much better than SGD on the same tasks, and half its 95% interval."""
-    half = 1.96 * float(differences.double().std()) / math.sqrt(len(differences))
-    return {"gain": plain(float(differences.double().mean())), "half_gain": plain(half)}
+    return {"gain": plain(float(differences.double().mean())), "half_gain": plain(half_interval(differences))}
 
 
 def _row(config: Config, found: Trained, rule: str, seed: int) -> dict[str, Any]:

@@ -27,8 +27,9 @@ from benchmarks.record import RESULTS, commit, line, read, write
 from l2o.files import write_atomically
 from l2o.learners.adaptation import Adaptation
 from l2o.load import load
+from l2o.training.evaluate import half_interval
 from l2o.training.icl import IclConfig
-from l2o.training.icl_command import half_interval, icl, judge_task
+from l2o.training.icl_command import icl, judge_task
 
 HELD_OUT = ("banking77-test", "banking77-validation")
 
@@ -84,7 +85,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
                     "how": name,
                     **told,
                     "metaicl_gains": fmean(gain),
-                    "half_gain": half_interval(gain),
+                    "half_gain": half_interval(torch.tensor(gain)),
                     "cpu_seconds": report["cpu_seconds"],
                     "computed_at": (_folder(config, settings) / "commit").read_text(),
                 }

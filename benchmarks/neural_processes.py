@@ -34,6 +34,7 @@ from l2o.load import load
 from l2o.tasks import gaussian_process_limits as limits
 from l2o.tasks.gaussian_process import FIXED_KERNEL, GaussianProcess
 from l2o.training.calibration import bands, calibration, evaluating
+from l2o.training.evaluate import half_interval
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import learn
 from l2o.types import seeded
@@ -132,10 +133,10 @@ def judged(learner: NeuralProcess, name: str, data: str, config: Config) -> dict
     found = calibration(learner, family, num_batches=max(1, config.batches // 4), seed=SEED + 1)
     return {
         "log_likelihood": float(likelihoods.mean()),
-        "half_interval": half(likelihoods),
+        "half_interval": half_interval(likelihoods),
         "target": TARGETS.get(name),
         "gap": float(gap.mean()),
-        "half_gap": half(gap),
+        "half_gap": half_interval(gap),
         "limits": {key: float(value.mean()) for key, value in exact.items()},
         "coverage": dict(zip(map(str, found.levels), found.coverage, strict=True)),
         "half_coverage": dict(zip(map(str, found.levels), found.half_intervals, strict=True)),
@@ -184,11 +185,6 @@ def throughput(learner: NeuralProcess, num: int = 40) -> float:
         optimizer.step()
         seconds.append(time.process_time() - begun)
     return 1 / median(seconds)
-
-
-def half(values: Tensor) -> float:
-    """Half the 95% interval of the mean."""
-    return 1.96 * float(values.std()) / len(values) ** 0.5
 
 
 def picture(learner: NeuralProcess, data: str, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch.distributions import Distribution, MixtureSameFamily
 
 from l2o.learners.neural_process.base import NeuralProcess
 from l2o.tasks.episodes import Episode, EpisodeFamily
+from l2o.training.evaluate import half_interval
 from l2o.training.report import grid
 from l2o.types import seeded, tree_map
 
@@ -79,11 +79,10 @@ def calibration(
             shares.append(torch.stack(inside, dim=1))
             ranks.append(torch.histc(place.double(), 10, 0.0, 1.0) / place.numel())
     of_episodes = torch.cat(shares)
-    half = 1.96 * of_episodes.std(0) / math.sqrt(len(of_episodes))
     return Calibration(
         tuple(levels),
         tuple(of_episodes.mean(0).tolist()),
-        tuple(half.tolist()),
+        tuple(map(half_interval, of_episodes.T)),
         tuple(torch.stack(ranks).mean(0).tolist()),
     )
 

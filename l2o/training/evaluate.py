@@ -7,6 +7,7 @@ runs that are reported, which can only flatter the baseline.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -147,6 +148,20 @@ def speed_up(result: Result, baseline: Result) -> Float[Tensor, " seeds"]:
     """How many times fewer steps than the tuned baseline's whole run; 0 where its final loss is never reached."""
     target = float(baseline.final.mean())
     return baseline.losses.shape[-1] / steps_to(result.losses, target)
+
+
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""95% of Student's t lie within so much, by degrees of freedom from 1 on."""
+
+
+def half_interval(values: Float[Tensor, " n"]) -> float:
+    """Half the 95% interval of a mean (Student's t); not a number for a single value."""
+    freedom = len(values) - 1
+    if freedom < 1:
+        return float("nan")
+    # for many, the expansion of Cornish and Fisher about the normal distribution
+    t = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.960 + 2.372 / freedom + 2.823 / freedom**2
+    return t * float(values.double().std()) / math.sqrt(len(values))
 
 
 def interval(values: Float[Tensor, " n"], level: float = 0.95, draws: int = 2000) -> tuple[float, float]:

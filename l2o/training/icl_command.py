@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from l2o.load import LEARNER_FILE, load, save
 from l2o.tasks.data.text_tasks import Pair, TextTask
 from l2o.tasks.text_episodes import Format, Tokens
 from l2o.training.config import to_plain
+from l2o.training.evaluate import half_interval
 from l2o.training.icl import IclConfig
 from l2o.training.judge import judge
 from l2o.training.metrics import Dashboard
@@ -110,21 +111,12 @@ class Judgements:
     @property
     def half_interval(self) -> float | None:
         """Half the 95% interval of the mean over seeds (Student's t); None of a single one."""
-        return half_interval(self.accuracies)
+        return half_interval(torch.tensor(self.accuracies)) if len(self.accuracies) > 1 else None
 
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it."""
         told = {"mean": self.mean, "worst": self.worst, "half_interval": self.half_interval, "items": self.items}
         return told | {"macro_f1": fmean(self.macro_f1), "accuracies": self.accuracies}
-
-
-def half_interval(values: Sequence[float]) -> float | None:
-    """Half the 95% interval of a mean (Student's t); None of a single value."""
-    n = len(values)
-    if n < 2:
-        return None
-    t = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)[n - 2] if n < 11 else 2.1
-    return t * stdev(values) / n**0.5
 
 
 def judge_task(adaptation: Adaptation, config: IclConfig, tokens: Tokens, task: TextTask) -> Judgements:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from l2o.learners.adaptation import Adaptation
 from l2o.learners.batch_norm import calibrate
 from l2o.learners.meta_grad import lanes_of, takes_stacked
 from l2o.tasks.episodes import Episode, EpisodeFamily
+from l2o.training.evaluate import half_interval
 from l2o.types import device_of, seeded, tree_map, tree_to
 
 CHUNK = 50
@@ -43,8 +43,7 @@ class Judgement:
         if steps not in self.steps:
             raise ValueError(f"steps must be one of those that were judged, {self.steps}; got {steps}.")
         values = self.scores[:, self.steps.index(steps)].double()
-        half = 1.96 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else float("nan")
-        return float(values.mean()), half
+        return float(values.mean()), half_interval(values)
 
 
 def judge(

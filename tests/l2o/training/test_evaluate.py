@@ -6,7 +6,7 @@ import torch
 from l2o.load import load
 from l2o.tasks import Quadratic, Quadratics, StyblinskiTang
 from l2o.training import report
-from l2o.training.evaluate import Contestant, compare, final_loss, interval, speed_up, steps_to
+from l2o.training.evaluate import Contestant, compare, final_loss, half_interval, interval, speed_up, steps_to
 from l2o.types import seeded
 
 RATES = (1e-3, 1e-2, 1e-1, 1.0, 1e3)
@@ -59,6 +59,15 @@ def test_the_interval_covers_the_mean_at_its_level():
         low, high = interval(torch.randn(20, generator=seeded(seed)))
         covered += low <= 0 <= high
     assert 0.88 <= covered / 200 <= 0.99
+
+
+@pytest.mark.parametrize("n", [2, 5, 10, 11, 12, 40, 1000])
+def test_half_an_interval_is_student_s(n):
+    stats = pytest.importorskip("scipy.stats")
+    values = torch.randn(n, generator=seeded(n))
+    low, high = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values.numpy()))
+    assert half_interval(values) == pytest.approx((high - low) / 2, rel=2e-3)
+    assert math.isnan(half_interval(values[:1]))
 
 
 def test_the_report_shows_every_method_and_a_figure(tmp_path):
