@@ -19,7 +19,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import keep
 from l2o.load import load
 from l2o.rules import Adam
 from l2o.tasks import Autoencoder, ConvClassification, MLPClassification, Task
@@ -87,8 +87,7 @@ def main(config: Config) -> None:
     """Compare, write."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("celo", config, rows, folder)
+    keep("celo", config, rows)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import RESULTS, commit, write
+from benchmarks.record import commit, keep
 from l2o.learners.metric.siamese import pairs, verification_accuracy
 from l2o.load import load
 from l2o.tasks.data import omniglot_classes
@@ -133,8 +133,7 @@ def trained(folder: Path) -> int:
 def main(config: Config) -> None:
     """Train, judge, write, show."""
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("few_shot", config, rows, folder)
+    keep("few_shot", config, rows)
     shown = Table("learner", "way", "accuracy, 95%", "target", "CPU minutes", title="Omniglot, 1 shot")
     for row in rows:
         score = f"{100 * row['score']:.2f} ± {100 * row['half_interval']:.2f}"

@@ -20,7 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import keep
 from l2o.load import load, recipe_file, save
 from l2o.training.config import read_config
 from l2o.training.evaluate import Contestant, compare
@@ -92,8 +92,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     rows = list(run(config))
     Console().print(shown(rows), f"meta-trained for {rows[0]['cpu_minutes']:.1f} minutes of CPU")
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("first_minutes", config, rows, folder)
+    keep("first_minutes", config, rows)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from benchmarks.record import RESULTS, commit, write
+from benchmarks.record import commit, keep
 from l2o.learners import Adaptation, PrototypicalNetwork
 from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.training.evaluate import half_interval
@@ -121,8 +121,7 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("gaussian_classes", config, rows, folder, by=("learner", "seed"))
+    keep("gaussian_classes", config, rows, by=("learner", "seed"))
     shown = Table(
         "learner", "accuracy, 95%", "below Bayes", "outer steps", "CPU s", title="Gaussian classes, 5-way 1-shot"
     )

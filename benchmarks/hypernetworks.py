@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import keep
 from l2o.compiled import traced
 from l2o.learners import MLP
 from l2o.learners.black_box.weight_generator import WeightGenerator
@@ -159,8 +159,7 @@ def main(config: Config) -> None:
     """Measure, write, show."""
     torch.set_num_threads(1)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("hypernetworks", config, rows, folder)
+    keep("hypernetworks", config, rows)
     shown = Table("kind", "system", "iterations / CPU s", "times the peer", "load", title="16 tasks, 1 thread")
     peer = {row["kind"]: row["per_cpu_second"] for row in rows if row["system"] == "hypnettorch"}
     for row in rows:

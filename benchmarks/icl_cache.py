@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import tyro
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import keep
 from l2o.learners.in_context.language_model import pretrained
 from l2o.learners.in_context.text import InContextLanguageModel
 from l2o.tasks.data.fetch import find
@@ -83,8 +83,7 @@ def main(config: Config) -> None:
     """Measure, write, show."""
     torch.set_num_threads(1)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("icl_cache", config, rows, folder)
+    keep("icl_cache", config, rows)
     for row in rows:
         print(
             f"{row['method']:<8} {row['demonstrations']:>3} demonstrations ({row['prompt_tokens']} tokens): "

@@ -26,7 +26,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import RESULTS, commit, line, read, write
+from benchmarks.record import commit, keep, line, read
 from l2o.learners.adaptation import Adaptation
 from l2o.learners.in_context.choice import choose_options
 from l2o.learners.in_context.context_weights import LoRA
@@ -191,8 +191,7 @@ def main(config: Config) -> None:
     """Measure, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("icl_models", config, rows, folder)
+    keep("icl_models", config, rows)
     shown = Table("set", "how", "accuracy, mean ± 95%", "worst draw", "CPU s a draw")
     for row in rows:
         half = "" if row["half_interval"] is None else f" ± {100 * row['half_interval']:.1f}"

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.record import RESULTS, commit, line, read, write
+from benchmarks.record import commit, keep, line, read
 from l2o.files import write_atomically
 from l2o.learners.adaptation import Adaptation
 from l2o.load import load
@@ -192,8 +192,7 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("in_context", config, rows, folder)
+    keep("in_context", config, rows)
     shown = Table("data", "learner", "seed", "inputs", *(f"k={k}" for k in config.examples), "CPU s")
     for row in rows:
         cells = [

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.record import RESULTS, commit, write
+from benchmarks.record import commit, keep
 from l2o.files import write_atomically
 from l2o.load import LEARNER_FILE, load
 from l2o.training.evaluate import half_interval
@@ -189,8 +189,7 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("inner_rule", config, rows, folder)
+    keep("inner_rule", config, rows)
     shown = Table("data", "rule", "seed", "score after 5 steps, 95%", "better than SGD by, 95%", "measure", "CPU s")
     for row in rows:
         score = f"{row['score']:.4f} ± {row['half_interval']:.4f}"

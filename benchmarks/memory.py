@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks.memory_problems import RUNS, Characters, Scores, Setting, exactly
-from benchmarks.record import RESULTS, commit, write
+from benchmarks.record import commit, keep
 from l2o.learners import NTM
 from l2o.learners.batch_norm import calibrate
 from l2o.memory import keep_freed_memory
@@ -214,8 +214,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("memory", config, rows, folder, by=("run", "seed"))
+    keep("memory", config, rows, by=("run", "seed"))
     shown = Table("run", "steps", "CPU minutes", "score", "", "target", title="networks with a memory")
     for row in rows:
         spent = [f"{row['step']:,}", f"{row['cpu_seconds'] / 60:.0f}"] if "step" in row else ["", ""]

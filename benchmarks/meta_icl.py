@@ -23,7 +23,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import RESULTS, commit, line, read, write
+from benchmarks.record import commit, keep, line, read
 from l2o.files import write_atomically
 from l2o.learners.adaptation import Adaptation
 from l2o.load import load
@@ -158,8 +158,7 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("meta_icl", config, rows, folder)
+    keep("meta_icl", config, rows)
     shown = Table("method", "seed", "how", "accuracy, mean ± 95%", "worst", "MetaICL is better by", "CPU s")
     for row in rows:
         mean = f"{100 * row['mean']:.1f}% ± {100 * row['half_interval']:.1f}"

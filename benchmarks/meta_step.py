@@ -28,7 +28,7 @@ from torch import nn
 from benchmarks.peers.client import Peer, Peers, default_peers
 from benchmarks.peers.meta_problems import Batch, conv4, images, sinusoid_network, sinusoids
 from benchmarks.peers.protocol import memory
-from benchmarks.record import RESULTS, readable, write
+from benchmarks.record import keep, readable
 from l2o.learners import MAML, Adaptation, Conv4, PrototypicalNetwork, meta_grad
 from l2o.rules import SGD
 from l2o.tasks.episodes import Episode, Examples
@@ -230,8 +230,7 @@ def main(config: Config) -> None:
         print(json.dumps({"bytes": max(memory(step) for _ in range(3))}))
         return
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("meta_step", config, rows, folder)
+    keep("meta_step", config, rows)
     shown = Table("case", "system", "ms", "CPU ms", "x learn2learn", "MiB", title="a meta-iteration")
     for row in rows:
         numbers = [readable(1e3 * row["wall"]), readable(1e3 * row["cpu"])]

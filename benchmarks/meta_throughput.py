@@ -28,7 +28,7 @@ from benchmarks.first_call import cold_and_warm
 from benchmarks.floors import FLOAT, RULES, inner_step, parameters
 from benchmarks.machine import rates
 from benchmarks.peers.client import Peer, Peers, default_peers
-from benchmarks.record import RESULTS, readable, write
+from benchmarks.record import keep, readable
 from l2o.memory import keep_freed_memory
 
 
@@ -163,8 +163,7 @@ def main(config: Config) -> None:
         keep_freed_memory()
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("meta_throughput", config, rows, folder)
+    keep("meta_throughput", config, rows)
     columns = {
         "wall us": "wall_microseconds_per_inner_step",
         "CPU us": "cpu_microseconds_per_inner_step",

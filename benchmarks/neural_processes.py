@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import keep
 from l2o.learners import Adaptation, meta_grad
 from l2o.learners.neural_process.base import NeuralProcess
 from l2o.load import load
@@ -197,8 +197,7 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("neural_processes", config, rows, folder, by=("learner", "data", "seed"))
+    keep("neural_processes", config, rows, by=("learner", "data", "seed"))
     shown = Table("learner", "data", "nats", "target", "below its limit", "90% covers", "steps", "CPU min")
     for row in rows:
         shown.add_row(

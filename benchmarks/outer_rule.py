@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 from torch import Generator
 
-from benchmarks.record import RESULTS, commit, write
+from benchmarks.record import commit, keep
 from l2o.distributed import LocalPool
 from l2o.estimators import Backprop, MetaLoss, Problems, Truncation
 from l2o.files import write_atomically
@@ -163,8 +163,7 @@ def main(config: Config) -> None:
     """Meta-train, compare, write."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("outer_rule", config, rows, folder)
+    keep("outer_rule", config, rows)
 
 
 if __name__ == "__main__":

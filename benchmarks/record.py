@@ -41,6 +41,13 @@ def write(
     return path
 
 
+def keep(name: str, config: Any, rows: Iterable[dict[str, Any]], by: Sequence[str] = ()) -> None:
+    """Write rows to the run's folder, `config.out`, and among the committed ones if `config.record`; see `write`."""
+    rows = list(rows)
+    for folder in [config.out, RESULTS] if config.record else [config.out]:
+        write(name, config, rows, folder, by)
+
+
 def read(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
     """The rows that `write` wrote."""
     return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]

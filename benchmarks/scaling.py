@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Generator
 
 from benchmarks.estimates import inner_steps
-from benchmarks.record import RESULTS, readable, write
+from benchmarks.record import keep, readable
 from l2o.distributed import LocalPool, WorkerPool
 from l2o.distributed.elastic import ElasticPool
 from l2o.distributed.hosts import Residents
@@ -225,8 +225,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
 def main(config: Config) -> None:
     """Measure, write, show."""
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("scaling", config, rows, folder)
+    keep("scaling", config, rows)
     for kind in ("throughput", "pieces", "driver", "model"):
         of = [row for row in rows if row["kind"] == kind]
         names = [name for name in of[0] if name not in ("kind", "assumptions")]

@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import keep
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import learn
 
@@ -91,8 +91,7 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("sinusoid", config, rows, folder)
+    keep("sinusoid", config, rows)
     steps = [str(step) for step in range(11)]
     shown = Table("learner", "trained at", *steps, "CPU s", title="mean squared error after so many steps")
     for name in dict.fromkeys(row["learner"] for row in rows):

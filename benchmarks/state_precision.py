@@ -20,7 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import RESULTS, readable, write
+from benchmarks.record import keep, readable
 from l2o import LearnedOptimizer
 from l2o.distributed import LocalPool
 from l2o.estimators import PES, MetaLoss, Problems, Truncation
@@ -130,8 +130,7 @@ def main(config: Config) -> None:
     """Train, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("state_precision", config, rows, folder)
+    keep("state_precision", config, rows)
     shown = Table("rule", "network", "state", "final training loss", "over float32", "95% interval")
     for row in rows:
         bounds = f"{row['ratio_low']:.3f} to {row['ratio_high']:.3f}"

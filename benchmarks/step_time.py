@@ -31,7 +31,7 @@ from benchmarks.floors import FLOAT, RULES, Work, orthogonalization
 from benchmarks.machine import rates
 from benchmarks.peers.client import Peer, Peers, default_peers
 from benchmarks.peers.protocol import shapes
-from benchmarks.record import RESULTS, readable, write
+from benchmarks.record import keep, readable
 from l2o import LearnedOptimizer
 from l2o.rules import Adam, LSTMRule, MatrixRule, MLPRule, UpdateRule, VeLO
 
@@ -228,8 +228,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     torch.manual_seed(0)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("step_time", config, rows, folder)
+    keep("step_time", config, rows)
     columns = {
         "wall ns": "wall_ns",
         "CPU ns": "cpu_ns",

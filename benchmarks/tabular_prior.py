@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import keep
 from l2o.learners import PriorFittedNetwork
 from l2o.load import load
 from l2o.tasks.data import CC18, LabelledDataset, cc18
@@ -191,8 +191,7 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("tabular_prior", config, rows, folder)
+    keep("tabular_prior", config, rows)
     methods = list(dict.fromkeys(row["method"] for row in rows))
     shown = Table("training rows", "method", "accuracy", "log loss", "best of all on", "CPU s a table")
     for num in config.rows:

@@ -28,7 +28,7 @@ from benchmarks.estimates import Estimates, Mode, RuleName, Setting
 from benchmarks.floors import FLOAT, parameters
 from benchmarks.peers.client import Peers, default_peers
 from benchmarks.peers.protocol import memory
-from benchmarks.record import RESULTS, readable, write
+from benchmarks.record import keep, readable
 
 MEBIBYTE = 2**20
 
@@ -131,8 +131,7 @@ def main(config: Config) -> None:
         print(json.dumps({"bytes": measure(config, *config.only)}))
         return
     rows = list(run(config))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("unroll_memory", config, rows, folder)
+    keep("unroll_memory", config, rows)
     shown = Table(
         "tasks", "rule", "estimator", "system", "MiB", "floor", "over floor", title="memory of a meta-gradient"
     )

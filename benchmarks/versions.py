@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import keep
 from l2o.load import load
 from l2o.training import report
 from l2o.training.evaluate import Contestant, compare
@@ -92,8 +92,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     rows = list(run(config))
     Console().print(shown(rows))
-    for folder in [config.out, RESULTS] if config.record else [config.out]:
-        write("versions", config, rows, folder)
+    keep("versions", config, rows)
 
 
 if __name__ == "__main__":

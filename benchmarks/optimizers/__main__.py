@@ -27,7 +27,7 @@ from benchmarks.optimizers.report import table
 from benchmarks.optimizers.rows import Row, compared, merged, row, swept
 from benchmarks.optimizers.sweep import SLOW, Comparison, Store, shortened
 from benchmarks.optimizers.train import Run, train
-from benchmarks.record import RESULTS, read, write
+from benchmarks.record import RESULTS, keep, read, write
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ def stressed(config: Config) -> None:
     """The hard cases; rows and a table."""
     wanted = methods.chosen((stress.REFERENCE, *(config.optimizers or ("ours",))), config.rule)
     found = list(stress.stress(wanted, Store(config.out / "runs")))
-    for folder in _folders(config):
-        write("optimizers_stress", config, found, folder)
+    keep("optimizers_stress", config, found)
     Console().print(stress.shown(found))
 
 
@@ -114,10 +113,6 @@ def timed(config: Config, steps: int = 40) -> None:
         shown.add_row(name, size, str(problem.steps), model_ms, *cells, f"{spent:.2f}")
         hours += spent
     Console(width=160).print(shown, f"{hours:.1f} hours, without validation")
-
-
-def _folders(config: Config) -> list[Path]:
-    return [config.out, RESULTS] if config.record else [config.out]
 
 
 def main(config: Config) -> None:
