@@ -1,7 +1,7 @@
 """How near does a transformer that learns in context come to ridge and lasso, and what does it do out of distribution?
 
     python -m benchmarks.in_context --record
-    python -m benchmarks.in_context --data sparse-linear --steps 40000
+    python -m benchmarks.in_context --data sparse-linear --optimizer Adam --lr 1e-3 --steps 40000
 
 (Garg et al., 2022.) Each learner is trained as `l2o learn` trains it, and goes on from its last checkpoint if it was
 stopped, or is asked for more steps. Then it predicts a query of fresh functions from k examples, as do the known
@@ -52,6 +52,9 @@ class Config:
         data: named classes of functions.
         seeds: of weights and training functions; those of the judgement are the same for all.
         steps: outer steps.
+        optimizer: of the weights: a class of torch.optim, which gets a warm-up, a cosine and clipped gradients, or an
+            update rule, which needs none of these.
+        lr: its rate.
         examples: numbers k of examples to judge at. Training has 20 at most (40 for networks and trees).
         functions: to judge by, at each k.
         threads: CPU threads.
@@ -62,7 +65,9 @@ class Config:
     learners: tuple[str, ...] = ("in-context", "in-context-linear")
     data: tuple[str, ...] = ("linear",)
     seeds: tuple[int, ...] = (0,)
-    steps: int = 40_000
+    steps: int = 12_000
+    optimizer: str = "default"
+    lr: float = 1.0
     examples: tuple[int, ...] = (1, 2, 3, 5, 10, 15, 20, 30, 40)
     functions: int = 10_000
     threads: int = 1
@@ -75,11 +80,12 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     for data in config.data:
         for name in config.learners:
             for seed in config.seeds:
-                folder = config.out / f"{name}_{data}_{seed}"
+                folder = config.out / f"{name}_{data}_{config.optimizer}_{seed}"
                 told = trained(folder, name, data, seed, config)
                 found = load(folder / "best.safetensors")
                 assert isinstance(found, Adaptation)
                 facts = {key: told[key] for key in ("learner", "data", "steps", "cpu_seconds", "computed_at")}
+                facts["optimizer"] = config.optimizer
                 for inputs, scale in {"as in training": 1.0, "half": 0.5, "twice": 2.0}.items():
                     by_k = {str(k): judged(found, data, k, scale, config) for k in config.examples}
                     yield {**facts, "seed": seed, "inputs": inputs, "by_examples": by_k}
@@ -89,12 +95,17 @@ def trained(folder: Path, name: str, data: str, seed: int, config: Config) -> di
     """The report of a run, which is made, or brought to its end, if it is not there."""
     report, stamp = folder / "test.json", folder / "commit"
     if not (stamp.exists() and json.loads(report.read_text())["steps"] == config.steps):
+        by_rule = not hasattr(torch.optim, config.optimizer)
         settings = LearnConfig(
             learner=name,
             data=data,
             seed=seed,
             steps=config.steps,
-            warmup=500,
+            optimizer=config.optimizer,
+            lr=config.lr,
+            schedule="constant" if by_rule else "cosine",
+            warmup=0 if by_rule else 500,
+            max_grad_norm=0.0 if by_rule else None,
             threads=config.threads,
             evaluate_every=1000,
             checkpoint_every=500,
@@ -192,7 +203,7 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    keep("in_context", config, rows)
+    keep("in_context", config, rows, by=("data", "learner", "seed", "inputs", "optimizer"))
     shown = Table("data", "learner", "seed", "inputs", *(f"k={k}" for k in config.examples), "CPU s")
     for row in rows:
         cells = [

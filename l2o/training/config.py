@@ -107,7 +107,7 @@ class MetaTrainConfig(PoolConfig):
         order: full meta-gradients, or first: inner gradients taken as constants (backprop only).
         std: standard deviation of perturbations (es, pes, nres).
         sign_delta: use only which of a pair's losses is lower (es, pes, nres).
-        optimizer: outer optimizer: a class of torch.optim, or the path of a saved update rule.
+        optimizer: outer optimizer: a class of torch.optim, or an update rule by name ('default') or path.
         lr: outer learning rate.
         schedule: of the outer learning rate: constant, or cosine to a tenth.
         warmup: outer steps of linear warm-up.
@@ -236,7 +236,7 @@ def train_only(module: nn.Module, pattern: str) -> None:
 
 
 def outer_optimizer(module: nn.Module, name: str, lr: float, total_steps: int | None = None) -> Optimizer:
-    """The optimizer of a module's trained parameters: a class of torch.optim, or a saved update rule by its path.
+    """The optimizer of a module's trained parameters: a class of torch.optim, or an update rule by name or path.
 
     Raises:
         ValueError: neither.
@@ -248,9 +248,13 @@ def outer_optimizer(module: nn.Module, name: str, lr: float, total_steps: int | 
         fused: dict[str, Any] = {"fused": True} if "fused" in signature(kind).parameters else {}
         return kind(trained, lr=lr, **fused)  # type: ignore[call-arg]
     path = Path(name).expanduser()
-    if not path.exists():
-        raise ValueError(f"optimizer must be a class of torch.optim or a path; got {name!r}.")
-    return LearnedOptimizer(trained, path, lr=lr, total_steps=total_steps)
+    try:
+        return LearnedOptimizer(trained, path if path.exists() else name, lr=lr, total_steps=total_steps)
+    except (FileNotFoundError, ImportError) as error:
+        raise ValueError(
+            "optimizer must be a class of torch.optim, or an update rule by its name ('default' is the one in the box) "
+            f"or path; got {name!r}: {error}"
+        ) from error
 
 
 def rate_factor(kind: str, warmup: int, total: int, last: float = 0.1) -> Callable[[int], float]:

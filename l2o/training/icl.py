@@ -67,7 +67,7 @@ class IclConfig(PoolConfig):
         vocabulary: pieces of tiny-gpt's tokenizer, made from the training pairs.
         width, depth, heads, window: of tiny-gpt.
         num_episodes: episodes of each worker in an outer step.
-        optimizer: outer optimizer: a class of torch.optim, or the path of a saved update rule.
+        optimizer: outer optimizer: a class of torch.optim, or an update rule by name ('default') or path.
         lr: outer learning rate.
         schedule: of the outer learning rate: constant, cosine or linear, down to 0.
         warmup: outer steps of linear warm-up.

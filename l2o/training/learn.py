@@ -59,7 +59,7 @@ class LearnConfig(PoolConfig):
         precision: float32 or bfloat16 for the network's convolutions.
         num_episodes: episodes of each worker in an outer step.
         batching: auto, loop, vmap or chunk:n, see `meta_grad`.
-        optimizer: outer optimizer: a class of torch.optim, or the path of a saved update rule.
+        optimizer: outer optimizer: a class of torch.optim, or an update rule by name ('default') or path.
         lr: outer learning rate.
         schedule: of the outer learning rate: constant, cosine or linear, down to 0.
         warmup: outer steps of linear warm-up.
