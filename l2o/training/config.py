@@ -248,9 +248,11 @@ def outer_optimizer(module: nn.Module, name: str, lr: float, total_steps: int | 
         fused: dict[str, Any] = {"fused": True} if "fused" in signature(kind).parameters else {}
         return kind(trained, lr=lr, **fused)  # type: ignore[call-arg]
     path = Path(name).expanduser()
+    if path.exists():
+        return LearnedOptimizer(trained, path, lr=lr, total_steps=total_steps)
     try:
-        return LearnedOptimizer(trained, path if path.exists() else name, lr=lr, total_steps=total_steps)
-    except (FileNotFoundError, ImportError) as error:
+        return LearnedOptimizer(trained, name, lr=lr, total_steps=total_steps)
+    except (FileNotFoundError, ImportError, ValueError) as error:
         raise ValueError(
             "optimizer must be a class of torch.optim, or an update rule by its name ('default' is the one in the box) "
             f"or path; got {name!r}: {error}"

@@ -152,11 +152,11 @@ def test_flags_go_over_a_config_file(tmp_path):
     assert (config["rule"], config["steps"], config["horizon"]) == ("adam", 1, [10])
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "PATH"])
+@pytest.mark.parametrize("optimizer", ["SGD", "PATH", "sgd"])
 def test_any_outer_optimizer_trains_a_rule_a_learned_one_too(tmp_path, optimizer):
     l2o.save(l2o.load("sgd", lr=1e-3), tmp_path / "outer.safetensors")
     name = optimizer.replace("PATH", str(tmp_path / "outer.safetensors"))
-    rate = {"SGD": "1e-3", "PATH": "1.0"}[optimizer]
+    rate = {"SGD": "1e-3", "PATH": "1.0", "sgd": "1.0"}[optimizer]
     assert meta_train(tmp_path / "run", "--optimizer", name, "--lr", rate) == 0
     assert meta_train(tmp_path / "plain", "--optimizer", "SGD", "--lr", "1e-3") == 0
     for key, value in weights(tmp_path / "run").items():
