@@ -42,6 +42,9 @@ class Config:
         methods: direct, channel.
         seeds: of weights and training episodes; the draws that all are judged by are the same.
         steps: outer steps.
+        optimizer: of the weights: a class of torch.optim, which gets a warm-up and a cosine, or an update rule, which
+            needs neither.
+        lr: its rate.
         way: options of an episode.
         shot: demonstrations of each.
         judgements: draws of options, demonstrations and texts.
@@ -53,7 +56,9 @@ class Config:
 
     methods: tuple[str, ...] = ("channel", "direct")
     seeds: tuple[int, ...] = (0,)
-    steps: int = 4000
+    steps: int = 1500
+    optimizer: str = "default"
+    lr: float = 1.0
     way: int = 4
     shot: int = 2
     judgements: int = 10
@@ -93,6 +98,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
 
 def _trained(config: Config, method: str, seed: int, shot: int) -> IclConfig:
     """The settings of a run, which is made, or brought to its end, if it is not there."""
+    by_rule = not hasattr(torch.optim, config.optimizer)
     settings = IclConfig(
         data="banking77",
         held_out=HELD_OUT,
@@ -103,8 +109,11 @@ def _trained(config: Config, method: str, seed: int, shot: int) -> IclConfig:
         num_episodes=16 if shot else 16 * (config.way * config.shot + 1),
         in_turn=shot > 0,
         before="\n",
-        lr=2e-3,
-        warmup=20,
+        optimizer=config.optimizer,
+        lr=config.lr,
+        schedule="constant" if by_rule else "cosine",
+        warmup=0 if by_rule else 20,
+        max_grad_norm=0.0 if by_rule else 1.0,
         steps=config.steps,
         seed=seed,
         threads=config.threads,
@@ -122,7 +131,7 @@ def _trained(config: Config, method: str, seed: int, shot: int) -> IclConfig:
 
 
 def _folder(config: Config, settings: IclConfig) -> Path:
-    return config.out / f"{settings.method}_{settings.shot}_{settings.steps}_{settings.seed}"
+    return config.out / f"{settings.method}_{settings.shot}_{settings.optimizer}_{settings.steps}_{settings.seed}"
 
 
 def _judged(config: Config, settings: IclConfig, shot: int) -> dict[str, Any]:
@@ -158,7 +167,7 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    keep("meta_icl", config, rows)
+    keep("meta_icl", config, rows, by=("method", "seed", "how"))
     shown = Table("method", "seed", "how", "accuracy, mean ± 95%", "worst", "MetaICL is better by", "CPU s")
     for row in rows:
         mean = f"{100 * row['mean']:.1f}% ± {100 * row['half_interval']:.1f}"
