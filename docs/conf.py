@@ -1,4 +1,4 @@
-"""The documentation's site: pages in Markdown, the API from docstrings, pictures and tables made when it is built."""
+"""The documentation's site: pages in Markdown, the API from docstrings, the picture of the house made when it is built."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-import benchmark_tables  # noqa: E402  (they stand beside this file, which Sphinx executes)
-import house  # noqa: E402
+import house  # noqa: E402  (it stands beside this file, which Sphinx executes)
 
 project, author = "l2o", "The l2o authors"
 release = metadata.version("l2o")
@@ -42,5 +41,4 @@ def plain_to_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
 def setup(app: Any) -> None:
     """Make what is made, before the pages are read."""
     house.draw(HERE / "house.svg")
-    benchmark_tables.page(HERE / "benchmarks.md")
     app.connect("autodoc-process-docstring", plain_to_rst, priority=100)  # before napoleon
