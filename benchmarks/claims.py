@@ -17,7 +17,7 @@ def table() -> str:
     for what, measured, page in (
         ("the optimizer in the box, untuned, beside AdamW at its best rate", _box(), "docs/results/optimizers.md"),
         ("what its step costs", _cost(), "docs/results/optimizers.md"),
-        ("beside Celo's released weights (24 GPU hours), on networks for digits", _celo(), "docs/results/optimizers.md"),
+        ("beside Celo's released weights (24 GPU hours), on small networks", _celo(), "docs/results/optimizers.md"),
         ("meta-training: wall clock of an inner step", _throughput(), "docs/results/speed.md"),
         ("a meta-iteration of MAML", _meta_step(), "docs/results/learners.md"),
         ("few-shot: Omniglot, 5-way 1-shot", _few_shot(), "docs/results/learners.md"),
@@ -97,7 +97,8 @@ def _soak() -> str:
     *_, end = read("soak")
     return (
         f"{end['kills']} kills in {end['seconds'] / 3600:.1f} hours: theta differed from an undisturbed run's after "
-        f"{end['steps_of_other_theta']} of {end['steps']:,} steps, {end['missing']} of {end['used']:,} estimates missing"
+        f"{end['steps_of_other_theta']} of {end['steps']:,} steps, {end['missing']} of {end['used']:,} estimates are "
+        "missing"
     )
 
 
