@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.record import line, read, readable
 
-Row = dict[str, Any]
+OPTIMIZERS = "docs/results/optimizers.md"
+NAMES = {"torchopt": "TorchOpt"}
 
 
 def table() -> str:
     """A line a claim: what, how much, and the page where the whole table stands."""
     lines = [line(["what", "measured", "all of it"]), line(["---"] * 3)]
     for what, measured, page in (
-        ("the optimizer in the box, untuned, beside AdamW at its best rate", _box(), "docs/results/optimizers.md"),
-        ("what its step costs", _cost(), "docs/results/optimizers.md"),
-        ("beside Celo's released weights (24 GPU hours), on small networks", _celo(), "docs/results/optimizers.md"),
-        ("meta-training: wall clock of an inner step", _throughput(), "docs/results/speed.md"),
-        ("a meta-iteration of MAML", _meta_step(), "docs/results/learners.md"),
-        ("few-shot: Omniglot, 5-way 1-shot", _few_shot(), "docs/results/learners.md"),
-        ("a run on Ray whose workers die", _soak(), "docs/guide/cluster.md"),
-        ("the gate, before changes that change nothing", _gate(), "docs/guide/agents.md"),
-        ("an optimizer meta-trained on lives of PPO, beside Adam at its best rate", _ppo(), "l2o/weights/ppo.md"),
+        ("the optimizer in the box, untuned, beside AdamW at its best rate", _box(), OPTIMIZERS),
+        ("what its step costs", _cost(), OPTIMIZERS),
+        ("beside Celo's released weights (24 GPU hours), on small networks", _celo(), OPTIMIZERS),
+        ("meta-training: time of an inner step", _throughput(), "docs/results/speed.md"),
+        ("MAML: time of a meta-iteration", _meta_step(), "docs/results/learners.md"),
+        ("few-shot learning: Omniglot, 5 classes, 1 example each", _few_shot(), "docs/results/learners.md"),
+        ("meta-training on Ray while its workers are killed", _soak(), "docs/guide/cluster.md"),
+        ("the gate that an agent's changes must pass", _gate(), "docs/guide/agents.md"),
+        ("an optimizer for PPO, untuned, beside Adam at its best rate", _ppo(), "l2o/weights/ppo.md"),
     ):
         lines.append(line([what, measured, f"[{Path(page).stem}]({page})"]))
     return "\n".join(lines)
@@ -37,9 +37,9 @@ def _box() -> str:
     )
     num, (low, high) = row["problems"], row["step_ratio_interval"]
     return (
-        f"{row['step_ratio']:.2f} [{low:.2f}, {high:.2f}] of the steps to AdamW's final loss, over {num} problems it "
-        f"was not trained on; training loss no higher on {row['train_share'] * num:.0f}, validation loss on "
-        f"{row['validation_share'] * num:.0f}"
+        f"reaches AdamW's final loss in {row['step_ratio']:.2f} [{low:.2f}, {high:.2f}] of its steps, on {num} problems "
+        f"that it was not trained on; training loss ends no higher on {row['train_share'] * num:.0f}, validation loss "
+        f"on {row['validation_share'] * num:.0f}"
     )
 
 
@@ -57,7 +57,7 @@ def _celo() -> str:
     of = {(row["task"], row["method"]): row["speed_up_Adam"] for row in rows}
     tasks = dict.fromkeys(row["task"] for row in rows)
     won = {name: sum(of[task, "l2o"] > of[task, name] for task in tasks) for name in ("Celo", "Celo-Adam")}
-    return "fewer steps to Adam's final loss than " + ", than ".join(
+    return "reaches Adam's final loss in fewer steps than " + ", than ".join(
         f"{name} on {count} of {len(tasks)}" for name, count in won.items()
     )
 
@@ -72,8 +72,8 @@ def _throughput() -> str:
             ours = min(row[key] for row in of if row["system"].startswith("l2o"))
             for row in of:
                 if not row["system"].startswith("l2o"):
-                    times.setdefault(row["system"], []).append(row[key] / ours)
-        others = ", ".join(f"{name}'s {_range(ratios)} times as long" for name, ratios in times.items())
+                    times.setdefault(NAMES.get(row["system"], row["system"]), []).append(row[key] / ours)
+        others = ", ".join(f"{name} takes {_range(ratios)} times as long as l2o" for name, ratios in times.items())
         told.append(f"{title}: {others}")
     return "; ".join(told)
 
@@ -84,8 +84,10 @@ def _meta_step() -> str:
         of = {row["system"]: row["wall"] for row in rows if row["case"] == case}
         ours = min(wall for name, wall in of.items() if name.startswith("l2o"))
         ratios = [wall / ours for name, wall in of.items() if not name.startswith("l2o")]
-        told.append(f"{case}: others' {_range(ratios)} times as long")
-    return "; ".join(told)
+        told.append(f"{case}: {_range(ratios)} times as long as l2o")
+    others = dict.fromkeys(NAMES.get(row["system"], row["system"]) for row in rows)
+    named = [name for name in others if not name.startswith("l2o") and name != "hand"]
+    return f"{', '.join(named)} and a loop by hand take: {'; '.join(told)}"
 
 
 def _few_shot() -> str:
@@ -96,22 +98,23 @@ def _few_shot() -> str:
 def _soak() -> str:
     *_, end = read("soak")
     return (
-        f"{end['kills']} kills in {end['seconds'] / 3600:.1f} hours: theta differed from an undisturbed run's after "
-        f"{end['steps_of_other_theta']} of {end['steps']:,} steps, {end['missing']} of {end['used']:,} estimates are "
-        "missing"
+        f"{end['kills']} kills in {end['seconds'] / 3600:.1f} hours: of {end['steps']:,} steps "
+        f"{end['steps_of_other_theta'] or 'none'} gave weights other than an undisturbed run's, of {end['used']:,} "
+        f"estimates {end['missing'] or 'none'} went missing"
     )
 
 
 def _gate() -> str:
     rows = [row for row in read("agents_gate") if "false_runs" in row]
-    return f"let one through in {sum(row['false_runs'] for row in rows)} of {sum(row['runs'] for row in rows)} runs"
+    false, runs = sum(row["false_runs"] for row in rows), sum(row["runs"] for row in rows)
+    return f"of {runs} runs of changes that change nothing, {false or 'none'} let one through"
 
 
 def _ppo() -> str:
     of = {(row["kind"], row["method"]): row["area"] for row in read("agents_ppo")}
     kinds = dict.fromkeys(kind for kind, method in of if method == "adam")
     gains = (f"{of[kind, 'learned'] / of[kind, 'adam'] - 1:+.0%} on {kind}" for kind in kinds)
-    return "area under the curve of whole lives " + ", ".join(gains)
+    return "area under the curve of whole lives: " + "; ".join(gains)
 
 
 def _range(values: Sequence[float]) -> str:

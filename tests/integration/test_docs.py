@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 import warnings
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -170,3 +172,20 @@ def test_the_site_builds_without_a_warning(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "site" / "api" / "rules.html").read_text().count("LSTMRule") > 2
+    assert dead_links(tmp_path / "site") == []
+
+
+def dead_links(site: Path) -> list[str]:
+    """Links of a built site, to its own pages and places in them, that lead nowhere."""
+    pages = {page.resolve(): page.read_text() for page in site.rglob("*.html")}
+    places = {page: set(re.findall(r'\bid="([^"]*)"', text)) for page, text in pages.items()}
+    dead = []
+    for page, text in pages.items():
+        for link in map(unescape, re.findall(r'\b(?:href|src)="([^"]*)"', text)):
+            target, _, place = unquote(link).partition("#")
+            if re.match(r"[a-z]+:", target):
+                continue
+            leads = (page.parent / target.partition("?")[0]).resolve() if target else page
+            if not leads.is_file() or (place and leads in places and place not in places[leads]):
+                dead.append(f"{page.relative_to(site.resolve())}: {link}")
+    return dead
