@@ -74,7 +74,7 @@ def _mean(rows: list[dict[str, Any]], method: str, key: str) -> float:
 
 def pages() -> list[Path]:
     """The README and those pages of the docs that have tables."""
-    docs = (path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in path.parts)
+    docs = (path for path in sorted((ROOT / "docs").rglob("*.md")) if "/_" not in str(path.relative_to(ROOT)))
     return [ROOT / "README.md", *(path for path in docs if TABLE.search(path.read_text()))]
 
 

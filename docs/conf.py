@@ -11,7 +11,8 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-import house  # noqa: E402  (it stands beside this file, which Sphinx executes)
+import elsewhere  # noqa: E402  (they stand beside this file, which Sphinx executes)
+import house  # noqa: E402
 
 project, author = "l2o", "The l2o authors"
 release = metadata.version("l2o")
@@ -38,7 +39,14 @@ def plain_to_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
         lines[i] = re.sub(r"(?<!`)(\w)_(?=[\s,.;:)]|$)", r"\1\\_", lines[i])
 
 
+def lead_to_copies(app: Any, name: str, source: list[str]) -> None:
+    """Links to pages outside of this folder lead to their copies in the site."""
+    source[0] = elsewhere.relink(source[0], (HERE / name).parent)
+
+
 def setup(app: Any) -> None:
     """Make what is made, before the pages are read."""
     house.draw(HERE / "house.svg")
+    elsewhere.copy()
+    app.connect("source-read", lead_to_copies)
     app.connect("autodoc-process-docstring", plain_to_rst, priority=100)  # before napoleon

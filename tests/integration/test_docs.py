@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SHORTER = {"range(100)": "range(2)", "steps=200": "steps=20", "64, 20,": "2, 3,", "-1, 64)": "-1, 2)"}
 PAGES = [path.relative_to(ROOT).as_posix() for path in [*DOCS.rglob("*.md"), ROOT / "CONTRIBUTING.md"]]
-PAGES = sorted(page for page in PAGES if "_build" not in page)
+PAGES = sorted(page for page in PAGES if "/_" not in page)  # neither built nor copied
 
 
 def snippets(page: str, language: str = "python") -> list[str]:
