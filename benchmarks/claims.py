@@ -37,9 +37,9 @@ def _box() -> str:
     )
     num, (low, high) = row["problems"], row["step_ratio_interval"]
     return (
-        f"reaches AdamW's final loss in {row['step_ratio']:.2f} [{low:.2f}, {high:.2f}] of its steps, on {num} problems "
-        f"that it was not trained on; training loss ends no higher on {row['train_share'] * num:.0f}, validation loss "
-        f"on {row['validation_share'] * num:.0f}"
+        f"reaches AdamW's final loss in {row['step_ratio']:.2f} [{low:.2f}, {high:.2f}] of its steps, on {num} "
+        f"problems that it was not trained on; training loss ends no higher on {row['train_share'] * num:.0f}, "
+        f"validation loss on {row['validation_share'] * num:.0f}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The documentation's site: pages in Markdown, the API from docstrings, the picture of the house made when it is built."""
+"""The documentation's site: pages in Markdown, the API from docstrings, pictures and copies made when it is built."""
 
 from __future__ import annotations
 

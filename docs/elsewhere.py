@@ -1,4 +1,4 @@
-"""Brings pages that stand beside what they tell of, such as model cards, into the site, and leads links to them there."""
+"""Brings pages that stand beside what they tell of, such as model cards, into the site, with the links to them."""
 
 from __future__ import annotations
 
