@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -21,5 +21,4 @@ def constant(function: F) -> F:
 
 def untraced(function: F) -> F:
     """What a compiled function leaves as it is: `torch.compiler.disable` from the first call on, as torch does."""
-    disabled: F = torch._disable_dynamo(function)
-    return disabled
+    return cast(F, torch._disable_dynamo(function))
