@@ -1,14 +1,17 @@
 # Two commands need nothing but Python, pip and make:
 #   make quickstart   meta-train two optimizers on real data, compare them with SGD and Adam (under 15 minutes)
-#   make test         the test suite
+#   make test         the test suite (installs all that developers need)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+READY := $(VENV)/.ready
 INSTALLED := $(VENV)/.installed
+DECLARED := pyproject.toml setup.cfg constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
 .PHONY: quickstart test check format docs install clean
 
-quickstart: $(INSTALLED)
+quickstart: $(READY)
 	$(BIN)/python -m benchmarks.quickstart
 
 test: $(INSTALLED)
@@ -30,10 +33,19 @@ docs: $(INSTALLED)
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml setup.cfg constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
-	touch $@
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("l2o needs Python 3.10 or newer; $(PYTHON) is %d.%d. For example: make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): $(DECLARED) | $(BIN)/python
+	@echo 'installing torch and a few others into $(VENV), some minutes ...'
+	$(INSTALL) '.[plot]'
+	@touch $@
+
+$(INSTALLED): $(DECLARED) | $(BIN)/python
+	@echo 'installing all that developers need into $(VENV), many minutes ...'
+	$(INSTALL) '.[all]'
+	@touch $@ $(READY)
 
 clean:
 	rm -rf $(VENV) build dist docs/_build *.egg-info

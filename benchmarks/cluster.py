@@ -1,4 +1,4 @@
-"""The README's tables of Ray's workers, from committed rows."""
+"""Tables of Ray's workers, from committed rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's tables of the optimizer in the box, from committed rows; a third is in `benchmarks.optimizers`."""
+"""Tables of the optimizer in the box, from committed rows; a third is in `benchmarks.optimizers`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's tables of learners, from committed rows."""
+"""Tables of learners, from committed rows."""
 
 from __future__ import annotations
 

@@ -1,21 +1,24 @@
-"""Writes the README's tables from committed rows, so that no number there is typed by hand.
+"""Writes the tables of the README and the docs from committed rows, so that no number there is typed by hand.
 
 python -m benchmarks.readme            # rewrite
-python -m benchmarks.readme --check    # fail if the README says something else than the rows
+python -m benchmarks.readme --check    # fail if a page says something else than the rows
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cluster, in_the_box, learners, speed
+from benchmarks import claims, cluster, in_the_box, learners, robustness, speed
 from benchmarks.optimizers import report
-from benchmarks.record import line, read
+from benchmarks.record import RESULTS, line, read
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+TABLE = re.compile(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", re.DOTALL)
+"""Where a table stands on a page, and its name."""
 
 
 def quickstart() -> str:
@@ -42,6 +45,7 @@ def quickstart() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "claims": claims.table,
     "quickstart": quickstart,
     "optimizers": report.table,
     "celo": in_the_box.celo,
@@ -54,6 +58,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "outer_rule": learners.outer_rule,
     "scaling": cluster.scaling,
     "soak": cluster.soak,
+    **robustness.TABLES,
 }
 
 
@@ -67,19 +72,27 @@ def _mean(rows: list[dict[str, Any]], method: str, key: str) -> float:
     return sum(values) / len(values)
 
 
+def pages() -> list[Path]:
+    """The README and those pages of the docs that have tables."""
+    docs = (path for path in sorted((ROOT / "docs").rglob("*.md")) if "/_" not in str(path.relative_to(ROOT)))
+    return [ROOT / "README.md", *(path for path in docs if TABLE.search(path.read_text()))]
+
+
 def rewritten(text: str) -> str:
-    """The README with every table made anew."""
-    for name, table in TABLES.items():
-        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        before, rest = text.split(start)
-        _, after = rest.split(end)
-        text = f"{before}{start}{table()}\n{end}{after}"
-    return text
+    """A page with every table made anew."""
+    return TABLE.sub(lambda found: f"<!-- {found[1]} -->\n{_written(found[1])}\n<!-- /{found[1]} -->", text)
+
+
+def _written(name: str) -> str:
+    if name in robustness.TABLES and not (RESULTS / f"{name}.jsonl").exists():
+        return "Not measured yet."
+    return TABLES[name]()
 
 
 if __name__ == "__main__":
-    old = README.read_text()
-    new = rewritten(old)
-    if "--check" in sys.argv[1:]:
-        sys.exit("README.md does not say what the rows say: python -m benchmarks.readme" if new != old else 0)
-    README.write_text(new)
+    for page in pages():
+        old = page.read_text()
+        new = rewritten(old)
+        if "--check" in sys.argv[1:] and new != old:
+            sys.exit(f"{page.relative_to(ROOT)} does not say what the rows say: python -m benchmarks.readme")
+        page.write_text(new)

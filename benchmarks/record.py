@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-"""Rows that the README's numbers come from; committed."""
+"""Rows that the numbers of the README and the docs come from; committed."""
 
 
 def write(

@@ -6,12 +6,6 @@ from collections.abc import Callable
 
 from benchmarks.record import line, read, readable
 
-TITLES = {
-    "fuzz": "Hostile and damaged files",
-    "faults": "Kills, full disks, truncated files and flipped bytes",
-    "import_time": "What importing costs",
-}
-
 
 def fuzz() -> str:
     """How many files each reader was given, and what was found."""

@@ -1,4 +1,4 @@
-"""The README's table and picture of speed, from the committed rows of meta_throughput and step_time.
+"""The table and picture of speed, from the committed rows of meta_throughput and step_time.
 
 python -m benchmarks.speed        # draws benchmarks/results/speed.png; `python -m benchmarks.readme` writes the table
 """

@@ -1,4 +1,4 @@
-"""The documentation's site: pages in Markdown, the API from docstrings, pictures and tables made when it is built."""
+"""The documentation's site: pages in Markdown, the API from docstrings, pictures and copies made when it is built."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-import benchmark_tables  # noqa: E402  (they stand beside this file, which Sphinx executes)
+import elsewhere  # noqa: E402  (they stand beside this file, which Sphinx executes)
 import house  # noqa: E402
 
 project, author = "l2o", "The l2o authors"
@@ -39,8 +39,14 @@ def plain_to_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
         lines[i] = re.sub(r"(?<!`)(\w)_(?=[\s,.;:)]|$)", r"\1\\_", lines[i])
 
 
+def lead_to_copies(app: Any, name: str, source: list[str]) -> None:
+    """Links to pages outside of this folder lead to their copies in the site."""
+    source[0] = elsewhere.relink(source[0], (HERE / name).parent)
+
+
 def setup(app: Any) -> None:
     """Make what is made, before the pages are read."""
     house.draw(HERE / "house.svg")
-    benchmark_tables.page(HERE / "benchmarks.md")
+    elsewhere.copy()
+    app.connect("source-read", lead_to_copies)
     app.connect("autodoc-process-docstring", plain_to_rst, priority=100)  # before napoleon

@@ -1,4 +1,4 @@
-"""What came out of the comparison, as a table for the README; all of it from rows."""
+"""What came out of the comparison, as a table; all of it from rows."""
 
 from __future__ import annotations
 

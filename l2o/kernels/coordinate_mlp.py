@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from l2o.kernels.build import library
+from l2o.tracing import constant
 
 MAX_HIDDEN = 32
 MAX_LAYERS = 4
@@ -86,7 +87,7 @@ def padded(hidden: int) -> int:
     return next(size for size in (4, 8, 16, 32) if hidden <= size)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def available(hidden: int, num_layers: int, half: bool = False) -> bool:
     """Whether there is a kernel for such a network; builds it, where it is not built yet.
 

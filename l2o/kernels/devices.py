@@ -11,6 +11,7 @@ import torch
 
 from l2o.kernels import coordinate_mlp
 from l2o.kernels.coordinate_mlp import MAX_HIDDEN, MAX_LAYERS, Averages, Network
+from l2o.tracing import constant
 
 
 def kernels_for(device: torch.device) -> Any:
@@ -20,7 +21,7 @@ def kernels_for(device: torch.device) -> Any:
     return importlib.import_module("l2o.kernels.coordinate_mlp_triton")
 
 
-@torch.compiler.assume_constant_result
+@constant
 def available(device: torch.device, hidden: int, num_layers: int, half: bool = False) -> bool:
     """Whether there is a kernel for such a network on a device; see `coordinate_mlp.available`."""
     if device.type == "cpu":

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from l2o.kernels.build import library
+from l2o.tracing import constant
 
 SIZES = (4, 8, 16, 20, 32)
 """Numbers of hidden units that kernels are built for."""
@@ -79,7 +80,7 @@ class _Plan(ctypes.Structure):
     ]
 
 
-@torch.compiler.assume_constant_result
+@constant
 def available(hidden: int, num_layers: int, p: float) -> bool:
     """Whether there is a kernel for such a network; builds it, where it is not built yet."""
     fits = hidden <= SIZES[-1] and num_layers <= MAX_LAYERS and p <= MAX_P

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l2o.tracing import constant
 
-@torch.compiler.assume_constant_result
+
+@constant
 def inside_grad() -> bool:
     """Whether a transform other than `vmap` is at work: `torch.func.grad` and its kin refuse such operations.
 

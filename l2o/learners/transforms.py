@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from l2o.tracing import constant
 
-@torch.compiler.assume_constant_result
+
+@constant
 def inside_transform() -> bool:
     """Whether a transform of `torch.func` is at work."""
     return bool(torch._C._functorch.get_interpreter_stack())

@@ -20,6 +20,7 @@ from l2o.optim.state import Packed, check_matches, gather, hide, narrowed, owned
 from l2o.rules import AdamW
 from l2o.rules.base import UpdateRule
 from l2o.rules.coordinates import deferring
+from l2o.tracing import untraced
 
 FALLBACK = "fallback_lr"
 """What groups have where the watchdog has fallen back: AdamW's learning rate. So it is saved and loaded with them."""
@@ -97,7 +98,7 @@ class LearnedOptimizer(Optimizer):
             check_group(settings["lr"], settings["weight_decay"])
         super().add_param_group(param_group)
 
-    @torch.compiler.disable  # inside of a compiled function too the rule runs on its kernels, or compiled on its own
+    @untraced  # inside of a compiled function too the rule runs on its kernels, or compiled on its own
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None) -> Any:
         """Move the parameters once.

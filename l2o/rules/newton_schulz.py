@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from l2o.rules.base import working
+from l2o.tracing import constant
 from l2o.types import Params
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -47,7 +48,7 @@ def newton_schulz(
     return x if matrix.shape[-2] <= matrix.shape[-1] else x.mT
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _has_bfloat16(device: str) -> bool:
     """Whether bfloat16 matrices are multiplied by instructions of their own."""
     if device == "cuda":

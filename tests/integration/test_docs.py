@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 import warnings
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SHORTER = {"range(100)": "range(2)", "steps=200": "steps=20", "64, 20,": "2, 3,", "-1, 64)": "-1, 2)"}
 PAGES = [path.relative_to(ROOT).as_posix() for path in [*DOCS.rglob("*.md"), ROOT / "CONTRIBUTING.md"]]
-PAGES = sorted(page for page in PAGES if "_build" not in page and page != "docs/benchmarks.md")
+PAGES = sorted(page for page in PAGES if "/_" not in page)  # neither built nor copied
 
 
 def snippets(page: str, language: str = "python") -> list[str]:
@@ -122,8 +124,8 @@ def test_what_tells_how_to_add_a_part_is_short(page):
 def test_links_lead_to_pages(page):
     text = (ROOT / page).read_text()
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith("https://")]
-    made = {"benchmarks.md", "house.svg"}
-    assert [t for t in targets if Path(t).name not in made and not ((ROOT / page).parent / t).exists()] == []
+    targets = [target.partition("#")[0] for target in targets]
+    assert [t for t in targets if t != "house.svg" and not ((ROOT / page).parent / t).exists()] == []
 
 
 def test_every_page_is_in_the_table_of_contents():
@@ -151,13 +153,13 @@ def test_the_house_is_drawn_from_the_contract(tmp_path, monkeypatch):
     assert drawn.index(">cli<") < drawn.index(">training<") < drawn.index(">rules<") < drawn.index(">types<")
 
 
-def test_the_page_of_benchmarks_is_made_from_rows(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(DOCS)
-    import benchmark_tables
-
-    benchmark_tables.page(tmp_path / "benchmarks.md")
-    text = (tmp_path / "benchmarks.md").read_text()
-    assert "## Speed, beside others" in text and "`python -m benchmarks.fuzz" in text
+def test_the_page_of_benchmarks_names_all_that_ask_a_question():
+    text = (DOCS / "benchmarks.md").read_text()
+    files = {path.stem: path.read_text() for path in (ROOT / "benchmarks").glob("*.py")}
+    asking = {name for name, source in files.items() if re.match(r'"""[^\n]*\?', source)}
+    named = set(re.findall(r"python -m benchmarks\.(\w+)", text)) - {"readme"}
+    assert asking - named == set()
+    assert {name for name in named if name not in files and not (ROOT / "benchmarks" / name).is_dir()} == set()
 
 
 def test_the_site_builds_without_a_warning(tmp_path):
@@ -170,3 +172,20 @@ def test_the_site_builds_without_a_warning(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "site" / "api" / "rules.html").read_text().count("LSTMRule") > 2
+    assert dead_links(tmp_path / "site") == []
+
+
+def dead_links(site: Path) -> list[str]:
+    """Links of a built site, to its own pages and places in them, that lead nowhere."""
+    pages = {page.resolve(): page.read_text() for page in site.rglob("*.html")}
+    places = {page: set(re.findall(r'\bid="([^"]*)"', text)) for page, text in pages.items()}
+    dead = []
+    for page, text in pages.items():
+        for link in map(unescape, re.findall(r'\b(?:href|src)="([^"]*)"', text)):
+            target, _, place = unquote(link).partition("#")
+            if re.match(r"[a-z]+:", target):
+                continue
+            leads = (page.parent / target.partition("?")[0]).resolve() if target else page
+            if not leads.is_file() or (place and leads in places and place not in places[leads]):
+                dead.append(f"{page.relative_to(site.resolve())}: {link}")
+    return dead

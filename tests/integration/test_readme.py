@@ -1,4 +1,4 @@
-"""The README's snippets and commands run as they are written (runs made shorter)."""
+"""Snippets and commands of the README and the guides run as they are written (runs made shorter)."""
 
 import re
 import shlex
@@ -10,14 +10,17 @@ import pytest
 import torch
 
 import l2o
-from benchmarks.readme import rewritten
+from benchmarks.readme import TABLE, TABLES, pages, rewritten
 from l2o.cli import main
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+GUIDES = "\n".join([README, *(path.read_text() for path in sorted((ROOT / "docs" / "guide").glob("*.md")))])
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in pages()}
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.fixture
@@ -31,9 +34,10 @@ def my_tasks(tmp_path, monkeypatch):
 
 
 def test_the_swap_runs():
-    (snippet,) = [block for block in blocks("python") if "LearnedOptimizer" in block]
+    snippet, by_name = [block for block in blocks("python") if "LearnedOptimizer" in block]
     names = {"torch": torch, "model": torch.nn.Linear(3, 1)}
     assert "10_000" in snippet
+    exec(by_name, names | {"l2o": l2o})
     exec(snippet.replace("10_000", "200"), names)
     x = torch.randn(16, 3)
     losses = []
@@ -67,33 +71,41 @@ def test_a_task_of_ones_own_is_meta_trained_from_the_command_line(my_tasks):
     assert isinstance(l2o.load("runs/fits"), torch.nn.Module)
 
 
-def test_every_file_that_the_readme_links_to_exists():
+def test_all_that_the_readme_links_to_exists():
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("https://")]
+    titles = re.findall(r"^## (.*)$", README, flags=re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^a-z0-9-]", "", title.lower().replace(" ", "-")) for title in titles}
     assert targets
-    assert [target for target in targets if not (Path(__file__).parents[2] / target).exists()] == []
+    assert [target for target in targets if target not in anchors and not (ROOT / target).exists()] == []
 
 
 def test_every_option_in_the_readmes_commands_exists(capsys):
-    for command in re.findall(r"^l2o (meta-train|evaluate) (.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE):
+    for command in re.findall(r"^l2o (meta-train|evaluate) (.*?)(?:\s+#.*)?$", GUIDES, flags=re.MULTILINE):
         with pytest.raises(SystemExit):
             main([command[0], "--help"])
         known = capsys.readouterr().out + "--config --resume"
         assert all(option in known for option in re.findall(r"--[a-z-]+", command[1]))
 
 
-def test_the_tables_say_what_the_committed_rows_say():
-    assert rewritten(README) == README
+@pytest.mark.parametrize("page", PAGES)
+def test_the_tables_say_what_the_committed_rows_say(page):
+    assert rewritten(PAGES[page]) == PAGES[page]
+
+
+def test_every_table_stands_on_one_page():
+    shown = [name for text in PAGES.values() for name in TABLE.findall(text)]
+    assert sorted(shown) == sorted(TABLES)
 
 
 def test_a_learner_is_trained_from_python():
-    (snippet,) = [block for block in blocks("python") if "meta_grad(" in block]
+    (snippet,) = [block for block in blocks("python", GUIDES) if "meta_grad(" in block]
     names: dict = {}
     exec(snippet.replace("range(100)", "range(3)"), names)
     assert names["fast"].keys() == dict(names["network"].named_parameters()).keys()
     assert names["found"].losses.shape == (8,)
 
 
-WHOLE_LINES = README.replace("\\\n", "").splitlines()
+WHOLE_LINES = dict.fromkeys(line.rstrip() for line in GUIDES.replace("\\\n", "").splitlines())
 
 
 @pytest.mark.parametrize("command", [line for line in WHOLE_LINES if line.startswith("l2o learn --learner")])

@@ -28,6 +28,12 @@ print(*({{name.split(".")[0] for name in sys.modules}} & set({LATER!r})))
     assert done.stdout.split() == []
 
 
+def test_the_optimizer_is_imported_without_torchs_compiler():
+    """It takes as long to import as torch itself."""
+    code = 'import sys, l2o; l2o.LearnedOptimizer; sys.exit("torch._dynamo" in sys.modules)'
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_the_wheel_holds_all_that_the_package_needs_and_nothing_else(tmp_path):
     pytest.importorskip("build")
     setuptools = pytest.importorskip("setuptools", "77")

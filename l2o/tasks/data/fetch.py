@@ -46,7 +46,18 @@ def find(names: Sequence[str], root: str | None = None) -> Path | None:
 
 def locate(remote: Remote, names: Sequence[str], root: str | None = None) -> Path:
     """A file found under one of `names`, else downloaded. Files found in a folder of the user's are trusted."""
-    return find(names, root) or download(remote)
+    found = find(names, root)
+    if found is not None:
+        return found
+    try:
+        return download(remote)
+    except FileNotFoundError as error:
+        folders = " or ".join(map(str, data_folders(root)))
+        raise FileNotFoundError(
+            f"{error} It was looked for in {folders}, as {' or '.join(names)}. Without a network, fetch it elsewhere, "
+            "put it under one of these names into a folder, and name that folder by root= or the environment variable "
+            "L2O_DATA (`export L2O_DATA=FOLDER`)."
+        ) from error
 
 
 def download(remote: Remote) -> Path:
@@ -82,9 +93,7 @@ def _chunks(remote: Remote) -> Iterator[bytes]:
                 yield chunk
     except (OSError, http.client.HTTPException) as error:
         raise FileNotFoundError(
-            f"{remote.name!r} is in none of the folders {', '.join(str(f) for f in data_folders())} and "
-            f"{remote.url} does not give it ({error}). Without a network, put the file into a folder and name that "
-            "folder by root= or the environment variable L2O_DATA."
+            f"{remote.name} is not on this machine, and {remote.url} does not give it ({error})."
         ) from error
 
 

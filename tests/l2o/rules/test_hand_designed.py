@@ -84,6 +84,8 @@ def test_muon_equals_its_formula_and_roughly_torch(shape: tuple[int, int], neste
     found = steps(rule, start, 5)
     formula = muon_steps(start, 5, 0.02, 0.3, nesterov, adjust)
     torch.testing.assert_close(found, formula, rtol=1e-9, atol=1e-9)
+    if not hasattr(torch.optim, "Muon"):
+        return  # torch before 2.9 has none
     make = partial(torch.optim.Muon, lr=0.02, weight_decay=0.3, nesterov=nesterov, adjust_lr_fn=adjust)
     torch.testing.assert_close(found, torch_steps(make, start, 5), rtol=0, atol=0.02)  # torch works in bfloat16
 

@@ -66,8 +66,9 @@ def test_without_a_network_the_error_says_what_to_do(monkeypatch):
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    with pytest.raises(FileNotFoundError, match=r"no route to host.*root= or the environment variable L2O_DATA"):
-        locate(REMOTE, ("file.bin",))
+    told = r"example.org/file.bin .*no route to host.*mine or .*file.bin or set/file.bin.*L2O_DATA"
+    with pytest.raises(FileNotFoundError, match=told):
+        locate(REMOTE, ("file.bin", "set/file.bin"), root="mine")
 
 
 def test_a_folder_of_the_users_is_searched_first(monkeypatch, folders):

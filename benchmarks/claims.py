@@ -1,0 +1,122 @@
+"""The README's short table: what was measured, in a line each, from the committed rows of the longer tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.record import line, read, readable
+
+OPTIMIZERS = "docs/results/optimizers.md"
+NAMES = {"torchopt": "TorchOpt"}
+
+
+def table() -> str:
+    """A line a claim: what, how much, and the page where the whole table stands."""
+    lines = [line(["what", "measured", "all of it"]), line(["---"] * 3)]
+    for what, measured, page in (
+        ("the optimizer in the box, untuned, beside AdamW at its best rate", _box(), OPTIMIZERS),
+        ("what its step costs", _cost(), OPTIMIZERS),
+        ("beside Celo's released weights (24 GPU hours), on small networks", _celo(), OPTIMIZERS),
+        ("meta-training: time of an inner step", _throughput(), "docs/results/speed.md"),
+        ("MAML: time of a meta-iteration", _meta_step(), "docs/results/learners.md"),
+        ("few-shot learning: Omniglot, 5 classes, 1 example each", _few_shot(), "docs/results/learners.md"),
+        ("meta-training on Ray while its workers are killed", _soak(), "docs/guide/cluster.md"),
+        ("the gate that an agent's changes must pass", _gate(), "docs/guide/agents.md"),
+        ("an optimizer for PPO, untuned, beside Adam at its best rate", _ppo(), "l2o/weights/ppo.md"),
+    ):
+        lines.append(line([what, measured, f"[{Path(page).stem}]({page})"]))
+    return "\n".join(lines)
+
+
+def _box() -> str:
+    (row,) = (
+        row
+        for row in read("optimizers")
+        if row["kind"] == "aggregate" and (row["method"], row["reference"]) == ("ours", "adamw")
+    )
+    num, (low, high) = row["problems"], row["step_ratio_interval"]
+    return (
+        f"reaches AdamW's final loss in {row['step_ratio']:.2f} [{low:.2f}, {high:.2f}] of its steps, on {num} "
+        f"problems that it was not trained on; training loss ends no higher on {row['train_share'] * num:.0f}, "
+        f"validation loss on {row['validation_share'] * num:.0f}"
+    )
+
+
+def _cost() -> str:
+    rows = [row for row in read("optimizers") if row["kind"] == "problem"]
+    ours, adamw = ([row["optimizer_ms"] for row in rows if row["method"] == name] for name in ("ours", "adamw"))
+    return (
+        f"{min(ours):.0f} to {max(ours):.0f} ms of a CPU on these problems, AdamW's {min(adamw):.1f} to "
+        f"{max(adamw):.1f}: by the clock, small models gain less or lose"
+    )
+
+
+def _celo() -> str:
+    rows = read("celo")
+    of = {(row["task"], row["method"]): row["speed_up_Adam"] for row in rows}
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    won = {name: sum(of[task, "l2o"] > of[task, name] for task in tasks) for name in ("Celo", "Celo-Adam")}
+    return "reaches Adam's final loss in fewer steps than " + ", than ".join(
+        f"{name} on {count} of {len(tasks)}" for name, count in won.items()
+    )
+
+
+def _throughput() -> str:
+    rows = read("meta_throughput")
+    key, told = "wall_microseconds_per_inner_step", []
+    for setting, title in (("pes", "evolution strategies (PES)"), ("backprop", "backpropagation")):
+        times: dict[str, list[float]] = {}
+        for num in sorted({row["num_tasks"] for row in rows if row["setting"] == setting}):
+            of = [row for row in rows if (row["setting"], row["num_tasks"]) == (setting, num)]
+            ours = min(row[key] for row in of if row["system"].startswith("l2o"))
+            for row in of:
+                if not row["system"].startswith("l2o"):
+                    times.setdefault(NAMES.get(row["system"], row["system"]), []).append(row[key] / ours)
+        others = ", ".join(f"{name} takes {_range(ratios)} times as long as l2o" for name, ratios in times.items())
+        told.append(f"{title}: {others}")
+    return "; ".join(told)
+
+
+def _meta_step() -> str:
+    rows, told = read("meta_step"), []
+    for case in ("sinusoid, 5 steps", "conv4, 5 steps"):
+        of = {row["system"]: row["wall"] for row in rows if row["case"] == case}
+        ours = min(wall for name, wall in of.items() if name.startswith("l2o"))
+        ratios = [wall / ours for name, wall in of.items() if not name.startswith("l2o")]
+        told.append(f"{case}: {_range(ratios)} times as long as l2o")
+    others = dict.fromkeys(NAMES.get(row["system"], row["system"]) for row in rows)
+    named = [name for name in others if not name.startswith("l2o") and name != "hand"]
+    return f"{', '.join(named)} and a loop by hand take: {'; '.join(told)}"
+
+
+def _few_shot() -> str:
+    rows = [row for row in read("few_shot") if (row["way"], row["shot"]) == (5, 1) and "cpu_seconds" in row]
+    return ", ".join(f"{row['learner']} {100 * row['score']:.1f}%" for row in rows)
+
+
+def _soak() -> str:
+    *_, end = read("soak")
+    return (
+        f"{end['kills']} kills in {end['seconds'] / 3600:.1f} hours: of {end['steps']:,} steps "
+        f"{end['steps_of_other_theta'] or 'none'} gave weights other than an undisturbed run's, of {end['used']:,} "
+        f"estimates {end['missing'] or 'none'} went missing"
+    )
+
+
+def _gate() -> str:
+    rows = [row for row in read("agents_gate") if "false_runs" in row]
+    false, runs = sum(row["false_runs"] for row in rows), sum(row["runs"] for row in rows)
+    return f"of {runs} runs of changes that change nothing, {false or 'none'} let one through"
+
+
+def _ppo() -> str:
+    of = {(row["kind"], row["method"]): row["area"] for row in read("agents_ppo")}
+    kinds = dict.fromkeys(kind for kind, method in of if method == "adam")
+    gains = (f"{of[kind, 'learned'] / of[kind, 'adam'] - 1:+.0%} on {kind}" for kind in kinds)
+    return "area under the curve of whole lives: " + "; ".join(gains)
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = readable(min(values)), readable(max(values))
+    return low if low == high else f"{low} to {high}"
