@@ -21,6 +21,7 @@ def table() -> str:
         ("meta-training: time of an inner step", _throughput(), "docs/results/speed.md"),
         ("MAML: time of a meta-iteration", _meta_step(), "docs/results/learners.md"),
         ("few-shot learning: Omniglot, 5 classes, 1 example each", _few_shot(), "docs/results/learners.md"),
+        ("a LoRA of SmolLM2-135M, tuned on 16 examples", _lora(), "docs/results/in_context.md"),
         ("meta-training on Ray while its workers are killed", _soak(), "docs/guide/cluster.md"),
         ("the gate that an agent's changes must pass", _gate(), "docs/guide/agents.md"),
         ("an optimizer for PPO, untuned, beside Adam at its best rate", _ppo(), "l2o/weights/ppo.md"),
@@ -93,6 +94,17 @@ def _meta_step() -> str:
 def _few_shot() -> str:
     rows = [row for row in read("few_shot") if (row["way"], row["shot"]) == (5, 1) and "cpu_seconds" in row]
     return ", ".join(f"{row['learner']} {100 * row['score']:.1f}%" for row in rows)
+
+
+def _lora() -> str:
+    rows, told = read("icl_models"), []
+    for name in dict.fromkeys(row["set"] for row in rows):
+        of = {row["how"]: f"{100 * row['mean']:.0f}%" for row in rows if row["set"] == name}
+        told.append(f"{name} {of['LoRA, learned rule']}, {of['LoRA, Adam']}, {of['in-context']}")
+    return (
+        "accuracy with the optimizer in the box, with Adam at the best of 3 rates, and with the examples in the prompt "
+        f"instead: {'; '.join(told)}"
+    )
 
 
 def _soak() -> str:

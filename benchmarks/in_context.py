@@ -178,23 +178,24 @@ def _ratio(a: Tensor, b: Tensor) -> tuple[float, float]:
 
 
 def table() -> str:
-    """For the README."""
+    """For the docs."""
     rows, shown = read("in_context"), ("1", "5", "10", "15", "20", "40")
-    lines = [line(["functions", "attention", "inputs", *(f"k = {k}" for k in shown)]), line(["---"] * (3 + len(shown)))]
+    heads = ["functions", "attention", "trained by", "inputs", *(f"k = {k}" for k in shown)]
+    lines = [line(heads), line(["---"] * len(heads))]
     for row in rows:
         kind = "linear" if row["learner"].endswith("linear") else "softmax"
         cells = []
         for k in shown:
             found = row["by_examples"][k]
-            cells.append(f"{found['error']['transformer']:.3f} ({found['ratio']:.2f})")
-        lines.append(line([row["data"], kind, row["inputs"], *cells]))
-    minutes = sorted({f"{row['cpu_seconds'] / 60:.0f}" for row in rows})
+            cells.append(f"{found['error']['transformer']:.3f} ({found['ratio']:.2f} ± {found['half_ratio']:.2f})")
+        trained_by = f"{row['optimizer']}, {row['steps']:,} steps, {row['cpu_seconds'] / 60:.0f} min"
+        lines.append(line([row["data"], kind, trained_by, row["inputs"], *cells]))
     lines += [
         "",
         "Squared error over the number of inputs after k examples, in brackets over that of the best of least squares, "
-        "ridge, lasso and 3 nearest neighbours on the same functions; in training k is at most 20. "
-        f"{rows[0]['config']['functions']:,} functions, CPU minutes of training {', '.join(minutes)}, "
-        f"{rows[0]['machine']}, commit {rows[0]['commit']}.",
+        "ridge, lasso and 3 nearest neighbours on the same functions, with 95% intervals; in training k is at most 20. "
+        f"{rows[0]['config']['functions']:,} functions of one seed; minutes of training are of the CPU. "
+        f"{rows[0]['machine']}, commits {', '.join(sorted({row['computed_at'] for row in rows}))}.",
     ]
     return "\n".join(lines)
 
