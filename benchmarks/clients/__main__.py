@@ -108,7 +108,9 @@ def main(config: Config) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as elsewhere:
         folder = RESULTS if config.record else Path(elsewhere)
-        path, rows = write("clients", config, run(config), folder), read("clients", folder)
+        for row in run(config):  # each is kept as it comes, beside those of other clients
+            path = write("clients", config, [row], folder, by=("client",))
+        rows = read("clients", folder)
     print(f"below AdamW's default on {sum(row['below'] for row in rows)} of {len(rows)}")
     if config.record:
         print(path)
