@@ -71,4 +71,41 @@ def import_time() -> str:
     return "\n".join([*lines, "", last])
 
 
-TABLES: dict[str, Callable[[], str]] = {"fuzz": fuzz, "faults": faults, "import_time": import_time}
+def torch_suite() -> str:
+    """How many of torch's own tests each rule passes."""
+    rows = read("torch_suite")
+    lines = [line(["rule", "passed", "need a GPU", "excepted", "failed"]), line(["---"] * 5)]
+    for row in rows:
+        counts = (len(row[key]) for key in ("skipped", "excepted", "failed"))
+        lines.append(line([row["rule"], str(row["passed"]), *map(str, counts)]))
+    reasons = {f"`{name}`: {why}" for row in rows for name, why in row["excepted"].items()}
+    versions = f"torch {rows[0]['versions']['torch']}, the suite's file has sha256 {rows[0]['file_sha256'][:12]}"
+    last = f"Excepted: {'; '.join(sorted(reasons))}. {versions}, {rows[0]['machine']}, commit {rows[0]['commit']}."
+    return "\n".join([*lines, "", last])
+
+
+def clients() -> str:
+    """Both optimizers in every library."""
+    rows = read("clients")
+    lines = [line(["client", "measure", "ours [95%]", "AdamW's default [95%]", "below"]), line(["---"] * 5)]
+    for row in rows:
+        cells = (
+            f"{row[m]:.4g} [{row[f'{m}_low']:.4g}, {row[f'{m}_high']:.4g}]".replace("-", "−") for m in ("ours", "adamw")
+        )
+        lines.append(line([row["client"], row["measure"], *cells, "yes" if row["below"] else "no"]))
+    first, below = rows[0], sum(row["below"] for row in rows)
+    last = (
+        f"Below AdamW's default on {below} of {len(rows)}. The last tenth of {first['config']['steps']} steps, means of "
+        f"{first['config']['seeds']} seeds; reinforcement learning takes the steps that its episodes ask for. "
+        f"{first['machine']}, commit {first['commit']}."
+    )
+    return "\n".join([*lines, "", last])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "fuzz": fuzz,
+    "faults": faults,
+    "import_time": import_time,
+    "torch_suite": torch_suite,
+    "clients": clients,
+}
