@@ -89,9 +89,7 @@ def clients() -> str:
     rows = read("clients")
     lines = [line(["client", "measure", "ours [95%]", "AdamW's default [95%]", "below"]), line(["---"] * 5)]
     for row in rows:
-        cells = (
-            f"{row[m]:.4g} [{row[f'{m}_low']:.4g}, {row[f'{m}_high']:.4g}]".replace("-", "−") for m in ("ours", "adamw")
-        )
+        cells = (f"{row[m]:.4g} [{row[f'{m}_low']:.4g}, {row[f'{m}_high']:.4g}]" for m in ("ours", "adamw"))
         lines.append(line([row["client"], row["measure"], *cells, "yes" if row["below"] else "no"]))
     first, below = rows[0], sum(row["below"] for row in rows)
     last = (
