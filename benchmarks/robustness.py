@@ -93,8 +93,8 @@ def clients() -> str:
         lines.append(line([row["client"], row["measure"], *cells, "yes" if row["below"] else "no"]))
     first, below = rows[0], sum(row["below"] for row in rows)
     last = (
-        f"Below AdamW's default on {below} of {len(rows)}. The last tenth of {first['config']['steps']} steps, means of "
-        f"{first['config']['seeds']} seeds; reinforcement learning takes the steps that its episodes ask for. "
+        f"Below AdamW's default on {below} of {len(rows)}. The last tenth of {first['config']['steps']} steps, means "
+        f"of {first['config']['seeds']} seeds; reinforcement learning takes the steps that its episodes ask for. "
         f"{first['machine']}, commit {first['commit']}."
     )
     return "\n".join([*lines, "", last])
