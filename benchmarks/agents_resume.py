@@ -24,9 +24,9 @@ import tyro
 
 from benchmarks.record import RESULTS, write
 from l2o.agents.environments import CartPole, PointMass
-from l2o.agents.lifetime import PPO
-from l2o.agents.lifetime_es import Kind
+from l2o.agents.kind import Kind
 from l2o.agents.loop import Agent, AgentConfig
+from l2o.agents.ppo import PPO
 from l2o.agents.suites import LifeSuite
 from l2o.training.checkpoint import fingerprint, load_tree
 

@@ -17,13 +17,13 @@ from l2o.agents.improve import Door, Proposer
 from l2o.agents.lifetime_es import LifetimeES
 from l2o.agents.lineage import Lineage
 from l2o.agents.practice import POLICY, Practice, Skill, lives_scores, skills_of
-from l2o.agents.recursion import Driver, Island, Recursion
+from l2o.agents.proposers.recursion import Driver, Island, Recursion
+from l2o.agents.proposers.trials import TUNED, Trials
 from l2o.agents.skills.choosers import LearningProgress
 from l2o.agents.skills.record import Practice as Practised
 from l2o.agents.skills.record import Record
 from l2o.agents.spec import AgentSpec, Proposal, packed
 from l2o.agents.suites import LifeSuite, lives
-from l2o.agents.tuning_by_trial import TUNED, Trials
 from l2o.distributed.pool import WorkerPool
 from l2o.files import write_atomically
 from l2o.load import load

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from l2o.agents.environments import Bandit, CartPole, Environment, GridWorld, PointMass
-from l2o.agents.lifetime import PPO
-from l2o.agents.lifetime_es import Kind
+from l2o.agents.kind import Kind
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy_task import PolicyFamily, PolicyTask
+from l2o.agents.ppo import PPO
 from l2o.tasks.base import Task
 from l2o.training.suites import Suite
 from l2o.types import seeded

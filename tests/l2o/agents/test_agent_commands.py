@@ -4,8 +4,8 @@ import pytest
 
 from l2o.agents import suites
 from l2o.agents.environments import CartPole
-from l2o.agents.lifetime import PPO
-from l2o.agents.lifetime_es import Kind
+from l2o.agents.kind import Kind
+from l2o.agents.ppo import PPO
 from l2o.cli import main
 
 
