@@ -15,9 +15,10 @@ import torch
 import tyro
 
 from l2o.agents.commands import ReportConfig, improve, show_report
+from l2o.agents.config import AgentConfig
 from l2o.agents.environments import GridWorld
 from l2o.agents.kind import Kind
-from l2o.agents.loop import Agent, AgentConfig
+from l2o.agents.loop import Agent
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.ppo import PPO
 from l2o.agents.suites import LifeSuite

@@ -16,7 +16,8 @@ import torch
 import tyro
 
 from l2o.agents.commands import ReportConfig, improve, show_report
-from l2o.agents.loop import Agent, AgentConfig
+from l2o.agents.config import AgentConfig
+from l2o.agents.loop import Agent
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,35 @@ def short() -> LifeSuite:
     )
 
 
-LIVES: dict[str, Callable[[], LifeSuite]] = {"ppo": ppo, "short": short}
+def worlds() -> LifeSuite:
+    """Lives of 1,536 steps and 32 updates, in which skills can be carried over, since policies are of one size.
+
+    Validation: other physics. Test: physics further out, and a wider network, which no skill fits.
+    """
+    few = PPO(num_envs=16, num_steps=12)
+    pole = Kind(CartPole(0.2, 200), (16,), Hyperparameters(discount=0.98, value=0.02), few, 8)
+    mass = Kind(PointMass(2, 0.2, 50), (16,), HYPERPARAMETERS, few, 8)
+    far_pole, far_mass = CartPole(0.8, 200), PointMass(2, 0.8, 50)
+    return LifeSuite(
+        {
+            "cart pole": pole,
+            "cart pole, wide": replace(pole, environment=CartPole(0.6, 200)),
+            "point mass": mass,
+            "point mass, wide": replace(mass, environment=PointMass(2, 0.6, 50)),
+        },
+        {
+            "cart pole": replace(pole, environment=CartPole(0.5, 200)),
+            "point mass": replace(mass, environment=PointMass(2, 0.5, 50)),
+        },
+        {
+            "cart pole": replace(pole, environment=far_pole),
+            "point mass": replace(mass, environment=far_mass),
+            "cart pole, wider network": replace(pole, environment=far_pole, hidden=(32,)),
+        },
+    )
+
+
+LIVES: dict[str, Callable[[], LifeSuite]] = {"ppo": ppo, "short": short, "worlds": worlds}
 
 
 def lives(name: str) -> LifeSuite:

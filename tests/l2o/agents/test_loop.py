@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from l2o.agents.config import AgentConfig
 from l2o.agents.environments import CartPole, PointMass
 from l2o.agents.kind import Kind
 from l2o.agents.lineage import Lineage, LineageWarning
-from l2o.agents.loop import Agent, AgentConfig
+from l2o.agents.loop import Agent
 from l2o.agents.ppo import PPO
 from l2o.agents.suites import LifeSuite
 from l2o.training.checkpoint import fingerprint, load_tree
