@@ -169,7 +169,7 @@ def shown(rows: list[dict[str, Any]]) -> Table:
             of = [row["area"] for row in rows if row["agent"] == agent and row["kind"] == kind]
             cells.append(f"{sum(of) / len(of):.3f}")
         mine = by_seed(rows, agent)
-        pairs = [(area, mine.get(seed, mine.get(0))) for seed, area in whole.items()]
+        pairs = [(area, mine.get(0 if agent == ADAM else seed)) for seed, area in whole.items()]
         more = torch.tensor([area - other for area, other in pairs if other is not None])
         cells.append(f"{sum(mine.values()) / len(mine):.3f}")
         if agent != WHOLE and len(more):

@@ -2,9 +2,10 @@
 
     python -m benchmarks.agents_resume --record
 
-The whole loop (practice, gate, tuning, recursion, choosers, planner, library, lineage) on tiny lives, in a process of its own that gets SIGKILL at
-a random moment of its work, is started again, and is killed again, `num_kills` times; then it may end. Compared are the
-last checkpoint, the ledger, every version, the library and what every round did, with those of a run that nobody killed.
+The whole loop (practice, gate, tuning, recursion, choosers, planner, library, lineage) on tiny lives, in a process of
+its own that gets SIGKILL at a random moment of its work, is started again, and is killed again, `num_kills` times; then
+it may end. Compared with a run that nobody killed are the last checkpoint, the ledger, every version, the library, and
+what every round did.
 """
 
 from __future__ import annotations

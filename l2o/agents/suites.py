@@ -120,9 +120,9 @@ def worlds() -> LifeSuite:
     return LifeSuite(
         {
             "cart pole": pole,
-            "cart pole, wide": replace(pole, environment=CartPole(0.6, 200)),
+            "wide cart pole": replace(pole, environment=CartPole(0.6, 200)),
             "point mass": mass,
-            "point mass, wide": replace(mass, environment=PointMass(2, 0.6, 50)),
+            "wide point mass": replace(mass, environment=PointMass(2, 0.6, 50)),
         },
         {
             "cart pole": replace(pole, environment=CartPole(0.5, 200)),

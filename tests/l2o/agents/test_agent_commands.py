@@ -16,7 +16,8 @@ def tiny(monkeypatch):
     monkeypatch.setitem(suites.LIVES, "tiny", lambda: suites.LifeSuite(kinds, kinds, kinds))
 
 
-SMALL = "--lives tiny --rounds 1 --iterations 1 --recurse 0 --batch 4 --max-pairs 4 --report-every 1 --report-lives 2"
+FROZEN = "--recurse 0 --choose 0 --plan 0 --recall 0"
+SMALL = f"--lives tiny --rounds 1 --iterations 1 {FROZEN} --batch 4 --max-pairs 4 --report-every 1 --report-lives 2"
 
 
 def test_an_agent_improves_runs_and_is_reported(tiny, tmp_path, capsys):
