@@ -20,6 +20,7 @@ from l2o.agents.living import policy_scores
 from l2o.agents.loop import Agent, Round
 from l2o.agents.meta_train import LivesConfig, train
 from l2o.agents.practice import exercises_of
+from l2o.agents.skills.library import SkillLibrary
 from l2o.agents.suites import lives
 from l2o.training.commands import run_settings
 from l2o.training.config import read_config
@@ -31,7 +32,7 @@ COMMANDS = {
     "train": "meta-train an update rule on whole lives of agents, by PPO",
     "improve": "let an agent practise and improve itself, behind the gate",
     "run": "let an agent act in its skills, as it is",
-    "report": "how an agent became what it is: tables, pictures of its lives and lineage",
+    "report": "how an agent became what it is: tables, pictures of its lives, lineage and skills",
 }
 
 
@@ -131,7 +132,7 @@ def show_report(config: ReportConfig) -> int:
     console, rounds, lineage = Console(), view.read_rounds(config.run), Lineage(config.run)
     console.print(view.counts_table(lineage), view.lineage_table(lineage))
     try:
-        for name, figure in view.pictures(rounds, lineage).items():
+        for name, figure in view.pictures(rounds, lineage, SkillLibrary(config.run / "skills.db")).items():
             path = config.run / "report" / f"{name}.png"
             path.parent.mkdir(exist_ok=True)
             figure.savefig(path, dpi=150)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from l2o.agents.kind import Kind, one_of
 from l2o.estimators.base import GradientEstimator, MetaGradient
 from l2o.rules.base import UpdateRule
 from l2o.types import Theta

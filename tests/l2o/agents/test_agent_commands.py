@@ -31,7 +31,11 @@ def test_an_agent_improves_runs_and_is_reported(tiny, tmp_path, capsys):
     assert main(["agent", "run", "--run", folder, "--episodes", "3"]) == 0
     assert "pole" in capsys.readouterr().out
     assert main(["agent", "report", "--run", folder]) == 0
-    assert {path.name for path in (tmp_path / "agent" / "report").iterdir()} == {"lives.png", "lineage.png"}
+    assert {path.name for path in (tmp_path / "agent" / "report").iterdir()} == {
+        "lives.png",
+        "lineage.png",
+        "skills.png",
+    }
 
 
 @pytest.mark.parametrize(

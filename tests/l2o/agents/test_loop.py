@@ -89,6 +89,7 @@ def test_a_round_chooses_practises_proposes_and_stores(undisturbed):
     assert set(rounds[-1]["report"]) == {"pole", "mass"} and not rounds[0]["report"]
     lines = Lineage(undisturbed).lines
     assert Lineage(undisturbed).num_trials == 16
+    assert not [line["reason"] for line in lines if "crashed" in line.get("reason", "")]
     by = {line["by"].split(",")[0] for line in lines if line["trial"]}
     assert by == {"practice", "Trials", "Exchange", "Gradients", "Recursion", "Choice", "ChooserLearning"}
 
@@ -105,9 +106,8 @@ def test_every_accepted_policy_is_a_skill_of_the_library(undisturbed):
 
 def test_what_was_learned_is_where_the_next_skill_and_the_next_life_begin(tmp_path):
     twins = {"pole": POLE, "another pole": replace(POLE, environment=CartPole(0.3, 10))}
-    agent = Agent(
-        replace(CONFIG, recall=0, recurse=0, tune=0, plan=0, choose=0), tmp_path, LifeSuite(twins, twins, twins)
-    )
+    frozen = replace(CONFIG, recall=0, recurse=0, tune=0, plan=0, choose=0)
+    agent = Agent(frozen, tmp_path, LifeSuite(twins, twins, twins))
     first, second = agent.exercises
     spec = agent.spec.replaced("library", {"reach": 3.0}, 1)
     assert agent.living.lifetimes(spec, first.kind).first is None and agent._begin(second)["source"] == 0
