@@ -40,13 +40,16 @@ class Config:
 
 
 def doors_and_keys() -> LifeSuite:
-    """Grid worlds of two and four rooms; held out: wider networks for the gate, more rooms for the report."""
+    """Grid worlds of two and four rooms; held out: longer episodes for the gate, more rooms for the report."""
     learning = Hyperparameters(discount=0.97, entropy=0.02)
     two = Kind(GridWorld(2, 2, 5, 40), (32,), learning, PPO(num_envs=16, num_steps=20), 15)
     four = replace(two, environment=GridWorld(4, 2, 5, 60))
     return LifeSuite(
         {"two rooms": two, "four rooms": four},
-        {"two rooms": replace(two, hidden=(48,)), "four rooms": replace(four, hidden=(48,))},
+        {
+            "two rooms": replace(two, environment=GridWorld(2, 2, 5, 50)),
+            "four rooms": replace(four, environment=GridWorld(4, 2, 5, 75)),
+        },
         {"six rooms": replace(two, environment=GridWorld(6, 2, 5, 80))},
     )
 

@@ -31,11 +31,8 @@ def test_an_agent_improves_runs_and_is_reported(tiny, tmp_path, capsys):
     assert main(["agent", "run", "--run", folder, "--episodes", "3"]) == 0
     assert "pole" in capsys.readouterr().out
     assert main(["agent", "report", "--run", folder]) == 0
-    assert {path.name for path in (tmp_path / "agent" / "report").iterdir()} == {
-        "lives.png",
-        "lineage.png",
-        "skills.png",
-    }
+    pictures = {path.name for path in (tmp_path / "agent" / "report").iterdir()}
+    assert pictures == {"lives.png", "lineage.png", "skills.png"}
 
 
 @pytest.mark.parametrize(
