@@ -9,6 +9,7 @@ import torch
 
 from l2o.agents.factors import SCALES
 from l2o.agents.gate import Gate
+from l2o.agents.proposers.choosing import OPTIONS
 from l2o.agents.spec import packed
 from l2o.load import load
 from l2o.rules.base import UpdateRule
@@ -70,7 +71,7 @@ class AgentConfig(PoolConfig):
     recurse: int = 2
     choose: int = 4
     plan: int = 4
-    recall: int = 2
+    recall: int = 4
     chooser: Literal["uniform", "progress"] = "progress"
     outer_steps: int = 4
     outer_lr: float = 0.04
@@ -119,7 +120,7 @@ class AgentConfig(PoolConfig):
         return {
             "optimizer": packed(self.first_rule()),
             "hyperparameters": dict.fromkeys(SCALES, 1.0),
-            "chooser": {"name": self.chooser},
+            "chooser": next(one for one in OPTIONS if one["name"] == self.chooser),
             "planner": {"name": "none"},
             "library": {"reach": 0.0},
         }

@@ -70,8 +70,11 @@ class SkillMemory:
         """The skill that is nearest to a kind of life, of those whose weights fit and which are nearer than `reach`."""
         if reach <= 0.0 or not len(self):
             return None
-        found = self.library.nearest_fit(_of_kind(kind), kind.policy.init(seeded(0)), reach)
-        return None if found is None else Recalled(int(found.skill.statistics["trial"]), found.skill.weights)
+        fresh = kind.policy.init(seeded(0))
+        found = self.library.nearest_fit(_of_kind(kind), fresh, reach)
+        if found is None:
+            return None
+        return Recalled(int(found.skill.statistics["trial"]), {name: found.skill.weights[name] for name in fresh})
 
     def _add(self, line: dict[str, Any], rows: dict[int, int]) -> None:
         exercise = self.exercises[line["part"]]

@@ -21,9 +21,9 @@ CHOOSERS: dict[str, Callable[..., Chooser]] = {"uniform": Uniform, "progress": L
 
 OPTIONS: list[dict[str, Any]] = [
     {"name": "uniform"},
-    *({"name": "progress", "sharpness": sharpness, "floor": 0.01} for sharpness in (1.0, 2.0, 4.0)),
+    *({"name": "progress", "sharpness": sharpness, "floor": 0.01} for sharpness in (2.0, 1.0, 4.0)),
 ]
-"""Choosers by hand that an agent may take."""
+"""Choosers by hand that an agent may take; of a name, the first is what it begins with."""
 
 
 def chooser_of(value: dict[str, Any] | Tensor) -> Chooser:
