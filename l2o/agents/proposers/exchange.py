@@ -13,6 +13,7 @@ from l2o.agents.kind import Kind, one_of
 from l2o.agents.living import Living, hyperparameters_of
 from l2o.agents.population import Population
 from l2o.agents.spec import AgentSpec, Proposal
+from l2o.types import Theta
 
 
 class Exchange(Proposer):
@@ -50,7 +51,7 @@ class Exchange(Proposer):
             away = self.spread * torch.randn(self.num_members, generator=generator)
             away[0] = 0.0
             values[name] = knob.value(knob.raw(torch.tensor(float(getattr(present, name)))) + away)
-        theta = dict(lifetimes.rule.named_parameters())
+        theta: Theta = dict(lifetimes.rule.named_parameters())
         _, members = population.run(theta, self.num_families, kind.num_iterations, values, generator)
         best = members.score.unflatten(0, (self.num_families, -1)).argmax(dim=-1)
         best = best + self.num_members * torch.arange(self.num_families)

@@ -13,6 +13,7 @@ from l2o.agents.kind import Kind, one_of
 from l2o.agents.living import Living, hyperparameters_of
 from l2o.agents.spec import AgentSpec, Proposal
 from l2o.agents.tuning import KNOBS, SelfTuning, Tuner
+from l2o.types import Theta
 
 
 class Gradients(Proposer):
@@ -40,7 +41,8 @@ class Gradients(Proposer):
         kind = one_of(self.kinds, generator)
         present, lifetimes = hyperparameters_of(spec, kind), self.living.lifetimes(spec, kind)
         tuner = Tuner(knobs_around(present, names=KNOBS), self.rate)
-        tuning, theta = SelfTuning(lifetimes, tuner, present), dict(lifetimes.rule.named_parameters())
+        tuning = SelfTuning(lifetimes, tuner, present)
+        theta: Theta = dict(lifetimes.rule.named_parameters())
         lives = lifetimes.start(self.num_lives, kind.num_iterations, generator)
         state = tuner.init({name: torch.full((self.num_lives,), float(getattr(present, name))) for name in tuner.knobs})
         for _ in range(max(1, kind.num_iterations // 2)):  # two iterations each

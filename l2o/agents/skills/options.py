@@ -36,7 +36,7 @@ class Options(Wrapped):
     weights: Params
     aims: World
     length: int = 8
-    max_steps: int = 16  # type: ignore[misc]
+    max_steps: int = 16
 
     def __post_init__(self) -> None:
         sizes = {len(x) for x in (*self.weights.values(), *self.aims.values())}
