@@ -93,7 +93,10 @@ def come_to(folder: Path) -> dict[str, Any]:
     told = {name: (folder / name).read_text() for name in ("ledger.jsonl", "rounds.jsonl")}
     library = SkillLibrary(folder / "skills.db")
     skills = [library.get(id) for id in library.ids()]
-    found = [fingerprint([s.descriptor, s.weights, dict(s.statistics), s.parents, s.version]) for s in skills]
+    found = [
+        fingerprint([s.descriptor, dict(sorted(s.weights.items())), dict(s.statistics), s.parents, s.version])
+        for s in skills
+    ]
     return {"checkpoint": fingerprint(load_tree(newest)), "versions": versions, "library": found, **told}
 
 

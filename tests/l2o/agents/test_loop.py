@@ -60,7 +60,10 @@ def skills_of(folder: Path):
 
 def state_of(folder: Path):
     """Everything that a run has come to."""
-    skills = [(dict(s.statistics), s.parents, fingerprint([s.descriptor, s.weights])) for s in skills_of(folder)]
+    skills = [
+        (dict(s.statistics), s.parents, fingerprint([s.descriptor, dict(sorted(s.weights.items()))]))
+        for s in skills_of(folder)
+    ]
     newest = load_tree(sorted((folder / "checkpoints").iterdir())[-1])
     ledger = (folder / "ledger.jsonl").read_text()
     files = {path.name: fingerprint(load_tree(path)) for path in (folder / "versions").iterdir()}
@@ -131,7 +134,7 @@ class Killed(BaseException):
     """A process that dies."""
 
 
-@pytest.mark.parametrize("call", [7, 17, 37])
+@pytest.mark.parametrize("call", [7, 23])
 def test_a_run_that_dies_in_the_middle_ends_in_the_same_state(undisturbed, tmp_path, monkeypatch, call):
     calls = iter(range(10**6))
     genuine = Kind.scores
