@@ -21,10 +21,10 @@ class Choice(Proposer):
 
     Arguments:
         part: which part of the agent they are for.
-        options: the values.
+        options: the values, plain ones.
     """
 
-    def __init__(self, part: str, options: Sequence[Any]) -> None:
+    def __init__(self, part: str, options: Sequence[dict[str, Any]]) -> None:
         self.part, self.options = part, list(options)
         self.bandit = HyperBandit(len(self.options))
         self.pulls = self.bandit.init(1)

@@ -11,6 +11,7 @@ from l2o.agents.gate import Verdict
 from l2o.agents.improve import Proposer
 from l2o.agents.kind import Kind
 from l2o.agents.living import Living
+from l2o.agents.memory import SkillMemory
 from l2o.agents.ppo import PPO
 from l2o.agents.proposers.choice import Choice
 from l2o.agents.proposers.exchange import Exchange
@@ -24,8 +25,11 @@ from l2o.types import seeded
 KIND = Kind(CartPole(0.2, 50), (8,), algorithm=PPO(num_envs=4, num_steps=16, num_epochs=2), num_iterations=6)
 
 
-class Nothing:
+class Nothing(SkillMemory):
     """No skills."""
+
+    def __init__(self):
+        pass
 
     def recall(self, kind, reach):
         return None
@@ -84,7 +88,7 @@ def test_a_choice_finds_the_best_of_its_options_and_never_proposes_the_present()
 
 
 def test_a_choice_goes_on_where_it_was():
-    choice, spec = Choice("x", [0.0, {"a": 1}, {"a": 2}, {"a": 3}]), AgentSpec.of(x={"a": 1})
+    choice, spec = Choice("x", [{"a": 0}, {"a": 1}, {"a": 2}, {"a": 3}]), AgentSpec.of(x={"a": 1})
     for i in range(4):
         choice.hear(choice.propose(spec, seeded(i)), judged(0.1 * i))
     again = Choice("x", choice.options)
