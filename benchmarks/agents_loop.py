@@ -11,8 +11,8 @@ curve are shares of the possible return. The planner knows the physics of the wo
 what was practised: PPO with Adam has neither, and the agents without planning, or without library, say what they give.
 
 An agent of all parts takes an estimated 4 minutes of a CPU core (from 7 seconds a round in a short trial, 12 where it
-plans), one with a part frozen 2 to 4, the sweep of Adam one: 10 seeds of all about 3.5 core-hours. Rows are kept as each
-agent ends, and agents go on where they were: run it again after a crash, or for more seeds.
+plans), one with a part frozen 2 to 4, the sweep of Adam one: 10 seeds of all about 3.5 core-hours. Rows are kept as
+each agent ends, and agents go on where they were: run it again after a crash, or for more seeds.
 """
 
 from __future__ import annotations
