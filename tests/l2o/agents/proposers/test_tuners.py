@@ -12,6 +12,7 @@ from l2o.agents.improve import Proposer
 from l2o.agents.kind import Kind
 from l2o.agents.living import Living
 from l2o.agents.memory import SkillMemory
+from l2o.agents.population import Members, Population
 from l2o.agents.ppo import PPO
 from l2o.agents.proposers.choice import Choice
 from l2o.agents.proposers.exchange import Exchange
@@ -44,18 +45,40 @@ def agent(**factors):
     )
 
 
-def tuners():
-    living = Living(Nothing())
-    return [
-        Trials(living, [KIND], num_changes=5, num_lives=4),
-        Exchange(living, [KIND], num_families=3, num_members=8, spread=1.0),
-        Gradients(living, [KIND], num_lives=8),
-    ]
+LIVING = Living(Nothing())
+TUNERS = [Trials(LIVING, [KIND], num_changes=5, num_lives=4), Gradients(LIVING, [KIND], num_lives=8)]
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_a_rate_that_is_far_too_small_is_raised(number):
-    tuner, spec = tuners()[number], agent(learning_rate=0.1)
+def test_what_the_best_members_of_all_families_ended_with_is_proposed(monkeypatch):
+    exchange, spec = Exchange(LIVING, [KIND], num_families=3, num_members=8), agent(learning_rate=0.5, clip=2.0)
+    given = []
+
+    def run(self, theta, num_families, num_iterations, values, generator):
+        """Families that end as they began, where the smallest rates fare best in one, the largest in the others."""
+        given.append(values)
+        raw = {name: knob.raw(values[name]).repeat(num_families) for name, knob in self.knobs.items()}
+        score = raw["learning_rate"].unflatten(0, (num_families, -1)) * torch.tensor([[1.0], [-1.0], [1.0]])
+        return None, Members(raw, score.flatten(), torch.tensor(num_iterations))
+
+    monkeypatch.setattr(Population, "run", run)
+    value = exchange.propose(spec, seeded(0)).value
+    rates = given[0]["learning_rate"]
+    assert rates[0] == pytest.approx(0.5) and rates.min() < 0.5 < rates.max()  # one member begins as the agent is
+    most, least = int(rates.argmax()), int(rates.argmin())
+    for name, base in (("learning_rate", 1.0), ("clip", 0.2), ("value", 0.5)):
+        x = given[0][name]
+        assert value[name] == pytest.approx(float(x[most] ** 2 * x[least]) ** (1 / 3) / base, rel=1e-3), name
+    assert value["entropy"] == 1.0  # that of the kind is 0
+
+
+def test_an_exchange_lives_and_proposes_factors_for_everything():
+    value = Exchange(LIVING, [KIND], num_families=1, num_members=4).propose(agent(), seeded(0)).value
+    assert set(value) == set(SCALES) and all(math.isfinite(x) and x > 0 for x in value.values())
+
+
+@pytest.mark.parametrize("tuner", TUNERS, ids=lambda tuner: type(tuner).__name__)
+def test_a_rate_that_is_far_too_small_is_raised(tuner):
+    spec = agent(learning_rate=0.1)
     for i in range(2):  # as if the gate took them
         proposal = tuner.propose(spec, seeded(i))
         assert set(proposal.value) == set(SCALES) and proposal.part == "hyperparameters"
