@@ -101,6 +101,8 @@ def pictures(rounds: list[Round], lineage: Lineage, library: SkillLibrary) -> di
     _draw_lives(found["lives"].subplots(), rounds)
     _draw_tree(found["lineage"].subplots(), lineage)
     _draw_skills(found["skills"].subplots(), lineage, library)
+    for figure in found.values():  # rounds and trials are counted
+        figure.axes[0].xaxis.get_major_locator().set_params(integer=True)
     return found
 
 
