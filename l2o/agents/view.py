@@ -95,6 +95,7 @@ def pictures(rounds: list[Round], lineage: Lineage, library: SkillLibrary) -> di
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install 'l2o[plot]'.") from error
     found = {name: Figure(figsize=(8, 4), layout="constrained") for name in ("lives", "lineage", "skills")}
@@ -102,7 +103,7 @@ def pictures(rounds: list[Round], lineage: Lineage, library: SkillLibrary) -> di
     _draw_tree(found["lineage"].subplots(), lineage)
     _draw_skills(found["skills"].subplots(), lineage, library)
     for figure in found.values():  # rounds and trials are counted
-        figure.axes[0].xaxis.get_major_locator().set_params(integer=True)
+        figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     return found
 
 
