@@ -57,7 +57,7 @@ def doors_and_keys() -> LifeSuite:
 def main(config: Config) -> None:
     """Live, and tell."""
     torch.set_num_threads(1)
-    settings = AgentConfig(rounds=config.rounds, report_every=4, seed=config.seed, threads=1)
+    settings = AgentConfig(rounds=config.rounds, tune=2, max_pairs=128, report_every=4, seed=config.seed, threads=1)
     improve(Agent(settings, config.run, doors_and_keys()))
     show_report(ReportConfig(config.run))
 
