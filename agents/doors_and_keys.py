@@ -15,11 +15,12 @@ import torch
 import tyro
 
 from l2o.agents.commands import ReportConfig, improve, show_report
+from l2o.agents.config import AgentConfig
 from l2o.agents.environments import GridWorld
-from l2o.agents.lifetime import PPO
-from l2o.agents.lifetime_es import Kind
-from l2o.agents.loop import Agent, AgentConfig
+from l2o.agents.kind import Kind
+from l2o.agents.loop import Agent
 from l2o.agents.losses import Hyperparameters
+from l2o.agents.ppo import PPO
 from l2o.agents.suites import LifeSuite
 
 
@@ -39,13 +40,16 @@ class Config:
 
 
 def doors_and_keys() -> LifeSuite:
-    """Grid worlds of two and four rooms; held out: wider networks for the gate, more rooms for the report."""
+    """Grid worlds of two and four rooms; held out: longer episodes for the gate, more rooms for the report."""
     learning = Hyperparameters(discount=0.97, entropy=0.02)
     two = Kind(GridWorld(2, 2, 5, 40), (32,), learning, PPO(num_envs=16, num_steps=20), 15)
     four = replace(two, environment=GridWorld(4, 2, 5, 60))
     return LifeSuite(
         {"two rooms": two, "four rooms": four},
-        {"two rooms": replace(two, hidden=(48,)), "four rooms": replace(four, hidden=(48,))},
+        {
+            "two rooms": replace(two, environment=GridWorld(2, 2, 5, 50)),
+            "four rooms": replace(four, environment=GridWorld(4, 2, 5, 75)),
+        },
         {"six rooms": replace(two, environment=GridWorld(6, 2, 5, 80))},
     )
 
@@ -53,7 +57,7 @@ def doors_and_keys() -> LifeSuite:
 def main(config: Config) -> None:
     """Live, and tell."""
     torch.set_num_threads(1)
-    settings = AgentConfig(rounds=config.rounds, report_every=4, seed=config.seed, threads=1)
+    settings = AgentConfig(rounds=config.rounds, tune=2, max_pairs=128, report_every=4, seed=config.seed, threads=1)
     improve(Agent(settings, config.run, doors_and_keys()))
     show_report(ReportConfig(config.run))
 

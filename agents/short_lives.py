@@ -1,10 +1,10 @@
-"""An agent of short lives improves itself: it practises cart poles and point masses, and retrains how it learns.
+"""An agent of short lives improves itself: it practises cart poles and point masses, plans, and retrains how it learns.
 
     python -m agents.short_lives --run runs/short_lives
     python -m agents.short_lives --run runs/short_lives      # after a crash: goes on
     tensorboard --logdir runs
 
-Ends with a table of all trials, and pictures of lives and lineage in the folder's `report`.
+Ends with tables of all trials, and pictures of lives, lineage and skills in the folder's `report`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 import tyro
 
 from l2o.agents.commands import ReportConfig, improve, show_report
-from l2o.agents.loop import Agent, AgentConfig
+from l2o.agents.config import AgentConfig
+from l2o.agents.loop import Agent
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ import l2o
 from benchmarks.record import RESULTS, readable, write
 from l2o.agents import lifetime
 from l2o.agents.environments import CartPole
-from l2o.agents.lifetime import PPO
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy import ActorCritic
+from l2o.agents.ppo import PPO
 from l2o.types import seeded
 
 

@@ -24,9 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.record import RESULTS, read, readable, write
-from l2o.agents.lifetime import Lifetimes
-from l2o.agents.lifetime_es import Kind
-from l2o.agents.policy import ActorCritic
+from l2o.agents.kind import Kind
 from l2o.agents.suites import lives
 from l2o.load import load
 from l2o.rules.base import UpdateRule
@@ -67,7 +65,7 @@ def returns(
     kind: Kind, rule: UpdateRule, rates: list[tuple[float, bool]], num: int, seed: int
 ) -> Float[Tensor, "rates num iterations"]:
     """Shares of the possible return of every iteration, at each rate, constant or with a decay (True)."""
-    lifetimes = Lifetimes(kind.environment, ActorCritic.of(kind.environment, kind.hidden), rule, kind.algorithm)
+    lifetimes = kind.lifetimes(rule)
     copies, generator = len(rates), seeded(seed)
     state = lifetimes.start(copies * num, kind.num_iterations, generator, copies)
     rate = torch.tensor([one for one, _ in rates]).repeat_interleave(num)
@@ -78,8 +76,7 @@ def returns(
         hyper = kind.hyperparameters._replace(learning_rate=now)
         state, report = lifetimes.advance(dict(rule.named_parameters()), state, hyper, generator, copies)
         found.append(report.episode_return)
-    low, high = kind.environment.return_range
-    return ((torch.stack(found, dim=-1) - low) / (high - low)).clamp(0.0, 1.0).view(copies, num, -1)
+    return kind.environment.share(torch.stack(found, dim=-1)).view(copies, num, -1)
 
 
 def contestants(config: Config) -> dict[str, tuple[UpdateRule, list[tuple[float, bool]]]]:

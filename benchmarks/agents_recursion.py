@@ -29,7 +29,7 @@ from benchmarks.record import RESULTS, read, write
 from l2o.agents.gate import Gate, Verdict
 from l2o.agents.improve import Door
 from l2o.agents.lineage import Lineage
-from l2o.agents.recursion import Driver, Island, Recursion
+from l2o.agents.proposers.recursion import Driver, Island, Recursion
 from l2o.agents.spec import AgentSpec, packed, unpacked
 from l2o.distributed import LocalPool, WorkerPool
 from l2o.estimators import ES, MetaLoss, Problems, Truncation

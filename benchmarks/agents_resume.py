@@ -2,9 +2,10 @@
 
     python -m benchmarks.agents_resume --record
 
-The whole loop (practice, gate, tuning, recursion, lineage) on tiny lives, in a process of its own that gets SIGKILL at
-a random moment of its work, is started again, and is killed again, `num_kills` times; then it may end. Compared are the
-last checkpoint, the ledger, every version and what every round did, with those of a run that nobody killed.
+The whole loop (practice, gate, tuning, recursion, choosers, planner, library, lineage) on tiny lives, in a process of
+its own that gets SIGKILL at a random moment of its work, is started again, and is killed again, `num_kills` times; then
+it may end. Compared with a run that nobody killed are the last checkpoint, the ledger, every version, the library, and
+what every round did.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from typing import Any
 import tyro
 
 from benchmarks.record import RESULTS, write
+from l2o.agents.config import AgentConfig
 from l2o.agents.environments import CartPole, PointMass
-from l2o.agents.lifetime import PPO
-from l2o.agents.lifetime_es import Kind
-from l2o.agents.loop import Agent, AgentConfig
+from l2o.agents.kind import Kind
+from l2o.agents.loop import Agent
+from l2o.agents.ppo import PPO
+from l2o.agents.skills.library import SkillLibrary
 from l2o.agents.suites import LifeSuite
 from l2o.training.checkpoint import fingerprint, load_tree
 
@@ -58,11 +61,15 @@ def tiny() -> LifeSuite:
 
 
 def settings(config: Config) -> AgentConfig:
-    """A small agent with every part switched on."""
+    """A small agent with every part switched on, and a gate that is easily convinced."""
     return AgentConfig(
         rounds=config.rounds,
         iterations=2,
         recurse=1,
+        choose=2,
+        plan=2,
+        recall=2,
+        alpha=0.99,
         outer_steps=1,
         num_pairs=2,
         num_lives=1,
@@ -84,7 +91,13 @@ def come_to(folder: Path) -> dict[str, Any]:
     newest = sorted((folder / "checkpoints").glob("step_*.safetensors"))[-1]
     versions = {path.name: fingerprint(load_tree(path)) for path in sorted((folder / "versions").iterdir())}
     told = {name: (folder / name).read_text() for name in ("ledger.jsonl", "rounds.jsonl")}
-    return {"checkpoint": fingerprint(load_tree(newest)), "versions": versions, **told}
+    library = SkillLibrary(folder / "skills.db")
+    skills = [library.get(id) for id in library.ids()]
+    found = [
+        fingerprint([s.descriptor, dict(sorted(s.weights.items())), dict(s.statistics), s.parents, s.version])
+        for s in skills
+    ]
+    return {"checkpoint": fingerprint(load_tree(newest)), "versions": versions, "library": found, **told}
 
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
@@ -114,6 +127,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         one, other = come_to(undisturbed), come_to(disturbed)
         same = {name: one[name] == other[name] for name in one}
         row = {"kills": kills, "rounds_at_kills": rounds, "same": same, "trials": one["ledger.jsonl"].count("\n")}
+        row["skills"] = len(one["library"])
         print(row)
         yield row
 

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from benchmarks.record import RESULTS, write
 from l2o.agents.environments import GridWorld
-from l2o.agents.lifetime import PPO
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy import ActorCritic
+from l2o.agents.ppo import PPO
 from l2o.agents.skills.chooser_training import ChooserTraining
 from l2o.agents.skills.choosers import BareProgress, Chooser, LearningProgress, Uniform
 from l2o.agents.skills.curriculum import Curriculum, lifetimes

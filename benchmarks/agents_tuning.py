@@ -25,10 +25,11 @@ from torch import Tensor
 from benchmarks.record import RESULTS, write
 from l2o.agents.environments import CartPole
 from l2o.agents.hyper_bandit import HyperBandit
-from l2o.agents.lifetime import PPO, Lifetimes
+from l2o.agents.lifetime import Lifetimes
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy import ActorCritic
 from l2o.agents.population import Population
+from l2o.agents.ppo import PPO
 from l2o.agents.tuning import KNOBS, Knob, SelfTuning, Tuner
 from l2o.rules import Adam
 from l2o.types import seeded, tree_map

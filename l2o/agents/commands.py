@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import tyro
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from l2o.agents import view
+from l2o.agents.config import AgentConfig
 from l2o.agents.lineage import Lineage
-from l2o.agents.loop import Agent, AgentConfig, Round
+from l2o.agents.living import policy_scores
+from l2o.agents.loop import Agent, Round
 from l2o.agents.meta_train import LivesConfig, train
-from l2o.agents.practice import skills_of
+from l2o.agents.practice import exercises_of
+from l2o.agents.skills.library import SkillLibrary
 from l2o.agents.suites import lives
 from l2o.training.commands import run_settings
 from l2o.training.config import read_config
@@ -30,7 +32,7 @@ COMMANDS = {
     "train": "meta-train an update rule on whole lives of agents, by PPO",
     "improve": "let an agent practise and improve itself, behind the gate",
     "run": "let an agent act in its skills, as it is",
-    "report": "how an agent became what it is: tables, pictures of its lives and lineage",
+    "report": "how an agent became what it is: tables, pictures of its lives, lineage and skills",
 }
 
 
@@ -105,12 +107,11 @@ def _run(config: RunConfig) -> int:
         raise ValueError(f"acting needs an episode; got episodes={config.episodes}.")
     spec = Lineage(config.run).spec()
     table = Table("skill", "version", "share of the possible return", "95% interval")
-    for skill in skills_of(lives(settings.lives).train, settings.seed):
-        with torch.no_grad():
-            scores = skill.scores(spec[skill.part]["params"], seeded(config.seed), config.episodes)
+    for exercise in exercises_of(lives(settings.lives).train, settings.seed):
+        scores = policy_scores(exercise, spec, seeded(config.seed), config.episodes)
         low, high = interval(scores)
-        version = str(spec.versions[skill.part])
-        table.add_row(skill.name, version, f"{float(scores.mean()):.3f}", f"{low:.3f} to {high:.3f}")
+        version = str(spec.versions[exercise.part])
+        table.add_row(exercise.name, version, f"{float(scores.mean()):.3f}", f"{low:.3f} to {high:.3f}")
     Console().print(table)
     return 0
 
@@ -131,7 +132,7 @@ def show_report(config: ReportConfig) -> int:
     console, rounds, lineage = Console(), view.read_rounds(config.run), Lineage(config.run)
     console.print(view.counts_table(lineage), view.lineage_table(lineage))
     try:
-        for name, figure in view.pictures(rounds, lineage).items():
+        for name, figure in view.pictures(rounds, lineage, SkillLibrary(config.run / "skills.db")).items():
             path = config.run / "report" / f"{name}.png"
             path.parent.mkdir(exist_ok=True)
             figure.savefig(path, dpi=150)

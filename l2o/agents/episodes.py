@@ -82,6 +82,22 @@ def rollout(
     return tree_stack(steps), running
 
 
+def play(environment: Environment, world: World, act: Act, noise: Noise) -> Rollout:
+    """Episodes from their first step on; the first of the noise begins them, there is a step for each of the rest.
+
+    Arguments:
+        world: see `rollout`.
+    """
+    running = begin(environment, world, noise.reset[0])
+    return rollout(environment, world, act, running, Noise(*(part[1:] for part in noise)))[0]
+
+
+def first_returns(steps: Rollout) -> Float[Tensor, "*batch"]:
+    """The return of the first episode of each place, of which all steps must be there."""
+    before = steps.done.long().cumsum(dim=0) - steps.done.long()  # episodes that had ended when the step was made
+    return torch.where(before == 0, steps.reward, 0.0).sum(dim=0)
+
+
 def _step(environment: Environment, world: World, act: Act, running: Running, noise: Noise) -> tuple[Rollout, Running]:
     seen = environment.observe(world, running.state)
     action, log_prob = act(seen, noise.action)

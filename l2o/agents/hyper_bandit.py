@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -49,8 +49,13 @@ class HyperBandit:
         zeros = torch.zeros(num_lanes, self.num_options)
         return Pulls(zeros, zeros, zeros)
 
-    def choose(self, pulls: Pulls, noise: Float[Tensor, "lanes options"]) -> Int[Tensor, " lanes"]:
-        """An option a lane, by uniform numbers in [0, 1); untried ones first."""
+    def choose(
+        self,
+        pulls: Pulls,
+        noise: Float[Tensor, "lanes options"],
+        allowed: Bool[Tensor, "lanes options"] | None = None,
+    ) -> Int[Tensor, " lanes"]:
+        """An option a lane, of those that are allowed, by uniform numbers in [0, 1); untried ones first."""
         total = pulls.number.sum(dim=-1, keepdim=True).clamp(min=1e-6)
         mean = pulls.total.sum(dim=-1, keepdim=True) / total
         spread = (pulls.square.sum(dim=-1, keepdim=True) / total - mean.square()).clamp(min=1e-12).sqrt()
@@ -58,7 +63,8 @@ class HyperBandit:
         normal = torch.special.ndtri(noise.clamp(min=SMALLEST_NOISE))
         drawn = centre + spread * normal * torch.rsqrt(pulls.number + 1.0)
         untried = pulls.number < 1e-3
-        return torch.where(untried, 1e30 * (1.0 + noise), drawn).argmax(dim=-1)
+        drawn = torch.where(untried, 1e30 * (1.0 + noise), drawn)
+        return (drawn if allowed is None else torch.where(allowed, drawn, -torch.inf)).argmax(dim=-1)
 
     def updated(self, pulls: Pulls, option: Int[Tensor, " lanes"], paid: Float[Tensor, " lanes"]) -> Pulls:
         """With what the chosen options paid; a payment that is not finite counts as the worst there was."""

@@ -2,65 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import vmap
 
-from l2o.agents.advantages import gae, normalised
 from l2o.agents.environments.base import Environment, World, spread_over
 from l2o.agents.episodes import Noise, Rollout, Running, begin, draw, rollout
-from l2o.agents.losses import Hyperparameters, Losses, clipped, ppo_loss
+from l2o.agents.losses import Hyperparameters, Losses
 from l2o.agents.policy import Policy
+from l2o.agents.ppo import PPO, lane_update, prepare
 from l2o.inner_loop import InnerState, repeat_lanes, theta_axis
 from l2o.rules.base import UpdateRule
 from l2o.types import Params, Theta, tree_map, tree_stack
-
-
-@dataclass(frozen=True)
-class PPO:
-    """How much an agent acts between updates, and how often it learns from that (Schulman et al., 2017).
-
-    With one epoch and one minibatch it takes the steps of A2C.
-
-    Arguments:
-        num_envs: episodes at once.
-        num_steps: steps in each of them, an iteration.
-        num_epochs: passes over an iteration's steps.
-        num_minibatches: updates in a pass.
-        normalise: advantages are brought to mean 0 and deviation 1 within a minibatch.
-    """
-
-    num_envs: int = 16
-    num_steps: int = 32
-    num_epochs: int = 4
-    num_minibatches: int = 1
-    normalise: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("num_envs", "num_steps", "num_epochs", "num_minibatches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
-        if self.num_samples % self.num_minibatches:
-            raise ValueError(
-                "num_minibatches must divide num_envs * num_steps, so that minibatches are of one size; got "
-                f"{self.num_minibatches} for {self.num_samples}."
-            )
-
-    @property
-    def num_samples(self) -> int:
-        """Steps of an iteration, all environments together."""
-        return self.num_envs * self.num_steps
-
-    @property
-    def num_updates(self) -> int:
-        """Updates of an iteration."""
-        return self.num_epochs * self.num_minibatches
 
 
 class Lives(NamedTuple):
@@ -86,16 +43,6 @@ class Report(NamedTuple):
     episodes: Float[Tensor, "*iterations lanes"]
 
 
-class Minibatch(NamedTuple):
-    """What an update learns from."""
-
-    observation: Float[Tensor, "n o"]
-    action: Tensor
-    log_prob: Float[Tensor, " n"]
-    advantage: Float[Tensor, " n"]
-    target: Float[Tensor, " n"]
-
-
 @dataclass(frozen=True)
 class Lifetimes:
     """Agents of one kind, trained side by side.
@@ -105,15 +52,17 @@ class Lifetimes:
         policy: what is trained.
         rule: how its parameters move.
         algorithm: how much is done between updates.
+        first: weights that all lives begin with; None: each with fresh ones.
     """
 
     environment: Environment
     policy: Policy
     rule: UpdateRule
     algorithm: PPO = field(default_factory=PPO)
+    first: Params | None = None
 
     def start(self, num: int, num_iterations: int, generator: Generator, copies: int = 1) -> Lives:
-        """Fresh policies in fresh worlds.
+        """Policies at their beginning, in fresh worlds.
 
         Arguments:
             num: lifetimes in all.
@@ -126,6 +75,8 @@ class Lifetimes:
         unique = num // copies
         world = self.environment.sample(generator, unique)
         params = tree_stack([self.policy.init(generator) for _ in range(unique)])
+        if self.first is not None:
+            params = {name: p.expand(unique, *p.shape) for name, p in self.first.items()}
         first = torch.rand(unique, self.algorithm.num_envs, self.environment.reset_noise, generator=generator)
         world, params, first = repeat_lanes((world, params, first), copies)
         total = torch.full((num,), float(num_iterations * self.algorithm.num_updates)).double()
@@ -133,6 +84,32 @@ class Lifetimes:
             opt = tree_map(lambda x: x.contiguous(), vmap(self.rule.init)(params, total))
         running = begin(self.environment, self._spread(world), first)
         return Lives(world, running, InnerState(params, opt))
+
+    @torch.no_grad()
+    def run(
+        self,
+        hyperparameters: Hyperparameters,
+        num: int,
+        num_iterations: int,
+        generator: Generator,
+        theta: Theta | None = None,
+        copies: int = 1,
+    ) -> Curves:
+        """Whole lives, from first to last iteration.
+
+        Arguments:
+            hyperparameters: see `advance`.
+            theta: the rule's own if None; with a leading axis of lanes, each life has a rule of its own.
+            copies: see `start`.
+        """
+        if num_iterations < 1:
+            raise ValueError(f"num_iterations must be at least 1; got {num_iterations}.")
+        theta = dict(self.rule.named_parameters()) if theta is None else theta
+        lives, reports = self.start(num, num_iterations, generator, copies), []
+        for _ in range(num_iterations):
+            lives, report = self.advance(theta, lives, hyperparameters, generator, copies)
+            reports.append(report)
+        return Curves(tree_stack(reports), lives)
 
     def advance(
         self, theta: Theta, lives: Lives, hyperparameters: Hyperparameters, generator: Generator, copies: int = 1
@@ -160,9 +137,9 @@ class Lifetimes:
         num = experience.reward.shape[1]
         axis = theta_axis(self.rule, theta, num)
         hyper = hyperparameters.by_lane(num)
-        with_advantages = vmap(_prepare, in_dims=(None, 0, 1, 0))
+        with_advantages = vmap(prepare, in_dims=(None, 0, 1, 0))
         samples = with_advantages(self.policy, learner.params, experience, hyper)
-        update = _lane_update(self.rule, self.policy, self.algorithm.normalise, axis)
+        update = lane_update(self.rule, self.policy, self.algorithm.normalise, axis)
         for index in self._order(num, generator, copies):
             batch = samples if index is None else tree_map(lambda x, index=index: _taken(x, index), samples)
             learner, losses = update(theta, learner, batch, hyper)
@@ -225,7 +202,6 @@ class Curves(NamedTuple):
         return returns[-max(1, len(returns) // 4) :].mean(dim=0)
 
 
-@torch.no_grad()
 def run(
     environment: Environment,
     policy: Policy,
@@ -244,73 +220,14 @@ def run(
     Arguments:
         hyperparameters: see `Lifetimes.advance`; the defaults if None.
         algorithm: `PPO()` if None.
-        theta: the rule's own if None; with a leading axis of lanes, each life has a rule of its own.
-        copies: see `Lifetimes.start`.
+        theta, copies: see `Lifetimes.run`.
 
     Raises:
         ValueError: a size, a shape of theta or of a hyperparameter does not fit.
     """
-    if num_iterations < 1:
-        raise ValueError(f"num_iterations must be at least 1; got {num_iterations}.")
     lifetimes = Lifetimes(environment, policy, rule, algorithm or PPO())
-    theta = dict(rule.named_parameters()) if theta is None else theta
-    lives = lifetimes.start(num_lifetimes, num_iterations, generator, copies)
-    reports = []
-    for _ in range(num_iterations):
-        lives, report = lifetimes.advance(theta, lives, hyperparameters or Hyperparameters(), generator, copies)
-        reports.append(report)
-    return Curves(tree_stack(reports), lives)
-
-
-def _prepare(policy: Policy, params: Params, steps: Rollout, hyper: Hyperparameters) -> Minibatch:
-    """One lane's steps as samples, (steps * envs)."""
-    found = gae(
-        hyper.reward_scale * steps.reward,
-        policy.value(params, steps.observation),
-        policy.value(params, steps.next_observation),
-        steps.terminated,
-        steps.done,
-        hyper.discount,
-        hyper.decay,
-    )
-    return Minibatch(*(x.flatten(0, 1) for x in (steps.observation, steps.action, steps.log_prob, *found)))
-
-
-@lru_cache(maxsize=32)
-def _lane_update(
-    rule: UpdateRule, policy: Policy, normalise: bool, axis: int | None
-) -> Callable[[Theta, InnerState, Minibatch, Hyperparameters], tuple[InnerState, Losses]]:
-    def update(
-        theta: Theta, learner: InnerState, batch: Minibatch, hyper: Hyperparameters
-    ) -> tuple[InnerState, Losses]:
-        def objective(params: Params) -> tuple[Tensor, Losses]:
-            losses = _ppo(policy, params, batch, hyper, normalise)
-            return losses.total, losses
-
-        grads, losses = grad(objective, has_aux=True)(learner.params)
-        grads = clipped(grads, hyper.max_grad_norm)
-        updates, opt = functional_call(rule, theta, (grads, learner.opt, learner.params, losses.total))
-        params = {name: p + hyper.learning_rate * updates[name] for name, p in learner.params.items()}
-        return InnerState(params, opt), losses
-
-    def lanes(theta: Theta, learner: InnerState, batch: Minibatch, hyper: Hyperparameters) -> tuple[InnerState, Losses]:
-        return vmap(update, in_dims=(axis, 0, 0, 0))(theta, learner, batch, hyper)
-
-    return lanes
-
-
-def _ppo(policy: Policy, params: Params, batch: Minibatch, hyper: Hyperparameters, normalise: bool) -> Losses:
-    distribution, value = policy.forward(params, batch.observation)
-    return ppo_loss(
-        distribution.log_prob(batch.action) - batch.log_prob,
-        normalised(batch.advantage) if normalise else batch.advantage,
-        distribution.entropy(),
-        value,
-        batch.target,
-        hyper.clip,
-        hyper.entropy,
-        hyper.value,
-    )
+    hyperparameters = hyperparameters or Hyperparameters()
+    return lifetimes.run(hyperparameters, num_lifetimes, num_iterations, generator, theta, copies)
 
 
 def _taken(x: Tensor, index: Tensor) -> Tensor:

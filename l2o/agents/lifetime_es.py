@@ -2,79 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from l2o.agents import lifetime
-from l2o.agents.environments.base import Environment
-from l2o.agents.lifetime import PPO
-from l2o.agents.losses import Hyperparameters
-from l2o.agents.policy import ActorCritic
+from l2o.agents.kind import Kind, one_of
 from l2o.estimators.base import GradientEstimator, MetaGradient
 from l2o.rules.base import UpdateRule
 from l2o.types import Theta
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of life: what is lived in, by whom, and how it learns.
-
-    Arguments:
-        environment: the family whose worlds agents live in.
-        hidden: widths of the policy's hidden layers.
-        hyperparameters: of learning.
-        algorithm: how much is done between updates.
-        num_iterations: a life's length.
-    """
-
-    environment: Environment
-    hidden: tuple[int, ...] = (32,)
-    hyperparameters: Hyperparameters = Hyperparameters()  # noqa: RUF009 (immutable)
-    algorithm: PPO = field(default_factory=PPO)
-    num_iterations: int = 20
-
-    def __post_init__(self) -> None:
-        low, high = self.environment.return_range
-        if not low < high or not high - low < float("inf"):
-            raise ValueError(
-                "a kind of life needs an environment with a finite return_range, because lives are scored by their "
-                f"share of it; got {self.environment!r} with {(low, high)}."
-            )
-
-    def scores(
-        self,
-        rule: UpdateRule,
-        generator: Generator,
-        num: int,
-        copies: int = 1,
-        theta: Theta | None = None,
-        hyperparameters: Hyperparameters | None = None,
-    ) -> Float[Tensor, " num"]:
-        """The share of the possible return, in [0, 1], averaged over each of `num` lives: the area under its curve.
-
-        Arguments:
-            copies: so many blocks of lives with the same worlds, policies and chances (see `Lifetimes.start`).
-            theta: the rule's own if None; with a leading axis, one for each life.
-            hyperparameters: in place of the kind's.
-        """
-        curves = lifetime.run(
-            self.environment,
-            ActorCritic.of(self.environment, self.hidden),
-            rule,
-            self.hyperparameters if hyperparameters is None else hyperparameters,
-            num,
-            self.num_iterations,
-            generator=generator,
-            algorithm=self.algorithm,
-            theta=theta,
-            copies=copies,
-        )
-        low, high = self.environment.return_range
-        return ((curves.area - low) / (high - low)).clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -119,7 +57,7 @@ class LifetimeES(GradientEstimator):
     @torch.no_grad()
     def estimate(self, theta: Theta, state: Any, generator: Generator) -> tuple[MetaGradient, Any]:
         pairs = self.num_pairs
-        kind = self.kinds[int(torch.randint(len(self.kinds), (), generator=generator))]
+        kind = one_of(self.kinds, generator)
         epsilon = {name: self.std * torch.randn(pairs, *p.shape, generator=generator) for name, p in theta.items()}
         tried = {
             name: torch.cat([p + epsilon[name], p - epsilon[name]]).repeat_interleave(self.num_lives, dim=0)

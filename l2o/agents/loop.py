@@ -5,118 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from l2o.agents.gate import Gate
-from l2o.agents.improve import Door, Proposer
-from l2o.agents.lifetime_es import LifetimeES
+from l2o.agents.assembled import door_of, proposers_of
+from l2o.agents.config import PARTS, AgentConfig
+from l2o.agents.improve import Proposer
 from l2o.agents.lineage import Lineage
-from l2o.agents.practice import POLICY, Practice, Skill, lives_scores, skills_of
-from l2o.agents.recursion import Driver, Island, Recursion
-from l2o.agents.skills.choosers import LearningProgress
-from l2o.agents.skills.record import Practice as Practised
-from l2o.agents.skills.record import Record
-from l2o.agents.spec import AgentSpec, Proposal, packed
+from l2o.agents.living import Living, hyperparameters_of
+from l2o.agents.memory import SkillMemory
+from l2o.agents.practice import POLICY, Exercise, begun, exercises_of, practise
+from l2o.agents.proposers.choosing import chooser_of
+from l2o.agents.proposers.recursion import Recursion
+from l2o.agents.skills.record import Practice, Record
+from l2o.agents.spec import AgentSpec, Proposal
 from l2o.agents.suites import LifeSuite, lives
-from l2o.agents.tuning_by_trial import TUNED, Trials
-from l2o.distributed.pool import WorkerPool
 from l2o.files import write_atomically
-from l2o.load import load
-from l2o.rules.base import UpdateRule
-from l2o.training.config import MAPPING, to_plain, train_only
+from l2o.training.config import to_plain
 from l2o.training.metrics import Dashboard
-from l2o.training.pools import PoolConfig
 from l2o.training.run import RunDirectory
-from l2o.types import Theta, seeded
+from l2o.types import seeded
 
 TRIALS = 10
 """Trials that a practice counts for in what is known of a skill; the share of the possible return succeeded."""
-
-
-@dataclass(frozen=True)
-class AgentConfig(PoolConfig):
-    """An agent that learns skills, and improves how it learns.
-
-    Arguments:
-        lives: a named suite of kinds of lives: it practises and learns from the first part, the gate judges on the
-            second, reports are about the third.
-        rounds: of practice and improvement.
-        iterations: of PPO in a practice.
-        rule: the optimizer that the agent begins with: a name, or a saved file.
-        rule_args: constructor arguments for a rule given by name, as YAML.
-        learned: the rule that is to take its place.
-        learned_args: its constructor arguments.
-        only: parameters of it that are trained (a regular expression).
-        tune: rounds between proposals of hyperparameters; 0 leaves them frozen.
-        recurse: rounds between proposals of an optimizer; 0 leaves it frozen.
-        outer_steps: outer steps of an island's round.
-        outer_lr: of Adam as outer optimizer.
-        self_lr: multiplier of the optimizer's own steps, where it is its own outer optimizer.
-        num_pairs, num_lives, std: see `LifetimeES`.
-        alpha, batch, max_pairs: see `Gate`.
-        report_every: rounds between looks at the lives that are reported, by which nothing is chosen; 0: never.
-        report_lives: of each kind in such a look.
-        seed: of everything.
-        threads: CPU threads; 0 leaves torch's choice.
-    """
-
-    lives: str = "ppo"
-    rounds: int = 20
-    iterations: int = 10
-    rule: str = "adam"
-    rule_args: Annotated[dict[str, Any], MAPPING] = field(default_factory=lambda: {"lr": 3e-3})
-    learned: str = "learnedmuon"
-    learned_args: Annotated[dict[str, Any], MAPPING] = field(default_factory=lambda: {"step_scale": 0.06})
-    only: str = r"steering\.(write\..*|exponents)"
-    tune: int = 1
-    recurse: int = 2
-    outer_steps: int = 4
-    outer_lr: float = 0.04
-    self_lr: float = 1.0
-    num_pairs: int = 8
-    num_lives: int = 2
-    std: float = 0.1
-    alpha: float = 0.05
-    batch: int = 64
-    max_pairs: int = 256
-    report_every: int = 0
-    report_lives: int = 32
-    seed: int = 0
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rounds < 1 or self.iterations < 1:
-            raise ValueError(f"an agent needs a round and an iteration; got {self.rounds} and {self.iterations}.")
-        if min(self.tune, self.recurse, self.report_every) < 0:
-            raise ValueError(
-                "tune, recurse and report_every count rounds, 0 for never; got "
-                f"{self.tune}, {self.recurse}, {self.report_every}."
-            )
-
-    def gate(self) -> Gate:
-        """The gate of all parts."""
-        return Gate(self.alpha, self.batch, self.max_pairs)
-
-    def first_rule(self) -> UpdateRule:
-        """The optimizer that the agent begins with, and falls back to."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            rule: UpdateRule = load(self.rule, **self.rule_args)
-        return rule
-
-    def learned_rule(self) -> UpdateRule:
-        """The optimizer in training, untrained."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed + 1)
-            rule: UpdateRule = load(self.learned, **self.learned_args)
-        train_only(rule, self.only)
-        return rule
 
 
 class Round(NamedTuple):
@@ -144,6 +58,7 @@ class Agent:
         checkpoints/     the last ones
         ledger.jsonl     every trial (see `Lineage`)
         versions/        every accepted version
+        skills.db        the library: every accepted version of a policy (see `SkillMemory`)
         rounds.jsonl     what every round did
         tensorboard/     the dashboard
 
@@ -156,28 +71,21 @@ class Agent:
     def __init__(self, config: AgentConfig, folder: str | Path, suite: LifeSuite | None = None) -> None:
         self.config, self.suite = config, lives(config.lives) if suite is None else suite
         self.directory = RunDirectory(folder)
-        plain = to_plain(config)
-        self.directory.write_config(plain)
-        self.skills = skills_of(self.suite.train, config.seed)
-        self.lineage = Lineage(folder)
-        self.proposers = self._proposers()
-        self.working: dict[str, Any] = {skill.part: skill.first() for skill in self.skills}
-        self.record = Record.empty(1, len(self.skills))
+        self.directory.write_config(to_plain(config))
+        self.exercises = exercises_of(self.suite.train, config.seed)
+        self.working: dict[str, Any] = {one.part: one.first() for one in self.exercises}
+        self.record = Record.empty(1, len(self.exercises))
         self.rounds: list[str] = []
+        self.lineage = Lineage(folder)
         state = self.directory.newest()
-        if state is not None:
-            self._load(state)
-        else:  # a first round that was cut off is made again
-            self.lineage.rewind([line for line in self.lineage.lines if line["trial"] == 0])
-        self.lineage.begin(self.first())
+        self._rewind(state)
+        self.memory = SkillMemory(self.directory.path / "skills.db", self.exercises, self.lineage)
+        self.living = Living(self.memory)
+        self.proposers = proposers_of(config, self.suite, self.living, config.seed)
+        for name, one in {} if state is None else state["proposers"].items():
+            self.proposers[name].load_state_dict(one)
         self.spec = self.lineage.spec()
-        held_out = tuple(self.suite.validation.values())
-        self.door = Door(
-            config.gate(),
-            self.lineage,
-            lambda spec, generator, num: lives_scores(spec, held_out, generator, num),
-            {skill.part: _policy_scores(skill) for skill in self.skills},
-        )
+        self.door = door_of(config, self.suite, self.lineage, self.living, self.exercises)
 
     @property
     def number(self) -> int:
@@ -201,33 +109,37 @@ class Agent:
         number = self.number + 1
         generator = seeded(self.config.seed + 1_000_003 * number)
         index = self.choose(generator)
-        skill = self.skills[index]
-        share, trials = self._practise(skill, generator)
-        steps = self.config.iterations * skill.kind.algorithm.num_samples
-        practised = Practised(
-            torch.tensor([float(TRIALS)]), torch.tensor([TRIALS * share]), torch.tensor([float(steps)])
-        )
+        exercise = self.exercises[index]
+        share, trials = self._practise(exercise, generator)
+        steps = self.config.iterations * exercise.kind.algorithm.num_samples
+        practice = Practice(torch.tensor([float(TRIALS)]), torch.tensor([TRIALS * share]), torch.tensor([float(steps)]))
         spent = torch.tensor([number / self.config.rounds])
-        self.record = self.record.updated(torch.tensor([index]), practised, spent)
+        self.record = self.record.updated(torch.tensor([index]), practice, spent)
         for proposer in self._due(number):
             self.spec, verdict = self.door.ask(self.spec, proposer, generator)
             trials.append([proposer.part, verdict.reason, round(verdict.gain, 6)])
-        done = Round(number, skill.name, round(share, 6), trials, self.report(number))
+        done = Round(number, exercise.name, round(share, 6), trials, self.report(number))
         self.rounds.append(json.dumps(done._asdict()))
         self._store(number)
         return done
 
+    @torch.no_grad()
     def choose(self, generator: Generator) -> int:
         """Which skill to practise next, as the agent's chooser says."""
-        chooser = LearningProgress(**self.spec["chooser"])
-        return int(chooser.choose(self.record, torch.rand(1, len(self.skills), generator=generator)))
+        noise = torch.rand(1, len(self.exercises), generator=generator)
+        return int(chooser_of(self.spec["chooser"]).choose(self.record, noise))
 
     def report(self, number: int) -> dict[str, float]:
         """The part of the possible return that lives of the reported kinds reach; empty where it is not the time."""
         every = self.config.report_every
         if not every or (number % every and number != self.config.rounds):
             return {}
-        return reached(self.spec, self.suite, self.config.report_lives)
+        return self.reached(self.spec, self.config.report_lives)
+
+    def reached(self, spec: AgentSpec, num: int, seed: int = 2000) -> dict[str, float]:
+        """The part of the possible return that lives of the reported kinds reach, by an agent of these parts."""
+        kinds = self.suite.test.items()
+        return {name: round(float(self.living.scores(spec, kind, seeded(seed), num).mean()), 6) for name, kind in kinds}
 
     def close(self) -> None:
         """End what proposers have started."""
@@ -235,44 +147,35 @@ class Agent:
             if isinstance(proposer, Recursion):
                 proposer.close()
 
-    def _practise(self, skill: Skill, generator: Generator) -> tuple[float, list[list[Any]]]:
-        """Go on with the policy in work, and propose it; one that is worse is given up, weights and optimizer state."""
-        practice = Practice(skill, self.config.iterations, self.config.iterations * self.config.rounds)
-        value, share = practice(self.spec, self.working[skill.part], generator)
-        proposal = Proposal(skill.part, value, "practice")
-        self.spec, verdict = self.door.consider(self.spec, proposal, generator)
-        kept = verdict.accepted or verdict.reason == "undecided"
-        self.working[skill.part] = value if kept else self.spec[skill.part]
-        return share, [[skill.part, verdict.reason, round(verdict.gain, 6)]]
-
-    def _due(self, number: int) -> list[Proposer]:
-        """Who is asked in a round."""
-        every = {"hyperparameters": self.config.tune, "optimizer": self.config.recurse}
-        return [one for name, one in self.proposers.items() if number % every[name] == 0]
-
-    def _proposers(self) -> dict[str, Proposer]:
-        found: dict[str, Proposer] = {}
-        if self.config.tune:
-            found["hyperparameters"] = Trials(tuple(self.suite.train.values()))
-        if self.config.recurse:
-            found["optimizer"] = Recursion(self.config.learned_rule(), self._islands)
-        return found
-
-    def _islands(self, driver: Driver, theta: Theta) -> WorkerPool:
-        """Islands whose steps one driver takes; their estimator trains a rule of its own."""
-        c = self.config
-        kinds = tuple(self.suite.train.values())
-        estimator = LifetimeES(c.learned_rule(), kinds, c.num_pairs, c.num_lives, c.std)
-        lr = c.outer_lr if driver == "adam" else c.self_lr
-        island = Island(estimator, driver, lr, spread=2.0, num_steps=c.outer_steps)
-        return c.make_pool(island, theta, c.seed + (7919 if driver == "adam" else 104_729), c.threads)
-
     def first(self) -> AgentSpec:
         """The agent before its first round."""
-        parts = {skill.part: skill.first() for skill in self.skills}
-        factors = {name: 1.0 for name in TUNED}
-        rule, chooser = packed(self.config.first_rule()), {"sharpness": 2.0, "floor": 0.01}
-        return AgentSpec.of(optimizer=rule, hyperparameters=factors, chooser=chooser, **parts)
+        return AgentSpec.of(**self.config.first(), **{one.part: one.first() for one in self.exercises})
+
+    def _practise(self, exercise: Exercise, generator: Generator) -> tuple[float, list[list[Any]]]:
+        """Go on with the policy in work, and propose it; one that is worse is given up, weights and optimizer state."""
+        c, kind, part = self.config, exercise.kind, exercise.part
+        lifetimes, hyper = self.living.lifetimes(self.spec, kind), hyperparameters_of(self.spec, kind)
+        version, total = self.spec.versions["optimizer"], c.iterations * c.rounds
+        begin = self._begin(exercise)
+        value, share = practise(exercise, lifetimes, hyper, begin, version, c.iterations, total, generator)
+        self.spec, verdict = self.door.consider(self.spec, Proposal(part, value, "practice"), generator)
+        self.memory.keep_up()
+        kept = verdict.accepted or verdict.reason == "undecided"
+        self.working[part] = value if kept else self.spec[part]
+        return share, [[part, verdict.reason, round(verdict.gain, 6)]]
+
+    def _begin(self, exercise: Exercise) -> dict[str, Any]:
+        """What a practice goes on from; a skill of which nothing was kept yet begins with the nearest one."""
+        value: dict[str, Any] = self.working[exercise.part]
+        if value["opt"] is not None:
+            return value
+        found = self.memory.recall(exercise.kind, self.spec["library"]["reach"])
+        return value if found is None else begun(found.params, found.trial)
+
+    def _due(self, number: int) -> list[Proposer]:
+        """Who is asked in a round; nobody for the library as long as nothing is in it."""
+        due = [part for part in self.proposers if number % getattr(self.config, PARTS[part]) == 0]
+        return [self.proposers[part] for part in due if part != "library" or len(self.memory)]
 
     def _store(self, number: int) -> None:
         lines = [json.dumps(line) for line in self.lineage.lines]
@@ -287,24 +190,15 @@ class Agent:
         write_atomically(self.directory.path / "rounds.jsonl", "".join(x + "\n" for x in self.rounds).encode())
         self.directory.save_checkpoint(tree, number)
 
-    def _load(self, state: Mapping[str, Any]) -> None:
-        self.lineage.rewind([json.loads(line) for line in state["ledger"]])
-        self.rounds, self.working = list(state["rounds"]), state["working"]
-        self.record = Record(*state["record"])
-        for name, one in state["proposers"].items():
-            self.proposers[name].load_state_dict(one)
-
-
-def reached(spec: AgentSpec, suite: LifeSuite, num: int, seed: int = 2000) -> dict[str, float]:
-    """The part of the possible return that lives reach with an agent's optimizer and hyperparameters, by test kind."""
-    return {
-        name: round(float(lives_scores(spec, (kind,), seeded(seed), num).mean()), 6)
-        for name, kind in suite.test.items()
-    }
-
-
-def _policy_scores(skill: Skill) -> Callable[[AgentSpec, Generator, int], Tensor]:
-    return lambda spec, generator, num: skill.scores(spec[skill.part]["params"], generator, num)
+    def _rewind(self, state: Mapping[str, Any] | None) -> None:
+        """Go back to a checkpoint, or to before the first round: what came after it is made again."""
+        if state is None:
+            self.lineage.rewind([line for line in self.lineage.lines if line["trial"] == 0])
+        else:
+            self.lineage.rewind([json.loads(line) for line in state["ledger"]])
+            self.rounds, self.working = list(state["rounds"]), state["working"]
+            self.record = Record(*state["record"])
+        self.lineage.begin(self.first())
 
 
 def _scalars(done: Round, spec: AgentSpec) -> dict[str, float]:

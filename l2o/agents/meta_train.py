@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from l2o.agents.lifetime_es import Kind, LifetimeES
+from l2o.agents.kind import Kind
+from l2o.agents.lifetime_es import LifetimeES
 from l2o.agents.suites import lives
 from l2o.load import load, save
 from l2o.rules.base import UpdateRule

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from l2o.agents.advantages import gae, normalised
 from l2o.agents.environments.base import Environment, World, spread_over
-from l2o.agents.episodes import Noise, Rollout, begin, draw, rollout
+from l2o.agents.episodes import Noise, Rollout, draw, first_returns, play
 from l2o.agents.losses import Hyperparameters, a2c_loss
 from l2o.agents.policy import ActorCritic, Policy
 from l2o.tasks.base import Task, TaskFamily
@@ -80,16 +80,12 @@ class PolicyTask(Task):
     def play(self, params: Params, noise: Noise) -> Rollout:
         """Steps of all episodes, (max_steps, num_episodes)."""
         world = spread_over(self.world, self.num_episodes)
-        running = begin(self.environment, world, noise.reset[0])
-        later = Noise(*(part[1:] for part in noise))
-        return rollout(self.environment, world, lambda seen, u: self.policy.act(params, seen, u), running, later)[0]
+        return play(self.environment, world, lambda seen, u: self.policy.act(params, seen, u), noise)
 
     def missed(self, steps: Rollout) -> Float[Tensor, ""]:
         """The share of the possible return that the first episode of each place did not reach, on average."""
         low, high = self.environment.return_range
-        before = steps.done.cumsum(dim=0) - steps.done.long()  # episodes that had ended when the step was made
-        returns = torch.where(before == 0, steps.reward, 0.0).sum(dim=0)
-        return (high - returns.mean()) / (high - low)
+        return (high - first_returns(steps).mean()) / (high - low)
 
     def _surrogate(self, params: Params, steps: Rollout) -> Float[Tensor, ""]:
         hyper = self.hyperparameters

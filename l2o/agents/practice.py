@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +10,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from l2o.agents.environments.base import World, spread_over
-from l2o.agents.episodes import Noise, Running, begin, draw, rollout
+from l2o.agents.episodes import Running, begin, draw, first_returns, play
+from l2o.agents.kind import Kind
 from l2o.agents.lifetime import Lifetimes, Lives
-from l2o.agents.lifetime_es import Kind
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy import ActorCritic
-from l2o.agents.spec import AgentSpec, unpacked
 from l2o.inner_loop import InnerState
 from l2o.rules.base import OptState
 from l2o.training.checkpoint import register_state
@@ -30,7 +28,7 @@ POLICY = "policy/"
 
 
 @dataclass(frozen=True)
-class Skill:
+class Exercise:
     """Something to be good at: a world, and how one lives in it.
 
     Arguments:
@@ -51,99 +49,87 @@ class Skill:
     @property
     def policy(self) -> ActorCritic:
         """What is trained."""
-        return ActorCritic.of(self.kind.environment, self.kind.hidden)
+        return self.kind.policy
 
     def world(self, num: int) -> World:
         """The world, for a batch of `num`."""
         return spread_over(self.kind.environment.sample(seeded(self.seed)), num)
 
     def first(self) -> dict[str, Any]:
-        """The policy before any practice; see `Practice`."""
-        params = self.policy.init(seeded(self.seed + 1))
-        return {"params": params, "opt": None, "rule": -1}
+        """The policy before any practice; see `practise`."""
+        return begun(self.policy.init(seeded(self.seed + 1)))
 
     @torch.no_grad()
     def scores(self, params: Params, generator: Generator, num: int) -> Float[Tensor, " num"]:
         """Shares of the possible return, in [0, 1], of `num` episodes; equal generators give equal chances."""
-        environment, policy, world = self.kind.environment, self.policy, self.world(num)
+        environment, policy = self.kind.environment, self.policy
         noise = draw(environment, generator, environment.max_steps + 1, num)
-        running = begin(environment, world, noise.reset[0])
-        later = Noise(*(part[1:] for part in noise))
-        steps, _ = rollout(environment, world, lambda seen, u: policy.act(params, seen, u), running, later)
-        before = steps.done.cumsum(dim=0) - steps.done.long()  # episodes that had ended when the step was made
-        returns = torch.where(before == 0, steps.reward, 0.0).sum(dim=0)
-        low, high = environment.return_range
-        return ((returns - low) / (high - low)).clamp(0.0, 1.0)
+        steps = play(environment, self.world(num), lambda seen, u: policy.act(params, seen, u), noise)
+        return environment.share(first_returns(steps))
 
 
-def skills_of(kinds: dict[str, Kind], seed: int) -> tuple[Skill, ...]:
-    """A skill of each kind."""
-    return tuple(Skill(name, kind, seed + 101 * i) for i, (name, kind) in enumerate(kinds.items()))
+def exercises_of(kinds: dict[str, Kind], seed: int) -> tuple[Exercise, ...]:
+    """An exercise of each kind."""
+    return tuple(Exercise(name, kind, seed + 101 * i) for i, (name, kind) in enumerate(kinds.items()))
 
 
-def tuned(base: Hyperparameters, factors: dict[str, float]) -> Hyperparameters:
-    """Hyperparameters, each times its factor."""
-    return base._replace(**{name: factor * getattr(base, name) for name, factor in factors.items()})
-
-
-class Practice:
-    """Goes on with a skill's policy: acts, and learns with the agent's optimizer and hyperparameters.
-
-    A policy part is {params, opt, rule}: weights, the rule's state, and the version of the rule that the state is of. A
-    version of another number begins with a fresh state.
+def begun(params: Params, source: int = 0) -> dict[str, Any]:
+    """A policy part that begins with these weights.
 
     Arguments:
-        skill: what is practised.
-        num_iterations: of PPO in a practice.
+        source: the trial whose version they are; 0: they are fresh.
+    """
+    return {"params": params, "opt": None, "rule": -1, "source": source}
+
+
+@torch.no_grad()
+def practise(
+    exercise: Exercise,
+    lifetimes: Lifetimes,
+    hyperparameters: Hyperparameters,
+    value: dict[str, Any],
+    version: int,
+    num_iterations: int,
+    total_iterations: int,
+    generator: Generator,
+) -> tuple[dict[str, Any], float]:
+    """Go on with a skill's policy; returns its part after it, and the mean share of the possible return meanwhile.
+
+    A policy part is {params, opt, rule, source}: weights, the rule's state, the version of the rule that the state is
+    of, and the trial that the weights were first taken from. A rule of another version begins with a fresh state.
+
+    Arguments:
+        lifetimes: how the agent lives in the exercise's environment.
+        value: the policy part to go on from.
+        version: of the rule.
+        num_iterations: of PPO.
         total_iterations: what a rule that follows a schedule is told of the length of the whole.
     """
-
-    def __init__(self, skill: Skill, num_iterations: int, total_iterations: int) -> None:
-        self.skill, self.num_iterations, self.total_iterations = skill, num_iterations, total_iterations
-
-    @torch.no_grad()
-    def __call__(self, spec: AgentSpec, value: dict[str, Any], generator: Generator) -> tuple[dict[str, Any], float]:
-        """Practise once; returns the policy part after it, and the mean share of the possible return meanwhile.
-
-        Arguments:
-            value: the policy part to go on from.
-        """
-        kind, rule, version = self.skill.kind, unpacked(spec["optimizer"]), spec.versions["optimizer"]
-        lifetimes = Lifetimes(kind.environment, self.skill.policy, rule, kind.algorithm)
-        lives = self._lives(lifetimes, value, version, generator)
-        hyper = tuned(kind.hyperparameters, spec["hyperparameters"])
-        returns = []
-        for _ in range(self.num_iterations):
-            lives, report = lifetimes.advance(dict(rule.named_parameters()), lives, hyper, generator)
-            returns.append(report.episode_return)
-        low, high = kind.environment.return_range
-        share = (float(torch.stack(returns).mean()) - low) / (high - low)
-        after = tree_map(lambda x: x[0].clone(), lives.learner)
-        return {"params": after.params, "opt": after.opt, "rule": version}, share
-
-    def _lives(self, lifetimes: Lifetimes, value: dict[str, Any], version: int, generator: Generator) -> Lives:
-        """One lane, in the skill's world, with the part's weights."""
-        fresh = lifetimes.start(1, self.total_iterations, seeded(draw_seed(generator)))
-        world = {
-            name: x.unsqueeze(0) for name, x in self.skill.kind.environment.sample(seeded(self.skill.seed)).items()
-        }
-        opt = fresh.learner.opt
-        if value["opt"] is not None and value["rule"] == version:
-            opt = tree_map(lambda x: x.unsqueeze(0), OptState(*value["opt"]))
-        learner = InnerState({name: p.unsqueeze(0) for name, p in value["params"].items()}, opt)
-        environment = self.skill.kind.environment
-        noise = torch.rand(1, lifetimes.algorithm.num_envs, environment.reset_noise, generator=generator)
-        running = begin(environment, spread_over(world, lifetimes.algorithm.num_envs, dim=1), noise)
-        return Lives(world, running, learner)
+    lives = _lives(exercise, lifetimes, value, version, total_iterations, generator)
+    returns = []
+    for _ in range(num_iterations):
+        lives, report = lifetimes.advance(dict(lifetimes.rule.named_parameters()), lives, hyperparameters, generator)
+        returns.append(report.episode_return)
+    share = float(lifetimes.environment.share(torch.stack(returns).mean()))
+    after = tree_map(lambda x: x[0].clone(), lives.learner)
+    return {"params": after.params, "opt": after.opt, "rule": version, "source": value["source"]}, share
 
 
-def lives_scores(spec: AgentSpec, kinds: Sequence[Kind], generator: Generator, num: int) -> Float[Tensor, " num"]:
-    """Shares of the possible return, over whole lives with an agent's optimizer and hyperparameters, of all kinds."""
-    rule = unpacked(spec["optimizer"])
-    sizes = [len(range(i, num, len(kinds))) for i in range(len(kinds))]
-    found = [
-        kind.scores(rule, generator, size, hyperparameters=tuned(kind.hyperparameters, spec["hyperparameters"]))
-        for kind, size in zip(kinds, sizes, strict=True)
-        if size
-    ]
-    return torch.cat(found)
+def _lives(
+    exercise: Exercise,
+    lifetimes: Lifetimes,
+    value: dict[str, Any],
+    version: int,
+    total_iterations: int,
+    generator: Generator,
+) -> Lives:
+    """One lane, in the exercise's world, with the part's weights."""
+    fresh = lifetimes.start(1, total_iterations, seeded(draw_seed(generator)))
+    world = exercise.world(1)
+    opt = fresh.learner.opt
+    if value["opt"] is not None and value["rule"] == version:
+        opt = tree_map(lambda x: x.unsqueeze(0), OptState(*value["opt"]))
+    learner = InnerState({name: p.unsqueeze(0) for name, p in value["params"].items()}, opt)
+    environment, num_envs = lifetimes.environment, lifetimes.algorithm.num_envs
+    noise = torch.rand(1, num_envs, environment.reset_noise, generator=generator)
+    return Lives(world, begin(environment, spread_over(world, num_envs, dim=1), noise), learner)

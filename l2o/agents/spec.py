@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from l2o.rules.base import UpdateRule
 from l2o.saved import from_bytes, to_bytes
@@ -81,9 +81,18 @@ def is_finite(value: Any) -> bool:
     return all(bool(leaf.isfinite().all()) for leaf in tree_leaves(value) if leaf.is_floating_point())
 
 
-def packed(rule: UpdateRule) -> Tensor:
-    """A rule as a part's value: the bytes of its file, so that a version is class, arguments and weights in one."""
-    return torch.frombuffer(bytearray(to_bytes(rule, {})), dtype=torch.uint8)
+def packed(module: nn.Module) -> Tensor:
+    """A rule, or a chooser, as a part's value: its file's bytes, so that a version is class, arguments and weights."""
+    return torch.frombuffer(bytearray(to_bytes(module, {})), dtype=torch.uint8)
+
+
+def unpacked_module(value: Tensor, name: str) -> nn.Module:
+    """The module that `packed` was given.
+
+    Raises:
+        ValueError: it is not whole.
+    """
+    return from_bytes(bytes(value.numpy().tobytes()), name)
 
 
 def unpacked(value: Tensor, name: str = "the agent's rule") -> UpdateRule:
@@ -92,7 +101,7 @@ def unpacked(value: Tensor, name: str = "the agent's rule") -> UpdateRule:
     Raises:
         ValueError: it is not whole, or no update rule.
     """
-    rule = from_bytes(bytes(value.numpy().tobytes()), name)
+    rule = unpacked_module(value, name)
     if not isinstance(rule, UpdateRule):
         raise ValueError(f"an agent learns with an update rule; {name} is a {type(rule).__name__}.")
     return rule

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from l2o.agents.environments import Bandit, CartPole, Environment, GridWorld, PointMass
-from l2o.agents.lifetime import PPO
-from l2o.agents.lifetime_es import Kind
+from l2o.agents.kind import Kind
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy_task import PolicyFamily, PolicyTask
+from l2o.agents.ppo import PPO
 from l2o.tasks.base import Task
 from l2o.training.suites import Suite
 from l2o.types import seeded
@@ -108,7 +108,35 @@ def short() -> LifeSuite:
     )
 
 
-LIVES: dict[str, Callable[[], LifeSuite]] = {"ppo": ppo, "short": short}
+def worlds() -> LifeSuite:
+    """Lives of 1,536 steps and 32 updates, in which skills can be carried over, since policies are of one size.
+
+    Validation: other physics. Test: physics further out, and a wider network, which no skill fits.
+    """
+    few = PPO(num_envs=16, num_steps=12)
+    pole = Kind(CartPole(0.2, 200), (16,), Hyperparameters(discount=0.98, value=0.02), few, 8)
+    mass = Kind(PointMass(2, 0.2, 50), (16,), HYPERPARAMETERS, few, 8)
+    far_pole, far_mass = CartPole(0.8, 200), PointMass(2, 0.8, 50)
+    return LifeSuite(
+        {
+            "cart pole": pole,
+            "wide cart pole": replace(pole, environment=CartPole(0.6, 200)),
+            "point mass": mass,
+            "wide point mass": replace(mass, environment=PointMass(2, 0.6, 50)),
+        },
+        {
+            "cart pole": replace(pole, environment=CartPole(0.5, 200)),
+            "point mass": replace(mass, environment=PointMass(2, 0.5, 50)),
+        },
+        {
+            "cart pole": replace(pole, environment=far_pole),
+            "point mass": replace(mass, environment=far_mass),
+            "cart pole, wider network": replace(pole, environment=far_pole, hidden=(32,)),
+        },
+    )
+
+
+LIVES: dict[str, Callable[[], LifeSuite]] = {"ppo": ppo, "short": short, "worlds": worlds}
 
 
 def lives(name: str) -> LifeSuite:

@@ -12,6 +12,8 @@ from rich.text import Text
 
 from l2o.agents.lineage import Lineage
 from l2o.agents.loop import Agent, Round
+from l2o.agents.practice import POLICY
+from l2o.agents.skills.library import SkillLibrary
 from l2o.files import read_file
 
 if TYPE_CHECKING:
@@ -105,20 +107,24 @@ def counts_table(lineage: Lineage) -> Table:
     return table
 
 
-def pictures(rounds: list[Round], lineage: Lineage) -> dict[str, Figure]:
-    """Lives over rounds, and the tree of versions.
+def pictures(rounds: list[Round], lineage: Lineage, library: SkillLibrary) -> dict[str, Figure]:
+    """Lives over rounds, the tree of versions, and which skill grew out of which.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install 'l2o[plot]'.") from error
-    lives, tree = Figure(figsize=(7, 4), layout="constrained"), Figure(figsize=(8, 4), layout="constrained")
-    _draw_lives(lives.subplots(), rounds)
-    _draw_tree(tree.subplots(), lineage)
-    return {"lives": lives, "lineage": tree}
+    found = {name: Figure(figsize=(8, 4), layout="constrained") for name in ("lives", "lineage", "skills")}
+    _draw_lives(found["lives"].subplots(), rounds)
+    _draw_tree(found["lineage"].subplots(), lineage)
+    _draw_skills(found["skills"].subplots(), lineage, library)
+    for figure in found.values():  # rounds and trials are counted
+        figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return found
 
 
 def _draw_lives(axes: Any, rounds: list[Round]) -> None:
@@ -146,3 +152,21 @@ def _draw_tree(axes: Any, lineage: Lineage) -> None:
             axes.plot([line["trial"]], [y], "o" if line["accepted"] else "x", color=color)
     axes.set_yticks(range(len(parts)), parts)
     axes.set(xlabel="trial (green: accepted, from its parent; grey: rejected)")
+
+
+def _draw_skills(axes: Any, lineage: Lineage, library: SkillLibrary) -> None:
+    """The skill graph over time: a dot for each version in the library, a line from each skill that it grew out of."""
+    parts = {line["trial"]: line["part"].removeprefix(POLICY) for line in lineage.lines if line["trial"]}
+    names = [x["part"].removeprefix(POLICY) for x in lineage.lines if not x["trial"] and x["part"].startswith(POLICY)]
+    places: dict[int, tuple[int, int]] = {}
+    for id in library.ids():
+        skill = library.get(id)
+        trial = int(skill.statistics["trial"])
+        places[id] = (trial, names.index(parts[trial]))
+        for parent in skill.parents:
+            axes.annotate("", places[id], places[parent], arrowprops={"arrowstyle": "->", "color": "tab:blue"})
+        axes.plot(*places[id], "o", color="tab:green")
+        axes.annotate(f"{skill.statistics['gain']:+.2f}", places[id], (0, 6), textcoords="offset points", ha="center")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="trial (green: a version in the library, with its gain; arrows: from what it grew)")
+    axes.set(ylim=(-0.5, len(names) - 0.5), xlim=(0, lineage.num_trials + 1))

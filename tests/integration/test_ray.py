@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import l2o
-from l2o.agents.recursion import Island, both
+from l2o.agents.proposers.recursion import Island, both
 from l2o.cli import main
 from l2o.distributed import LocalPool
 from l2o.distributed.ray_pool import RayPool

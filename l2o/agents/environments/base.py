@@ -76,6 +76,11 @@ class Environment(ABC):
     def return_range(self) -> tuple[float, float]:
         """Least and largest sum of rewards of an episode of `max_steps` steps; infinite where it is not known."""
 
+    def share(self, returns: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """Returns as shares of what is possible, in [0, 1]."""
+        low, high = self.return_range
+        return ((returns - low) / (high - low)).clamp(0.0, 1.0)
+
     @abstractmethod
     def sample(self, generator: Generator, *shape: int) -> World:
         """Worlds of the family, as many as `shape` says."""

@@ -10,10 +10,11 @@ from torch import Generator, Tensor
 from torch.func import vmap
 
 from l2o.agents.environments import GridWorld, World, spread_over
-from l2o.agents.episodes import Noise, begin, draw, rollout
-from l2o.agents.lifetime import PPO, Lifetimes, Lives
+from l2o.agents.episodes import begin, draw, first_returns, play
+from l2o.agents.lifetime import Lifetimes, Lives
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy import Policy
+from l2o.agents.ppo import PPO
 from l2o.agents.skills.curriculum import Curriculum, Learners
 from l2o.agents.skills.record import Practice
 from l2o.rules.base import UpdateRule
@@ -81,11 +82,9 @@ class GridSkills(Curriculum):
         world = spread_over(spread_over(learners.world, skills, dim=1), trials, dim=2)
         world |= {"target": torch.arange(skills).view(1, skills, 1).expand(lanes, skills, trials)}
         noise = draw(self.environment, generator, self.environment.max_steps + 1, lanes, skills, trials)
-        running, later = begin(self.environment, world, noise.reset[0]), Noise(*(x[1:] for x in noise))
         params, act = learners.learner.params, vmap(self.policy.act)
-        steps, _ = rollout(self.environment, world, lambda seen, u: act(params, seen, u), running, later)
-        before = steps.done.long().cumsum(dim=0) - steps.done.long()  # episodes that had ended before the step
-        return torch.where(before == 0, steps.reward, 0.0).sum(dim=0).mean(dim=-1)
+        steps = play(self.environment, world, lambda seen, u: act(params, seen, u), noise)
+        return first_returns(steps).mean(dim=-1)
 
     def learnable(self, learners: Learners) -> Bool[Tensor, "lanes skills"]:
         return torch.ones(len(learners.world["target"]), self.num_skills, dtype=torch.bool)

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +81,7 @@ class SkillLibrary:
     """Skills in one file. Adding is atomic; other processes may read and add meanwhile.
 
     Every skill carries a digest of all that it is. One that does not fit its digest is told by a warning and passed
-    over: the last whole version is found in its place. Nothing is ever changed or executed.
+    over: the last whole version is found in its place. Nothing is ever executed, and nothing changed but by `forget`.
 
     Arguments:
         path: the file; made where there is none.
@@ -199,14 +199,32 @@ class SkillLibrary:
                 break
         return found
 
-    def warm_start(self, descriptor: Float[Tensor, " d"], fresh: Params, max_distance: float = math.inf) -> Params:
-        """Weights to begin a skill with: the nearest skill's if there is one so near that fits, else `fresh`."""
+    def nearest_fit(
+        self, descriptor: Float[Tensor, " d"], fresh: Params, max_distance: float = math.inf
+    ) -> Found | None:
+        """The nearest skill whose weights have the shapes of `fresh`, if there is one so near."""
         shapes = {name: w.shape for name, w in fresh.items()}
         for one in self.nearest(descriptor, num=8):
-            weights = one.skill.weights
-            if one.distance <= max_distance and {name: w.shape for name, w in weights.items()} == shapes:
-                return {name: weights[name].to(fresh[name]) for name in fresh}
-        return fresh
+            fits = {name: w.shape for name, w in one.skill.weights.items()} == shapes
+            if fits and one.distance <= max_distance:
+                return one
+        return None
+
+    def warm_start(self, descriptor: Float[Tensor, " d"], fresh: Params, max_distance: float = math.inf) -> Params:
+        """Weights to begin a skill with: the nearest skill's if there is one so near that fits, else `fresh`."""
+        found = self.nearest_fit(descriptor, fresh, max_distance)
+        return fresh if found is None else {name: found.skill.weights[name].to(x) for name, x in fresh.items()}
+
+    def ids(self) -> list[int]:
+        """Numbers of all skills, in the order in which they were added."""
+        with self._open() as db:
+            return [row[0] for row in db.execute("select id from skills order by id")]
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Leave skills out, as if they had not been added; the numbers of the last ones are given again."""
+        with self._open() as db:
+            db.execute("begin immediate")
+            db.executemany("delete from skills where id = ?", [(id,) for id in ids])
 
     def lineage(self, id: int) -> list[int]:
         """Numbers of a skill and all its ancestors, children before parents."""

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.func import vmap
 
 from l2o.agents.environments.base import Discrete, Environment, State, World, over
+from l2o.agents.environments.wrapped import Wrapped
 from l2o.agents.policy import Policy
 from l2o.types import Params, tree_stack
 
 
 @dataclass(frozen=True, eq=False)
-class Options(Environment):
+class Options(Wrapped):
     """An environment whose actions are skills: the chosen one acts until its own world ends, or for `length` steps.
 
     Skill i acts as if the world were `world | aims[i]`, for example with its goal in the place of the task's, and ends
@@ -31,7 +32,6 @@ class Options(Environment):
         max_steps: choices in an episode.
     """
 
-    environment: Environment
     policy: Policy
     weights: Params
     aims: World
@@ -65,35 +65,13 @@ class Options(Environment):
         return len(next(iter(self.weights.values())))
 
     @property
-    def reset_noise(self) -> int:  # type: ignore[override]
-        """As of the environment."""
-        return self.environment.reset_noise
-
-    @property
     def step_noise(self) -> int:  # type: ignore[override]
         """For all the steps of an option, and their actions."""
         return self.length * (self.environment.step_noise + self.environment.action_space.num_noise)
 
     @property
-    def observation_size(self) -> int:
-        return self.environment.observation_size
-
-    @property
     def action_space(self) -> Discrete:
         return Discrete(self.num_skills)
-
-    @property
-    def return_range(self) -> tuple[float, float]:
-        return self.environment.return_range
-
-    def sample(self, generator: Generator, *shape: int) -> World:
-        return self.environment.sample(generator, *shape)
-
-    def reset(self, world: World, noise: Float[Tensor, "*batch r"]) -> State:
-        return self.environment.reset(world, noise)
-
-    def observe(self, world: World, state: State) -> Float[Tensor, "*batch o"]:
-        return self.environment.observe(world, state)
 
     def step(
         self, world: World, state: State, action: Int[Tensor, "*batch"], noise: Float[Tensor, "*batch s"]

@@ -4,8 +4,8 @@ import pytest
 
 from l2o.agents import suites
 from l2o.agents.environments import CartPole
-from l2o.agents.lifetime import PPO
-from l2o.agents.lifetime_es import Kind
+from l2o.agents.kind import Kind
+from l2o.agents.ppo import PPO
 from l2o.cli import main
 
 
@@ -16,7 +16,8 @@ def tiny(monkeypatch):
     monkeypatch.setitem(suites.LIVES, "tiny", lambda: suites.LifeSuite(kinds, kinds, kinds))
 
 
-SMALL = "--lives tiny --rounds 1 --iterations 1 --recurse 0 --batch 4 --max-pairs 4 --report-every 1 --report-lives 2"
+FROZEN = "--recurse 0 --choose 0 --plan 0 --recall 0"
+SMALL = f"--lives tiny --rounds 1 --iterations 1 {FROZEN} --batch 4 --max-pairs 4 --report-every 1 --report-lives 2"
 
 
 def test_an_agent_improves_runs_and_is_reported(tiny, tmp_path, capsys):
@@ -30,7 +31,8 @@ def test_an_agent_improves_runs_and_is_reported(tiny, tmp_path, capsys):
     assert main(["agent", "run", "--run", folder, "--episodes", "3"]) == 0
     assert "pole" in capsys.readouterr().out
     assert main(["agent", "report", "--run", folder]) == 0
-    assert {path.name for path in (tmp_path / "agent" / "report").iterdir()} == {"lives.png", "lineage.png"}
+    pictures = {path.name for path in (tmp_path / "agent" / "report").iterdir()}
+    assert pictures == {"lives.png", "lineage.png", "skills.png"}
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from torch.func import grad
 from l2o.agents import lifetime
 from l2o.agents.advantages import gae, normalised
 from l2o.agents.environments import Bandit, CartPole, Pendulum, from_gymnasium
-from l2o.agents.lifetime import PPO, Lifetimes
+from l2o.agents.lifetime import Lifetimes
 from l2o.agents.losses import Hyperparameters, ppo_loss
 from l2o.agents.policy import ActorCritic
+from l2o.agents.ppo import PPO
 from l2o.rules import SGD, Adam
 from l2o.types import seeded, tree_leaves, tree_map
 

@@ -7,9 +7,10 @@ import torch
 
 from l2o.agents import suites
 from l2o.agents.environments import CartPole
-from l2o.agents.lifetime import PPO
-from l2o.agents.lifetime_es import Kind, LifetimeES
+from l2o.agents.kind import Kind
+from l2o.agents.lifetime_es import LifetimeES
 from l2o.agents.meta_train import LivesConfig, train
+from l2o.agents.ppo import PPO
 from l2o.load import load
 from l2o.rules import SGD, Adam
 from l2o.training.checkpoint import fingerprint, load_tree

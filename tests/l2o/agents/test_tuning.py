@@ -5,10 +5,11 @@ import torch
 
 from l2o.agents.environments import CartPole, Pendulum
 from l2o.agents.hyper_bandit import HyperBandit
-from l2o.agents.lifetime import PPO, Lifetimes
+from l2o.agents.lifetime import Lifetimes
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy import ActorCritic, Categorical, Gaussian
 from l2o.agents.population import Members, Population
+from l2o.agents.ppo import PPO
 from l2o.agents.tuning import KNOBS, Knob, SelfTuning, Tuner, divergence
 from l2o.rules import SGD, Adam
 from l2o.types import seeded, tree_leaves, tree_map

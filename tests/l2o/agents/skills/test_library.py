@@ -96,6 +96,18 @@ def test_a_skill_that_cannot_be_added_leaves_the_library_as_it_was(tmp_path):
     assert len(library) == 1 and library.damaged() == []
 
 
+def test_what_is_forgotten_is_as_if_it_had_never_been_added(tmp_path):
+    library, other = SkillLibrary(tmp_path / "skills.db"), SkillLibrary(tmp_path / "other.db")
+    ids = [library.add(skill([float(i)], float(i))) for i in range(4)]
+    assert library.ids() == ids
+    library.forget(ids[2:])
+    for i in range(2):
+        other.add(skill([float(i)], float(i)))
+    assert library.ids() == other.ids() == ids[:2]
+    assert library.add(skill([5.0], 5.0)) == other.add(skill([5.0], 5.0)) == ids[2]
+    assert library.nearest(torch.tensor([3.0]))[0].distance == 2.0
+
+
 def test_writers_and_readers_at_once_lose_nothing(tmp_path):
     library = SkillLibrary(tmp_path / "skills.db")
     seen, faults = [], []

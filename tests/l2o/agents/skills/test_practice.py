@@ -3,8 +3,8 @@ import torch
 
 from l2o.agents.environments import GridWorld
 from l2o.agents.episodes import begin, draw, rollout
-from l2o.agents.lifetime import PPO
 from l2o.agents.policy import ActorCritic
+from l2o.agents.ppo import PPO
 from l2o.agents.skills.chooser_training import ChooserTraining
 from l2o.agents.skills.choosers import Uniform
 from l2o.agents.skills.curriculum import lifetimes

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from l2o.agents.gate import Verdict
-from l2o.agents.recursion import RATE, WORKING, Island, Recursion, both
+from l2o.agents.proposers.recursion import RATE, WORKING, Island, Recursion, both
 from l2o.agents.spec import AgentSpec, packed, unpacked
 from l2o.distributed import LocalPool
 from l2o.estimators import ES, MetaLoss, Problems, Truncation

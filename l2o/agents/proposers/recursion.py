@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from l2o.agents.gate import Verdict
 from l2o.agents.improve import Proposer
+from l2o.agents.losses import clipped
 from l2o.agents.spec import AgentSpec, Proposal, packed, unpacked
 from l2o.distributed.pool import WorkerPool
 from l2o.estimators.base import GradientEstimator, MetaGradient, is_finite
@@ -103,7 +104,7 @@ class Island(GradientEstimator):
             if not is_finite(gradient):
                 continue
             with torch.no_grad():
-                grads = _clipped(gradient.grads, self.max_grad_norm)
+                grads = clipped(gradient.grads, self.max_grad_norm)
                 updates, opt = functional_call(outer, drive, (grads, opt, x, gradient.loss.detach()))
                 x = {name: p + rate * updates[name] for name, p in x.items()}
         moved = {name: torch.zeros_like(p) for name, p in theta.items()}
@@ -234,12 +235,6 @@ def _theta_like(rule: UpdateRule, other: UpdateRule) -> Theta | None:
 
 def _half(theta: Theta, prefix: str) -> Theta:
     return {name.removeprefix(prefix): p for name, p in theta.items() if name.startswith(prefix)}
-
-
-def _clipped(grads: Theta, limit: float) -> Theta:
-    norm = torch.sqrt(torch.stack([g.square().sum() for g in grads.values()]).sum())
-    scale = (limit / (norm + 1e-12)).clamp(max=1.0)
-    return {name: scale * g for name, g in grads.items()}
 
 
 def _outer_states(pool: WorkerPool) -> list[OptState | None]:

@@ -1,0 +1,86 @@
+"""Kinds of lives: what is lived in, by whom, and how they learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from l2o.agents.environments.base import Environment
+from l2o.agents.lifetime import Lifetimes
+from l2o.agents.losses import Hyperparameters
+from l2o.agents.policy import ActorCritic
+from l2o.agents.ppo import PPO
+from l2o.rules.base import UpdateRule
+from l2o.types import Params, Theta
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of life: what is lived in, by whom, and how it learns.
+
+    Arguments:
+        environment: the family whose worlds agents live in.
+        hidden: widths of the policy's hidden layers.
+        hyperparameters: of learning.
+        algorithm: how much is done between updates.
+        num_iterations: a life's length.
+    """
+
+    environment: Environment
+    hidden: tuple[int, ...] = (32,)
+    hyperparameters: Hyperparameters = Hyperparameters()  # noqa: RUF009 (immutable)
+    algorithm: PPO = field(default_factory=PPO)
+    num_iterations: int = 20
+
+    def __post_init__(self) -> None:
+        low, high = self.environment.return_range
+        if not low < high or not high - low < float("inf"):
+            raise ValueError(
+                "a kind of life needs an environment with a finite return_range, because lives are scored by their "
+                f"share of it; got {self.environment!r} with {(low, high)}."
+            )
+
+    @property
+    def policy(self) -> ActorCritic:
+        """What is trained."""
+        return ActorCritic.of(self.environment, self.hidden)
+
+    def lifetimes(self, rule: UpdateRule, first: Params | None = None) -> Lifetimes:
+        """Lives of the kind.
+
+        Arguments:
+            rule: how policies learn.
+            first: weights that they begin with; None: fresh ones.
+        """
+        return Lifetimes(self.environment, self.policy, rule, self.algorithm, first)
+
+    def scores(
+        self,
+        rule: UpdateRule,
+        generator: Generator,
+        num: int,
+        copies: int = 1,
+        theta: Theta | None = None,
+        hyperparameters: Hyperparameters | None = None,
+        first: Params | None = None,
+    ) -> Float[Tensor, " num"]:
+        """The share of the possible return, in [0, 1], averaged over each of `num` lives: the area under its curve.
+
+        Arguments:
+            copies: so many blocks of lives with the same worlds, policies and chances (see `Lifetimes.start`).
+            theta: the rule's own if None; with a leading axis, one for each life.
+            hyperparameters: in place of the kind's.
+            first: see `lifetimes`.
+        """
+        hyper = self.hyperparameters if hyperparameters is None else hyperparameters
+        curves = self.lifetimes(rule, first).run(hyper, num, self.num_iterations, generator, theta, copies)
+        return self.environment.share(curves.area)
+
+
+def one_of(kinds: Sequence[Kind], generator: Generator) -> Kind:
+    """One of several kinds, all equally likely."""
+    return kinds[int(torch.randint(len(kinds), (), generator=generator))]

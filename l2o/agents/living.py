@@ -1,0 +1,83 @@
+"""How an agent lives, by what its parts are: it recalls a skill, plans, and learns with its optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from l2o.agents.factors import scaled
+from l2o.agents.kind import Kind
+from l2o.agents.lifetime import Lifetimes
+from l2o.agents.losses import Hyperparameters
+from l2o.agents.memory import SkillMemory
+from l2o.agents.planning.planned import planned
+from l2o.agents.practice import Exercise
+from l2o.agents.spec import AgentSpec, unpacked
+from l2o.types import Params
+
+
+@dataclass(frozen=True)
+class Living:
+    """Makes lives of an agent's parts `optimizer`, `hyperparameters`, `planner` and `library`.
+
+    Arguments:
+        memory: the skills that lives may begin with.
+    """
+
+    memory: SkillMemory
+
+    def lifetimes(self, spec: AgentSpec, kind: Kind) -> Lifetimes:
+        """Lives of a kind as the agent would live them."""
+        return _thinking(kind, spec).lifetimes(unpacked(spec["optimizer"]), self._recalled(spec, kind))
+
+    def scores(
+        self,
+        spec: AgentSpec,
+        kind: Kind,
+        generator: Generator,
+        num: int,
+        copies: int = 1,
+        hyperparameters: Hyperparameters | None = None,
+    ) -> Float[Tensor, " num"]:
+        """The share of the possible return of each of `num` whole lives.
+
+        Arguments:
+            copies: see `Kind.scores`.
+            hyperparameters: in place of the agent's.
+        """
+        hyper = hyperparameters_of(spec, kind) if hyperparameters is None else hyperparameters
+        rule, first = unpacked(spec["optimizer"]), self._recalled(spec, kind)
+        return _thinking(kind, spec).scores(rule, generator, num, copies, hyperparameters=hyper, first=first)
+
+    def scores_of(
+        self, spec: AgentSpec, kinds: Sequence[Kind], generator: Generator, num: int
+    ) -> Float[Tensor, " num"]:
+        """Of lives of several kinds, one after the other."""
+        sizes = [len(range(i, num, len(kinds))) for i in range(len(kinds))]
+        found = [self.scores(spec, kind, generator, size) for kind, size in zip(kinds, sizes, strict=True) if size]
+        return torch.cat(found)
+
+    def _recalled(self, spec: AgentSpec, kind: Kind) -> Params | None:
+        """The weights that lives begin with."""
+        found = self.memory.recall(kind, spec["library"]["reach"])
+        return None if found is None else found.params
+
+
+def hyperparameters_of(spec: AgentSpec, kind: Kind) -> Hyperparameters:
+    """A kind's, as the agent has them."""
+    return scaled(kind.hyperparameters, spec["hyperparameters"])
+
+
+def policy_scores(exercise: Exercise, spec: AgentSpec, generator: Generator, num: int) -> Float[Tensor, " num"]:
+    """Of episodes of an exercise, acted by the agent's policy and planner."""
+    thinking = replace(exercise, kind=_thinking(exercise.kind, spec))
+    return thinking.scores(spec[exercise.part]["params"], generator, num)
+
+
+def _thinking(kind: Kind, spec: AgentSpec) -> Kind:
+    """The kind, with the agent's planner."""
+    return replace(kind, environment=planned(kind.environment, spec["planner"]))

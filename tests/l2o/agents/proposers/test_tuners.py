@@ -1,0 +1,154 @@
+"""Proposers of hyperparameters: by trial, by exchange, by meta-gradients; and those of a few values."""
+
+import math
+
+import pytest
+import torch
+
+from l2o.agents.environments import CartPole
+from l2o.agents.factors import SCALES
+from l2o.agents.gate import Verdict
+from l2o.agents.improve import Proposer
+from l2o.agents.kind import Kind
+from l2o.agents.living import Living
+from l2o.agents.memory import SkillMemory
+from l2o.agents.population import Members, Population
+from l2o.agents.ppo import PPO
+from l2o.agents.proposers.choice import Choice
+from l2o.agents.proposers.exchange import Exchange
+from l2o.agents.proposers.gradients import Gradients
+from l2o.agents.proposers.in_turn import InTurn
+from l2o.agents.proposers.trials import Trials
+from l2o.agents.spec import AgentSpec, Proposal, packed
+from l2o.rules import Adam
+from l2o.types import seeded
+
+KIND = Kind(CartPole(0.2, 50), (8,), algorithm=PPO(num_envs=4, num_steps=16, num_epochs=2), num_iterations=6)
+
+
+class Nothing(SkillMemory):
+    """No skills."""
+
+    def __init__(self):
+        pass
+
+    def recall(self, kind, reach):
+        return None
+
+
+def agent(**factors):
+    return AgentSpec.of(
+        optimizer=packed(Adam(lr=3e-3)),
+        hyperparameters=dict.fromkeys(SCALES, 1.0) | factors,
+        planner={"name": "none"},
+        library={"reach": 0.0},
+    )
+
+
+LIVING = Living(Nothing())
+TUNERS = [Trials(LIVING, [KIND], num_changes=5, num_lives=4), Gradients(LIVING, [KIND], num_lives=8)]
+
+
+def test_what_the_best_members_of_all_families_ended_with_is_proposed(monkeypatch):
+    exchange, spec = Exchange(LIVING, [KIND], num_families=3, num_members=8), agent(learning_rate=0.5, clip=2.0)
+    given = []
+
+    def run(self, theta, num_families, num_iterations, values, generator):
+        """Families that end as they began, where the smallest rates fare best in one, the largest in the others."""
+        given.append(values)
+        raw = {name: knob.raw(values[name]).repeat(num_families) for name, knob in self.knobs.items()}
+        score = raw["learning_rate"].unflatten(0, (num_families, -1)) * torch.tensor([[1.0], [-1.0], [1.0]])
+        return None, Members(raw, score.flatten(), torch.tensor(num_iterations))
+
+    monkeypatch.setattr(Population, "run", run)
+    value = exchange.propose(spec, seeded(0)).value
+    rates = given[0]["learning_rate"]
+    assert rates[0] == pytest.approx(0.5) and rates.min() < 0.5 < rates.max()  # one member begins as the agent is
+    most, least = int(rates.argmax()), int(rates.argmin())
+    for name, base in (("learning_rate", 1.0), ("clip", 0.2), ("value", 0.5)):
+        x = given[0][name]
+        assert value[name] == pytest.approx(float(x[most] ** 2 * x[least]) ** (1 / 3) / base, rel=1e-3), name
+    assert value["entropy"] == 1.0  # that of the kind is 0
+
+
+def test_an_exchange_lives_and_proposes_factors_for_everything():
+    value = Exchange(LIVING, [KIND], num_families=1, num_members=4).propose(agent(), seeded(0)).value
+    assert set(value) == set(SCALES) and all(math.isfinite(x) and x > 0 for x in value.values())
+
+
+@pytest.mark.parametrize("tuner", TUNERS, ids=lambda tuner: type(tuner).__name__)
+def test_a_rate_that_is_far_too_small_is_raised(tuner):
+    spec = agent(learning_rate=0.1)
+    for i in range(2):  # as if the gate took them
+        proposal = tuner.propose(spec, seeded(i))
+        assert set(proposal.value) == set(SCALES) and proposal.part == "hyperparameters"
+        assert all(math.isfinite(x) and x > 0 for x in proposal.value.values())
+        spec = spec.replaced("hyperparameters", proposal.value, i + 1)
+    assert spec["hyperparameters"]["learning_rate"] > 0.12
+
+
+def judged(gain, accepted=False):
+    return Verdict(accepted, "better" if accepted else "undecided", 1.0, 1.0, gain, 64)
+
+
+def test_a_choice_finds_the_best_of_its_options_and_never_proposes_the_present():
+    worth = {"a": 0.0, "b": 0.3, "c": 0.1, "d": -0.2}
+    chosen = []
+    choice = Choice("letter", [{"name": name} for name in worth])
+    spec, generator = AgentSpec.of(letter={"name": "a"}), seeded(0)
+    for i in range(30):
+        proposal = choice.propose(spec, generator)
+        present, new = spec["letter"]["name"], proposal.value["name"]
+        assert new != present
+        chosen.append(new)
+        gain = worth[new] - worth[present] + 0.05 * float(torch.randn((), generator=generator))
+        accepted = worth[new] > worth[present]
+        choice.hear(proposal, judged(gain, accepted))
+        spec = spec.replaced("letter", proposal.value, i + 1) if accepted else spec
+    assert spec["letter"]["name"] == "b"
+    assert set(chosen[:4]) >= {"b", "c", "d"}  # all are tried first
+    assert chosen[8:].count("c") > chosen[8:].count("d")  # then the best of those that are left
+
+
+def test_a_choice_goes_on_where_it_was():
+    choice, spec = Choice("x", [{"a": 0}, {"a": 1}, {"a": 2}, {"a": 3}]), AgentSpec.of(x={"a": 1})
+    for i in range(4):
+        choice.hear(choice.propose(spec, seeded(i)), judged(0.1 * i))
+    again = Choice("x", choice.options)
+    again.load_state_dict(choice.state_dict())
+    for i in range(8):
+        assert again.propose(spec, seeded(i)) == choice.propose(spec, seeded(i))
+
+
+class Named(Proposer):
+    part = "x"
+
+    def __init__(self, name):
+        self.name, self.heard = name, []
+
+    def propose(self, spec, generator):
+        return Proposal("x", self.name)
+
+    def hear(self, proposal, verdict):
+        self.heard.append(proposal.value)
+
+    def state_dict(self):
+        return {"heard": self.heard}
+
+    def load_state_dict(self, state):
+        self.heard = state["heard"]
+
+
+def test_proposers_take_turns_and_hear_of_their_own(tmp_path):
+    both = InTurn([Named("a"), Named("b")])
+    for _ in range(3):
+        proposal = both.propose(AgentSpec(), seeded(0))
+        both.hear(proposal, judged(0.0))
+    assert [one.heard for one in both.proposers] == [["a", "a"], ["b"]]
+    again = InTurn([Named("a"), Named("b")])
+    again.load_state_dict(both.state_dict())
+    assert again.propose(AgentSpec(), seeded(0)).value == "b" and again.proposers[0].heard == ["a", "a"]
+    other = Named("c")
+    other.part = "y"
+    with pytest.raises(ValueError, match="one part"):
+        InTurn([Named("a"), other])
