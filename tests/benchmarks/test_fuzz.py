@@ -9,6 +9,8 @@ pytest.importorskip("PIL")
 
 from hypothesis import strategies as st
 
+from benchmarks.fuzz.agents import library
+from benchmarks.fuzz.models import SIZES, header, llama, num_weights
 from benchmarks.fuzz.pictures import DRAWING, picture
 from benchmarks.fuzz.reader import Finding, Tally, Target, fuzz, read
 from benchmarks.fuzz.saved import modules
@@ -28,9 +30,17 @@ def test_whole_files_are_accepted(tmp_path):
     with zipfile.ZipFile(tmp_path / "whole.zip", "w") as packed:
         packed.writestr(DRAWING, picture())
     whole = {"weights": modules()[0], "drawings (zip)": (tmp_path / "whole.zip").read_bytes()}
+    whole |= {"language models (llama2.c)": llama(), "skills (SQLite)": library()}
     for i, (name, data) in enumerate(whole.items()):
         read(targets()[name], data, tmp_path / str(i), tally, seconds=20)
-    assert tally.accepted == 2
+    assert tally.accepted == 4
+
+
+def test_a_model_of_as_many_layers_as_places_is_read(tmp_path):
+    sizes = (*SIZES[:-1], SIZES[2])
+    data, tally = header(sizes) + bytes(4 * num_weights(*sizes)), Tally()
+    read(targets()["language models (llama2.c)"], data, tmp_path, tally, seconds=20)
+    assert tally.accepted == 1
 
 
 def test_what_must_not_happen_is_found(tmp_path, monkeypatch):

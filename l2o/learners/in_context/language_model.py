@@ -210,7 +210,7 @@ def _llama2c(path: Path, attention: str) -> Pretrained:
             value = value.unflatten(1, (-1, size // 2, 2)).transpose(2, 3).flatten(1, 3)
         if name == "lm_head":
             weights["network.lm_head.weight"] = value
-        elif len(shape) > 1 and shape[0] == depth and name != "embed_tokens.weight":
+        elif name not in ("embed_tokens.weight", "norm.weight", "rotary"):  # one for each layer
             weights |= {f"network.model.layers.{i}.{name}": value[i] for i in range(depth)}
         elif name != "rotary":
             weights[f"network.model.{name}"] = value
