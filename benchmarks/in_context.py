@@ -65,7 +65,7 @@ class Config:
     learners: tuple[str, ...] = ("in-context", "in-context-linear")
     data: tuple[str, ...] = ("linear",)
     seeds: tuple[int, ...] = (0,)
-    steps: int = 12_000
+    steps: int = 3000
     optimizer: str = "default"
     lr: float = 1.0
     examples: tuple[int, ...] = (1, 2, 3, 5, 10, 15, 20, 30, 40)
