@@ -104,7 +104,9 @@ class SkillMemory:
 
     def _anew(self, error: ValueError) -> SkillLibrary:
         warnings.warn(f"{error} It is made anew from the versions, and kept beside.", LineageWarning, stacklevel=4)
-        os.replace(self.path, self.path.with_name(self.path.name + ".damaged"))
+        for end in ("-journal", ""):
+            if Path(f"{self.path}{end}").exists():
+                os.replace(f"{self.path}{end}", f"{self.path}.damaged{end}")
         return SkillLibrary(self.path)
 
 

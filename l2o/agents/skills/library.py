@@ -114,6 +114,7 @@ class SkillLibrary:
                 db.execute(TABLES)
                 db.execute(f"pragma application_id = {APPLICATION}")
                 db.execute(f"pragma user_version = {SCHEMA}")
+            Path(f"{self.path}-journal").unlink(missing_ok=True)  # of a library that is gone: not to be played back
             with suppress(FileExistsError):
                 os.link(name, self.path)
         finally:
