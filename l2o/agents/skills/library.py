@@ -114,7 +114,12 @@ class SkillLibrary:
                 db.execute(TABLES)
                 db.execute(f"pragma application_id = {APPLICATION}")
                 db.execute(f"pragma user_version = {SCHEMA}")
-            Path(f"{self.path}-journal").unlink(missing_ok=True)  # of a library that is gone: not to be played back
+            journal = Path(f"{self.path}-journal")
+            if journal.exists() and not self.path.exists():  # SQLite would play it back into the new one
+                raise ValueError(
+                    f"a new library must not stand beside the journal of one that is gone; remove {journal}, or bring "
+                    "its library back."
+                )
             with suppress(FileExistsError):
                 os.link(name, self.path)
         finally:

@@ -54,10 +54,11 @@ def test_a_damaged_skill_is_told_and_the_version_before_it_is_found(tmp_path):
     assert found.id == good and found.skill.weights["w"][0, 0] == 1.0
 
 
-def test_a_new_library_is_not_touched_by_the_journal_of_one_that_is_gone(tmp_path):
+def test_a_new_library_is_not_made_beside_the_journal_of_one_that_is_gone(tmp_path):
     (tmp_path / "skills.db-journal").write_bytes(b"of another")
-    library = SkillLibrary(tmp_path / "skills.db")
-    assert [path.name for path in tmp_path.iterdir()] == ["skills.db"] and len(library) == 0
+    with pytest.raises(ValueError, match="the journal of one that is gone"):
+        SkillLibrary(tmp_path / "skills.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["skills.db-journal"]
 
 
 def test_a_damaged_file_is_told(tmp_path):
