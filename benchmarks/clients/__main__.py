@@ -100,7 +100,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
 def final(losses: list[float]) -> float:
     """Mean of the last tenth."""
     last = losses[-max(1, len(losses) // 10) :]
-    return sum(last) / len(last)
+    return float(sum(last) / len(last))
 
 
 def main(config: Config) -> None:
