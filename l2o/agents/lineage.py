@@ -179,7 +179,7 @@ def _verified(path: Path) -> list[dict[str, Any]]:
             chain = line.pop("chain")
             if not text.endswith(b"\n") or chain != _chained(before, line) or not _is_trial(line):
                 raise ValueError("checksum")
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             fault = f"line {number}"
             break
         good.append(line | {"chain": chain})

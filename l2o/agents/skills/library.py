@@ -176,7 +176,7 @@ class SkillLibrary:
         try:
             told = {str(name): float(value) for name, value in json.loads(statistics).items()}
             return Skill(_from_blob(key), read_tensors(weights), told, _numbers(parents), version)
-        except (SafetensorError, ValueError, AttributeError, TypeError) as error:
+        except (SafetensorError, ValueError, AttributeError, TypeError, RecursionError) as error:
             raise ValueError(f"a skill must be whole; number {id} of {self.path} is not: {error}.") from error
 
     def nearest(self, descriptor: Float[Tensor, " d"], num: int = 1) -> list[Found]:
@@ -238,7 +238,7 @@ class SkillLibrary:
             rows = db.execute("select id, parents from skills").fetchall()
         try:
             parents = {row[0]: _numbers(row[1]) for row in rows}
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"parents must be numbers of skills; {self.path} is damaged: {error}.") from error
         found, todo = [], [id]
         while todo:

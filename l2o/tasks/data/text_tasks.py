@@ -98,7 +98,7 @@ def read_json_lines(path: str | Path, test: str | Path | None = None) -> dict[st
                 pair = Pair(str(values["input"]), str(values["output"]))
                 name = str(values.get("task") or Path(path).stem)
                 told = [str(option) for option in values.get("options") or [pair.output]]
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(
                     'a line must be a JSON object with "input" and "output" (and "task", "options" where wished); '
                     f"line {number} of {source} is not: {error!r}."

@@ -130,6 +130,9 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     bad.write_text('{"input": "a", "output": "b"}\nnot json\n')
     with pytest.raises(ValueError, match=r"line 2 of .*bad.jsonl is not"):
         read_json_lines(bad)
+    bad.write_text('{"input": ' + "[" * 100_000)
+    with pytest.raises(ValueError, match=r"line 1 of .*RecursionError"):
+        read_json_lines(bad)
     table = tmp_path / "table.csv"
     table.write_text("sentence,label\na,b\n")
     with pytest.raises(ValueError, match=r"lacks text, category \(its heading is sentence, label\)"):
