@@ -32,6 +32,12 @@ COLUMNS = ("descriptor", "version", "statistics", "parents", "weights")
 
 
 @cache
+def scratch() -> Path:
+    """A folder to work in. Made before anything is drawn, since its name is random."""
+    return Path(tempfile.mkdtemp(prefix="l2o-fuzz-"))
+
+
+@cache
 def library() -> bytes:
     """Of two skills, one of which grew out of the other, in two versions."""
     with tempfile.TemporaryDirectory() as place:
@@ -46,22 +52,21 @@ def library() -> bytes:
 @st.composite
 def skills(draw: Callable[..., Any]) -> bytes:
     """Libraries with values that nobody wrote, of any kind, some under a digest that is right."""
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "skills.sqlite"
-        path.write_bytes(library())
-        with closing(sqlite3.connect(path)) as db:
-            for column in draw(st.lists(st.sampled_from([*COLUMNS, "digest"]), max_size=3)):
-                row = draw(st.sampled_from([1, 2, 3]))
-                try:
-                    db.execute(f"update skills set {column} = ? where id = ?", (draw(VALUES), row))
-                except sqlite3.IntegrityError:
-                    continue
-                if draw(st.booleans()):
-                    found = db.execute(f"select {', '.join(COLUMNS)} from skills where id = ?", (row,)).fetchone()
-                    with suppress(TypeError):  # of a kind that has no digest
-                        db.execute("update skills set digest = ? where id = ?", (digest(*found), row))
-            db.commit()
-        return path.read_bytes()
+    path = scratch() / "skills.sqlite"
+    path.write_bytes(library())
+    with closing(sqlite3.connect(path)) as db:
+        for column in draw(st.lists(st.sampled_from([*COLUMNS, "digest"]), max_size=3)):
+            row = draw(st.sampled_from([1, 2, 3]))
+            try:
+                db.execute(f"update skills set {column} = ? where id = ?", (draw(VALUES), row))
+            except sqlite3.IntegrityError:
+                continue
+            if draw(st.booleans()):
+                found = db.execute(f"select {', '.join(COLUMNS)} from skills where id = ?", (row,)).fetchone()
+                with suppress(TypeError):  # of a kind that has no digest
+                    db.execute("update skills set digest = ? where id = ?", (digest(*found), row))
+        db.commit()
+    return path.read_bytes()
 
 
 def read_skills(path: Path) -> None:
@@ -78,7 +83,7 @@ def read_skills(path: Path) -> None:
 @cache
 def lived() -> Path:
     """The folder of a lineage of three trials."""
-    folder = Path(tempfile.mkdtemp(prefix="l2o-fuzz-"))
+    folder = scratch() / "lived"
     lineage, spec = Lineage(folder), AgentSpec.of(policy=torch.zeros(3), tempo={"lr": 1.0})
     lineage.begin(spec)
     for number in range(3):

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 import l2o
-from benchmarks.fuzz.agents import journals, lineages, read_journal, read_lineage, read_skills, skills
+from benchmarks.fuzz.agents import journals, library, lineages, lived, read_journal, read_lineage, read_skills, skills
 from benchmarks.fuzz.damage import damaged, some
 from benchmarks.fuzz.models import llama, model_files, read_model, tokens
 from benchmarks.fuzz.pictures import IDX, MNIST, omniglot, picture, zips
@@ -30,6 +30,7 @@ from l2o.training import ledger
 def targets() -> dict[str, Target]:
     """Every reader, by the kind of its files."""
     bomb = gzip.compress(bytes(10**7))
+    library(), lived()  # made before anything is drawn
     state = flax({"a": celo()[f"{CELO}w1"], "b": {"c/d": np.zeros((), np.float32)}})
     return {
         "weights": Target("a.safetensors", some(*modules()), l2o.load),

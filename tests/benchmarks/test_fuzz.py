@@ -18,6 +18,7 @@ from benchmarks.fuzz.targets import targets
 from l2o.training import config
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # a library of skills has some kilobytes
 @pytest.mark.parametrize("name", targets())
 def test_hostile_files_give_the_documented_errors_and_nothing_else(name):
     tally = Tally()

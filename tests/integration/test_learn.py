@@ -160,7 +160,7 @@ def test_a_judgement_is_of_the_same_episodes_whatever_the_batching() -> None:
     torch.testing.assert_close(found[0].scores, found[1].scores)
     mean, half = found[0].score(3)
     values = found[0].scores[:, 2]
-    assert mean == pytest.approx(float(values.mean())) and half == pytest.approx(1.96 * float(values.std()) / 7**0.5)
+    assert mean == pytest.approx(float(values.mean())) and half == pytest.approx(2.447 * float(values.std()) / 7**0.5)
     one = judge(adaptation, Sinusoid(5, 10), 1, (3,), seed=4)
     episode = Sinusoid(5, 10).sample_many(seeded(4), 1)
     fast = adaptation.adapt(type(episode.support)(episode.support.x[0], episode.support.y[0]), 3)
