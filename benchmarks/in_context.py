@@ -195,8 +195,8 @@ def table() -> str:
     lines += [
         "",
         "Squared error over the number of inputs after k examples, in brackets over that of the best of least squares, "
-        "ridge, lasso and 3 nearest neighbours on the same functions, with 95% intervals (exact: the best makes next to "
-        "no error); in training k is at most 20. "
+        "ridge, lasso and 3 nearest neighbours on the same functions, with 95% intervals (exact: the best makes next "
+        "to no error); in training k is at most 20. "
         f"{rows[0]['config']['functions']:,} functions of one seed; minutes of training are of the CPU. "
         f"{rows[0]['machine']}, commits {', '.join(sorted({row['computed_at'] for row in rows}))}.",
     ]
