@@ -12,7 +12,7 @@ from l2o.agents.kind import Kind
 from l2o.agents.lifetime_es import LifetimeES
 from l2o.agents.lineage import Lineage
 from l2o.agents.living import Living, policy_scores
-from l2o.agents.planning.planned import can_plan
+from l2o.agents.planning.model import can_plan
 from l2o.agents.practice import Exercise
 from l2o.agents.proposers.choice import Choice
 from l2o.agents.proposers.choosing import OPTIONS, ChooserLearning, chooser_scores

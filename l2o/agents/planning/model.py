@@ -48,6 +48,11 @@ class Model(ABC):
         return vmap(self.cost, in_dims=(None, 1), out_dims=1)(state, candidates)
 
 
+def can_plan(environment: Environment) -> bool:
+    """Whether there is a model to search in, and actions that can be searched."""
+    return environment.is_pure and isinstance(environment.action_space, Box)
+
+
 @dataclass(frozen=True, eq=False)
 class EnvironmentModel(Model):
     """An environment's own physics, with chances at their middle; a step costs its reward, taken negatively.
@@ -65,7 +70,7 @@ class EnvironmentModel(Model):
     horizon: int
 
     def __post_init__(self) -> None:
-        if not self.environment.is_pure or not isinstance(self.environment.action_space, Box) or self.horizon < 1:
+        if not can_plan(self.environment) or self.horizon < 1:
             raise ValueError(
                 "a model needs a pure environment with actions of a box, as plans are tried out in it, and a step; "
                 f"got {self.environment!r}, horizon={self.horizon}."

@@ -9,10 +9,10 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from l2o.agents.environments.base import Box, Environment, State, World
+from l2o.agents.environments.base import Environment, State, World
 from l2o.agents.environments.wrapped import Wrapped
 from l2o.agents.planning.gradient_planner import GradientPlanner
-from l2o.agents.planning.model import EnvironmentModel
+from l2o.agents.planning.model import EnvironmentModel, can_plan
 from l2o.agents.planning.planner import CEM, MPPI, Planner
 from l2o.rules.hand_designed import Adam
 from l2o.types import seeded, tree_map
@@ -56,11 +56,6 @@ class Planned(Wrapped):
         first = action.clamp(-model.limit, model.limit).unsqueeze(1).expand(-1, self.horizon, -1)
         plan = self.planner.plan(model, state, self.budget, seeded(0), first)
         return plan.actions[:, 0].detach().view(*batch, -1)
-
-
-def can_plan(environment: Environment) -> bool:
-    """Whether there is a model to search in, and actions that can be searched."""
-    return environment.is_pure and isinstance(environment.action_space, Box)
 
 
 def planned(environment: Environment, value: dict[str, Any]) -> Environment:
