@@ -6,8 +6,7 @@ import torch
 from l2o.agents.environments import CartPole, PointMass
 from l2o.agents.environments.base import spread_over
 from l2o.agents.kind import Kind
-from l2o.agents.planning.model import EnvironmentModel
-from l2o.agents.planning.model import can_plan
+from l2o.agents.planning.model import EnvironmentModel, can_plan
 from l2o.agents.planning.planned import PLANNERS, planned
 from l2o.agents.ppo import PPO
 from l2o.rules import Adam
