@@ -42,6 +42,10 @@ RUNS: dict[str, dict[str, Any]] = {
         "evaluate_every": 1000,
         "validation_episodes": 100,
     },
+    "snail": {"steps": 20000, "num_episodes": 32, "evaluate_every": 1000},
+    "versa": {"steps": 20000, "num_episodes": 16, "evaluate_every": 1000},
+    "lstm": {"steps": 20000, "evaluate_every": 1000},
+    "hypernetwork": {"steps": 20000, "evaluate_every": 1000},
 }
 """Settings of `l2o learn` beside those of each learner's paper. Several numbers of steps are stages: the run is resumed
 with the next one, so that the learning rate rises again and comes down over the rest."""
@@ -53,6 +57,7 @@ TRANSDUCTIVE = ("relation",)
 """Judged by the statistics of the batch as well, as its authors do."""
 
 TARGETS = {"prototypical": 98.5, "maml": 98.3, "relation": 99.0, "matching": 97.9, "siamese": 97.0, "reptile": 97.0}
+TARGETS |= {"snail": 98.0, "versa": 98.0}
 """Accuracy to reach, percent, 5-way 1-shot."""
 
 
@@ -63,12 +68,14 @@ class Config:
     Arguments:
         only: learners; all if empty.
         threads: CPU threads of a run.
+        device: where learners are trained and judged.
         out: folder of the runs and rows.
         record: keep the rows in benchmarks/results.
     """
 
     only: tuple[str, ...] = ()
     threads: int = 1
+    device: str = "cpu"
     out: Path = Path("runs/few_shot")
     record: bool = False
 
@@ -86,7 +93,13 @@ def command(config: Config, learner: str, steps: int) -> list[str]:
         text = (folder / "config.yaml").read_text()
         (folder / "config.yaml").write_text(re.sub(r"(?m)^steps: \d+$", f"steps: {steps}", text))
         return ["learn", "--resume", str(folder)]
-    common = {"learner": learner, "threads": config.threads, "checkpoint_every": 200, "run": folder}
+    common = {
+        "learner": learner,
+        "threads": config.threads,
+        "device": config.device,
+        "checkpoint_every": 200,
+        "run": folder,
+    }
     settings = common | RUNS[learner] | {"steps": steps}
     return [
         "learn",
@@ -108,7 +121,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
                 subprocess.run([sys.executable, "-m", "l2o.cli", *words], check=True)
         told = json.loads((folder / "test.json").read_text())
         norm = LearnConfig(learner=learner).resolved().norm
-        more = {"trained_at": began.read_text(), "settings": RUNS[learner], "norm": norm}
+        more = {"trained_at": began.read_text(), "settings": RUNS[learner], "norm": norm, "device": config.device}
         for way in ALSO.get(learner, ()):
             yield {**judge_saved(JudgeConfig(str(folder / "best.safetensors"), way=way)), **more} | {"learner": learner}
         if learner in TRANSDUCTIVE:
@@ -133,7 +146,7 @@ def trained(folder: Path) -> int:
 def main(config: Config) -> None:
     """Train, judge, write, show."""
     rows = list(run(config))
-    keep("few_shot", config, rows)
+    keep("few_shot", config, rows, by=("learner", "way", "norm"))
     shown = Table("learner", "way", "accuracy, 95%", "target", "CPU minutes", title="Omniglot, 1 shot")
     for row in rows:
         score = f"{100 * row['score']:.2f} ± {100 * row['half_interval']:.2f}"

@@ -36,6 +36,8 @@ from l2o.types import seeded, tree_map
 OTHERS = ("relation", "convcnp")
 """Learners of other data: images, numbers on a line."""
 
+BY_RULE: dict[str, Any] = {"lr": 1.0, "schedule": "constant", "max_grad_norm": 0.0}
+
 TEST_SEED = 10**6
 """Of the test episodes of runs with seed 0, see `learn_command.report`."""
 
@@ -47,6 +49,7 @@ class Config:
     Arguments:
         learners: which; all that classify vectors if empty.
         seeds: of weights and episodes; the limits are those on the test episodes of seed 0.
+        optimizer: of the weights: a class of torch.optim, or an update rule, which gets no rate, schedule or clipping.
         train_episodes: that each learner sees, in as many outer steps as it takes.
         episodes: of the test.
         threads: CPU threads.
@@ -56,6 +59,7 @@ class Config:
 
     learners: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    optimizer: str = "Adam"
     train_episodes: int = 320_000
     episodes: int = 4000
     threads: int = 1
@@ -102,8 +106,9 @@ def trained(config: Config, name: str, seed: int) -> dict[str, Any]:
         validation_episodes=500,
         test_episodes=config.episodes,
         threads=config.threads,
+        **({} if config.optimizer == "Adam" else BY_RULE | {"optimizer": config.optimizer}),
     )
-    folder = config.out / f"{name}_{seed}"
+    folder = config.out / "_".join((name, *[config.optimizer] * (config.optimizer != "Adam"), str(seed)))
     folder.mkdir(parents=True, exist_ok=True)
     began = folder / "commit.txt"
     if not began.exists():
@@ -113,7 +118,7 @@ def trained(config: Config, name: str, seed: int) -> dict[str, Any]:
     if (told.get("steps"), told.get("episodes")) != (steps, config.episodes):
         told = learn(settings, folder, show_progress=False)
     told.pop("by_steps")
-    more = {"seed": seed, "train_episodes": steps * usual.num_episodes}
+    more = {"seed": seed, "train_episodes": steps * usual.num_episodes, "optimizer": config.optimizer}
     return {**told, **more, "trained_at": began.read_text()}
 
 
@@ -121,7 +126,7 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    keep("gaussian_classes", config, rows, by=("learner", "seed"))
+    keep("gaussian_classes", config, rows, by=("learner", "seed", "optimizer"))
     shown = Table(
         "learner", "accuracy, 95%", "below Bayes", "outer steps", "CPU s", title="Gaussian classes, 5-way 1-shot"
     )

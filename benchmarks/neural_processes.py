@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.record import keep
+from benchmarks.record import commit, keep
+from l2o.files import write_atomically
 from l2o.learners import Adaptation, meta_grad
 from l2o.learners.neural_process.base import NeuralProcess
 from l2o.load import load
@@ -67,9 +68,11 @@ class Config:
         learners: which; all if empty.
         seeds: of weights and training tasks; those of the judgement are the same for all.
         steps: outer steps, in place of each learner's own.
+        optimizer: of the weights: a class of torch.optim, or an update rule, which gets no rate, schedule or clipping.
         batches: of 16 tasks, to judge by.
         limit_batches: the first of them, to compute limits on.
         threads: CPU threads.
+        device: where learners are trained; they are judged on the CPU.
         out: folder of the runs, rows and pictures.
         record: keep the rows in benchmarks/results.
     """
@@ -77,9 +80,11 @@ class Config:
     learners: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     steps: int | None = None
+    optimizer: str = "Adam"
     batches: int = 1000
     limit_batches: int = 200
     threads: int = 1
+    device: str = "cpu"
     out: Path = Path("runs/neural_processes")
     record: bool = False
 
@@ -90,36 +95,43 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         if config.learners and name not in config.learners:
             continue
         for seed in config.seeds:
-            folder = config.out / f"{name}_{data}_{seed}"
             chosen = settings if config.steps is None else settings | {"steps": config.steps}
-            told = trained(folder, name, data, seed, config.threads, chosen)
+            if config.optimizer != "Adam":
+                chosen = chosen | {
+                    "optimizer": config.optimizer,
+                    "lr": 1.0,
+                    "schedule": "constant",
+                    "max_grad_norm": 0.0,
+                }
+            folder = config.out / "_".join((name, data, *[config.optimizer] * (config.optimizer != "Adam"), str(seed)))
+            told = trained(folder, name, data, seed, config, chosen)
             learner = load(folder / "best.safetensors").learner
             facts = {key: told[key] for key in ("learner", "data", "steps", "cpu_seconds")}
             speed = {"steps_per_cpu_second": throughput(learner)}
+            facts |= {"optimizer": config.optimizer, "computed_at": told["computed_at"], "device": config.device}
             yield {**facts, "seed": seed, "settings": chosen, **judged(learner, name, data, config), **speed}
             picture(learner, data, folder / "bands.png")
 
 
-def trained(folder: Path, name: str, data: str, seed: int, threads: int, settings: dict[str, Any]) -> dict[str, Any]:
+def trained(folder: Path, name: str, data: str, seed: int, config: Config, settings: dict[str, Any]) -> dict[str, Any]:
     """The report of a run, which is made, or brought to its end, if it is not there."""
-    report = folder / "test.json"
-    if report.exists() and json.loads(report.read_text())["steps"] == settings["steps"]:
-        return json.loads(report.read_text())
-    every = max(1, settings["steps"] // 50)
-    return learn(
-        LearnConfig(
+    report, stamp = folder / "test.json", folder / "commit"
+    if not (stamp.exists() and json.loads(report.read_text())["steps"] == settings["steps"]):
+        every = max(1, settings["steps"] // 50)
+        usual = LearnConfig(
             learner=name,
             data=data,
             seed=seed,
-            threads=threads,
+            threads=config.threads,
+            device=config.device,
             evaluate_every=every,
             checkpoint_every=every,
             validation_episodes=1000,
             **settings,
-        ),
-        folder,
-        show_progress=False,
-    )
+        )
+        learn(usual, folder, show_progress=False)
+        write_atomically(stamp, commit().encode())
+    return json.loads(report.read_text()) | {"computed_at": stamp.read_text()}
 
 
 def judged(learner: NeuralProcess, name: str, data: str, config: Config) -> dict[str, Any]:
@@ -197,7 +209,7 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    keep("neural_processes", config, rows, by=("learner", "data", "seed"))
+    keep("neural_processes", config, rows, by=("learner", "data", "seed", "optimizer"))
     shown = Table("learner", "data", "nats", "target", "below its limit", "90% covers", "steps", "CPU min")
     for row in rows:
         shown.add_row(

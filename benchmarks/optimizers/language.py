@@ -104,6 +104,10 @@ class GPT(Characters):
         return GPTNetwork(self.text().num_classes, self.width, self.depth, self.length)
 
 
+LARGE = GPT(batch_size=32, length=256, width=384, depth=6)
+"""A hundred times the size of what optimizers are meta-trained on and more, for a GPU: 10.8 million parameters."""
+
+
 class RecurrentNetwork(nn.Module):
     """An embedding, an LSTM, a head."""
 

@@ -37,6 +37,7 @@ class Run:
         dtype: of parameters and inputs.
         accumulate: batches whose gradients are averaged for a step.
         autocast: compute in bfloat16 where torch deems it safe.
+        device: where to compute; batches are drawn on the CPU, the same for all devices.
     """
 
     problem: Problem
@@ -47,16 +48,21 @@ class Run:
     dtype: str = "float32"
     accumulate: int = 1
     autocast: bool = False
+    device: str = "cpu"
 
     def settings(self) -> dict[str, Any]:
         """As JSON; the file of a run is named by its hash."""
         own = {key: getattr(self, key) for key in ("half_decades", "seed", "steps", "dtype", "accumulate", "autocast")}
+        own |= {} if self.device == "cpu" else {"device": torch.cuda.get_device_name(self.device)}
         problem = {"problem": type(self.problem).__name__, **asdict(self.problem)}
         return {**own, "problem": problem, "method": self.method.identity()}
 
 
 class Curve(NamedTuple):
-    """What a run gave: the measure before every step, validation after some, median CPU milliseconds of a step."""
+    """What a run gave: the measure before every step, validation after some, median milliseconds of a step.
+
+    They are of CPU time on the CPU, else of the clock, until the device is done.
+    """
 
     losses: np.ndarray
     validation: np.ndarray
@@ -74,38 +80,46 @@ def train(run: Run) -> Curve:
 
 def _train(run: Run) -> Curve:
     dtype = getattr(torch, run.dtype)
-    model = run.problem.model().to(dtype)
+    model = run.problem.model().to(run.device, dtype)
     optimizer = run.method.make(model, rate(run.half_decades), run.steps, run.method.weight_decay)
     schedule = run.method.schedule(optimizer, run.steps)
-    batches, held_out = run.problem.batches(model, seeded(BATCHES + run.seed)), _cast(run.problem.held_out(), dtype)
+    batches, held_out = run.problem.batches(model, seeded(BATCHES + run.seed)), _cast(run, run.problem.held_out())
     num = min(EVALUATIONS, run.steps)
     losses, validation = np.full(run.steps, np.inf, np.float32), np.full(num, np.inf, np.float32)
     due = {math.ceil((i + 1) * run.steps / num): i for i in range(num)}
     times = np.zeros((run.steps, 2))
     mode(model, optimizer, True)
     for step in range(run.steps):
-        start = time.process_time()
-        loss, measure = _backward(run, model, batches, dtype)
-        middle = time.process_time()
+        start = _seconds(run.device)
+        loss, measure = _backward(run, model, batches)
+        middle = _seconds(run.device)
         if not math.isfinite(measure):
             return _curve(losses, validation, times[:step], model)
         losses[step] = measure
         optimizer.step(**({"loss": loss} if isinstance(optimizer, LearnedOptimizer) else {}))
         if schedule is not None:
             schedule.step()
-        times[step] = middle - start, time.process_time() - middle
+        times[step] = middle - start, _seconds(run.device) - middle
         if step + 1 in due:
             validation[due[step + 1]] = validate(run, model, optimizer, held_out)
     return _curve(losses, validation, times, model)
 
 
-def _backward(run: Run, model: nn.Module, batches: Any, dtype: torch.dtype) -> tuple[Tensor, float]:
+def _seconds(device: str) -> float:
+    """CPU time; of another device the clock, once it is done."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _backward(run: Run, model: nn.Module, batches: Any) -> tuple[Tensor, float]:
     """Gradients of one step, with the loss and what is measured."""
     model.zero_grad(set_to_none=True)
-    total, measure = torch.zeros(()), 0.0
+    total, measure = torch.zeros((), device=run.device), 0.0
     for _ in range(run.accumulate):
-        (batch,) = _cast([next(batches)], dtype)
-        with torch.autocast("cpu", torch.bfloat16) if run.autocast else nullcontext():
+        (batch,) = _cast(run, [next(batches)])
+        with torch.autocast(torch.device(run.device).type, torch.bfloat16) if run.autocast else nullcontext():
             loss = run.problem.loss(model, batch)
         (loss / run.accumulate).backward()
         total = total + loss.detach().float() / run.accumulate
@@ -146,10 +160,10 @@ def mode(model: nn.Module, optimizer: Optimizer, training: bool) -> None:
         (optimizer.train if training else optimizer.eval)()
 
 
-def _cast(batches: list[Batch], dtype: torch.dtype) -> list[Batch]:
-    if dtype == torch.float32:
-        return batches
-    return [tuple(x.to(dtype) if x.is_floating_point() else x for x in batch) for batch in batches]
+def _cast(run: Run, batches: list[Batch]) -> list[Batch]:
+    """Batches on the run's device; numbers, though not codes, in its precision."""
+    dtype = getattr(torch, run.dtype)
+    return [tuple(x.to(run.device, dtype if x.is_floating_point() else x.dtype) for x in batch) for batch in batches]
 
 
 def _curve(losses: np.ndarray, validation: np.ndarray, times: np.ndarray, model: nn.Module) -> Curve:
