@@ -191,7 +191,7 @@ def test_meta_training_on_the_gpu(rule: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("learner", ["prototypical", "maml", "anil", "snail", "versa", "dnc"])
 def test_learning_to_learn_on_the_gpu(learner: str, tmp_path: Path) -> None:
-    words = ["learn", "--learner", learner, "--data", "digits", "--way", "2", "--steps", "6", "--evaluate-every", "3"]
+    words = ["learn", "--learner", learner, "--data", "digits", "--way", "2", "--train-way", "2", "--steps", "6", "--evaluate-every", "3"]
     usual = ["--validation-episodes", "8", "--test-episodes", "8", "--threads", "1", "--device", "cuda"]
     _run([*words, *usual], tmp_path / "run")
     assert json.loads((tmp_path / "run" / "test.json").read_text())["steps"] == 6
