@@ -57,7 +57,7 @@ class MetaTrainer:
         gradient = mean_gradient([one.gradient for one in used], [one.weight for one in used])
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
-                parameter.grad = gradient.grads[name].to(parameter.device, parameter.dtype)
+                parameter.grad = _laid_out_as(parameter, gradient.grads[name])
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
         rate = float(self.optimizer.param_groups[0]["lr"])
@@ -108,6 +108,15 @@ class MetaTrainer:
             self.num_steps, self.num_skipped = int(state["num_steps"]), int(state["num_skipped"])
         except (RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"a trainer must resume with the module it was saved with: {error!r}") from error
+
+
+def _laid_out_as(parameter: Tensor, grad: Tensor) -> Tensor:
+    """A gradient on the device, in the precision and with the strides of its parameter, as autograd itself gives it.
+
+    That of a convolution on a GPU comes with channels last, which torch's fused optimizers refuse.
+    """
+    grad = grad.to(parameter.device, parameter.dtype)
+    return grad if grad.stride() == parameter.stride() else torch.empty_like(parameter).copy_(grad)
 
 
 def check_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
