@@ -35,6 +35,7 @@ from l2o.training.episode_suites import Shape, load_episodes
 from l2o.training.evaluate import half_interval
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import learn
+from l2o.training.outer import torch_class
 from l2o.types import seeded
 
 ALPHAS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
@@ -54,7 +55,7 @@ class Config:
         steps: outer steps.
         optimizer: of the weights: a class of torch.optim, which gets a warm-up, a cosine and clipped gradients, or an
             update rule, which needs none of these.
-        lr: its rate.
+        lr: its rate; None for the usual one.
         examples: numbers k of examples to judge at. Training has 20 at most (40 for networks and trees).
         functions: to judge by, at each k.
         threads: CPU threads.
@@ -67,7 +68,7 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     steps: int = 3000
     optimizer: str = "default"
-    lr: float = 1.0
+    lr: float | None = None
     examples: tuple[int, ...] = (1, 2, 3, 5, 10, 15, 20, 30, 40)
     functions: int = 10_000
     threads: int = 1
@@ -95,7 +96,6 @@ def trained(folder: Path, name: str, data: str, seed: int, config: Config) -> di
     """The report of a run, which is made, or brought to its end, if it is not there."""
     report, stamp = folder / "test.json", folder / "commit"
     if not (stamp.exists() and json.loads(report.read_text())["steps"] == config.steps):
-        by_rule = not hasattr(torch.optim, config.optimizer)
         settings = LearnConfig(
             learner=name,
             data=data,
@@ -103,9 +103,7 @@ def trained(folder: Path, name: str, data: str, seed: int, config: Config) -> di
             steps=config.steps,
             optimizer=config.optimizer,
             lr=config.lr,
-            schedule="constant" if by_rule else "cosine",
-            warmup=0 if by_rule else 500,
-            max_grad_norm=0.0 if by_rule else None,
+            warmup=500 if torch_class(config.optimizer) else 0,
             threads=config.threads,
             evaluate_every=1000,
             checkpoint_every=500,

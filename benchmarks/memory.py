@@ -31,7 +31,7 @@ from l2o.learners.batch_norm import calibrate
 from l2o.memory import keep_freed_memory
 from l2o.tasks import Copy
 from l2o.tasks.sequences import bit_loss
-from l2o.training.config import rate_factor
+from l2o.training.outer import rate_factor
 from l2o.training.report import plain
 from l2o.training.run import RunDirectory
 from l2o.types import seeded

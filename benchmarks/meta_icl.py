@@ -30,6 +30,7 @@ from l2o.load import load
 from l2o.training.evaluate import half_interval
 from l2o.training.icl import IclConfig
 from l2o.training.icl_command import icl, judge_task
+from l2o.training.outer import torch_class
 
 HELD_OUT = ("banking77-test", "banking77-validation")
 
@@ -44,7 +45,7 @@ class Config:
         steps: outer steps.
         optimizer: of the weights: a class of torch.optim, which gets a warm-up and a cosine, or an update rule, which
             needs neither.
-        lr: its rate.
+        lr: its rate; None for the usual one.
         way: options of an episode.
         shot: demonstrations of each.
         judgements: draws of options, demonstrations and texts.
@@ -58,7 +59,7 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     steps: int = 1500
     optimizer: str = "default"
-    lr: float = 1.0
+    lr: float | None = None
     way: int = 4
     shot: int = 2
     judgements: int = 10
@@ -98,7 +99,6 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
 
 def _trained(config: Config, method: str, seed: int, shot: int) -> IclConfig:
     """The settings of a run, which is made, or brought to its end, if it is not there."""
-    by_rule = not hasattr(torch.optim, config.optimizer)
     settings = IclConfig(
         data="banking77",
         held_out=HELD_OUT,
@@ -111,9 +111,7 @@ def _trained(config: Config, method: str, seed: int, shot: int) -> IclConfig:
         before="\n",
         optimizer=config.optimizer,
         lr=config.lr,
-        schedule="constant" if by_rule else "cosine",
-        warmup=0 if by_rule else 20,
-        max_grad_norm=0.0 if by_rule else 1.0,
+        warmup=20 if torch_class(config.optimizer) else 0,
         steps=config.steps,
         seed=seed,
         threads=config.threads,

@@ -89,3 +89,10 @@ def draw_seed(generator: Generator) -> int:
 def seeded(seed: int) -> Generator:
     """A CPU generator started at `seed`."""
     return torch.Generator().manual_seed(seed)
+
+
+def made(make: Callable[[], M], seed: int) -> M:
+    """A fresh module whose draws come from `seed`; the global generator is restored."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()

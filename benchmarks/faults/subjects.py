@@ -58,7 +58,7 @@ class Noted(MetaTrainer):
 def meta_training(folder: Path, steps: int = STEPS) -> None:
     """Meta-train a small LSTM as `l2o meta-train --resume` does: by the settings that stand in the folder."""
     directory, path = RunDirectory(folder), folder / "config.yaml"
-    config = read_config(path) if path.exists() else MetaTrainConfig(seed=3, checkpoint_every=EVERY)
+    config = (read_config(path) if path.exists() else MetaTrainConfig(seed=3, checkpoint_every=EVERY)).resolved()
     directory.write_config(to_plain(config))
     torch.manual_seed(config.seed)
     rule = LSTMRule(hidden_size=4)

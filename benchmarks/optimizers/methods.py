@@ -19,7 +19,7 @@ import l2o
 from benchmarks.optimizers.muon import Muon, parted
 from l2o.rules.base import UpdateRule
 from l2o.saved import to_bytes
-from l2o.training.config import rate_factor
+from l2o.training.outer import rate_factor
 
 WARM_UP = 0.05
 """Share of the steps in which the learning rate of a tuned baseline rises from zero."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-import torch
-
 from l2o.agents.factors import SCALES
 from l2o.agents.gate import Gate
 from l2o.agents.proposers.choosing import OPTIONS
@@ -15,6 +13,7 @@ from l2o.load import load
 from l2o.rules.base import UpdateRule
 from l2o.training.config import MAPPING, train_only
 from l2o.training.pools import PoolConfig
+from l2o.types import made
 
 PARTS = {
     "hyperparameters": "tune",
@@ -102,16 +101,11 @@ class AgentConfig(PoolConfig):
 
     def first_rule(self) -> UpdateRule:
         """The optimizer that the agent begins with, and falls back to."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            rule: UpdateRule = load(self.rule, **self.rule_args)
-        return rule
+        return made(lambda: load(self.rule, **self.rule_args), self.seed)
 
     def learned_rule(self) -> UpdateRule:
         """The optimizer in training, untrained."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed + 1)
-            rule: UpdateRule = load(self.learned, **self.learned_args)
+        rule: UpdateRule = made(lambda: load(self.learned, **self.learned_args), self.seed + 1)
         train_only(rule, self.only)
         return rule
 

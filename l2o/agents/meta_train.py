@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -18,11 +17,12 @@ from l2o.agents.lifetime_es import LifetimeES
 from l2o.agents.suites import lives
 from l2o.load import load, save
 from l2o.rules.base import UpdateRule
-from l2o.training.config import MAPPING, outer_optimizer, rate_factor, to_plain, train_only
+from l2o.training.config import MAPPING, to_plain, train_only
 from l2o.training.meta_trainer import MetaTrainer, theta_of
+from l2o.training.outer import outer_optimizer, rate_factor
 from l2o.training.pools import PoolConfig
 from l2o.training.run import RunDirectory, meta_train
-from l2o.types import seeded
+from l2o.types import made, seeded
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,7 @@ class LivesConfig(PoolConfig):
 
     def fresh(self) -> UpdateRule:
         """The rule at step 0; its initial weights are drawn from `seed`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            rule: UpdateRule = load(self.rule, **self.rule_args)
+        rule: UpdateRule = made(lambda: load(self.rule, **self.rule_args), self.seed)
         train_only(rule, self.only)
         return rule
 

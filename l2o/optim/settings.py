@@ -12,6 +12,7 @@ from torch import Tensor
 
 from l2o.load import is_untrained, load
 from l2o.rules.base import UpdateRule
+from l2o.types import made
 
 DEFAULT = "default"
 """The name of the optimizer that is taken where no rule is given."""
@@ -72,9 +73,7 @@ def check_settings(param_groups: list[dict[str, Any]]) -> None:
 
 def load_rule(name_or_path: str | os.PathLike[str]) -> UpdateRule:
     """The rule that an optimizer is given by name; a warning says so if nobody has trained it."""
-    with torch.random.fork_rng(devices=[]):  # making an optimizer draws none of the user's random numbers
-        torch.manual_seed(0)
-        rule = load(name_or_path)
+    rule = made(lambda: load(name_or_path), 0)  # making an optimizer draws none of the user's random numbers
     if not isinstance(rule, UpdateRule):
         raise ValueError(f"rule must be an update rule, which moves parameters; {name_or_path} is a {type(rule)}.")
     if is_untrained(name_or_path):

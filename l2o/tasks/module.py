@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
-import torch
 from torch import Generator, nn
 from torch.func import functional_call
 
 from l2o.tasks.base import Task
-from l2o.types import Params, draw_seed, tree_leaves
+from l2o.types import Params, draw_seed, made, tree_leaves
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -57,10 +56,3 @@ class ModuleTask(Task):
 def template(make: Callable[[], M]) -> M:
     """A module's structure, into which parameters are put."""
     return made(make, 0)
-
-
-def made(make: Callable[[], M], seed: int) -> M:
-    """A fresh module whose draws come from `seed`; the global generator is restored."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()

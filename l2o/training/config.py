@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import torch
 import tyro
 import yaml
 from torch import nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from l2o.estimators import ES, NRES, PES, Backprop, GradientEstimator, Grouped, MetaLoss, Problems, Truncation
 from l2o.estimators.meta_loss import Reduction
 from l2o.files import read_file
 from l2o.load import load
-from l2o.optim import LearnedOptimizer
 from l2o.rules.base import UpdateRule
 from l2o.training.meta_trainer import MetaTrainer, theta_of
+from l2o.training.outer import outer_defaults, outer_optimizer, rate_factor
 from l2o.training.pools import PoolConfig
 from l2o.training.suites import Suite, load_suite
-from l2o.types import bring, seeded
+from l2o.types import bring, made, seeded
 
 C = TypeVar("C")
+P = TypeVar("P", bound=PoolConfig)
+M = TypeVar("M", bound="MetaTrainConfig")
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
@@ -108,8 +106,9 @@ class MetaTrainConfig(PoolConfig):
         std: standard deviation of perturbations (es, pes, nres).
         sign_delta: use only which of a pair's losses is lower (es, pes, nres).
         optimizer: outer optimizer: a class of torch.optim, or an update rule by name ('default') or path.
-        lr: outer learning rate.
-        schedule: of the outer learning rate: constant, or cosine to a tenth.
+        lr: outer learning rate; None for 1 with an update rule, else 0.01.
+        schedule: of the outer learning rate: constant, or cosine to a tenth; None for constant with an update rule,
+            else cosine.
         warmup: outer steps of linear warm-up.
         max_grad_norm: limit on the norm of the meta-gradient.
         steps: outer steps.
@@ -140,8 +139,8 @@ class MetaTrainConfig(PoolConfig):
     std: float = 0.01
     sign_delta: bool = False
     optimizer: str = "Adam"
-    lr: float = 1e-2
-    schedule: Literal["constant", "cosine"] = "cosine"
+    lr: float | None = None
+    schedule: Literal["constant", "cosine"] | None = None
     warmup: int = 0
     max_grad_norm: float | None = 1.0
     steps: int = 1000
@@ -165,20 +164,24 @@ class MetaTrainConfig(PoolConfig):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
 
+    def resolved(self: M) -> M:
+        """The config with nothing left open: what is None follows from the kind of the outer optimizer."""
+        return filled(self, outer_defaults(self.optimizer, {"lr": 1e-2, "schedule": "cosine"}))
+
     def suite(self) -> Suite:
         """The tasks to train and evaluate on."""
         return load_suite(self.tasks)
 
     def build(self, suite: Suite) -> MetaTrainer:
         """A trainer at step 0. The rule's initial weights are drawn from `seed`; the global generator is restored."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            rule = bring(load(self.rule, **self.rule_args), self.device)
+        c = self.resolved()
+        assert c.lr is not None and c.schedule is not None
+        rule = bring(made(lambda: load(self.rule, **self.rule_args), self.seed), self.device)
         train_only(rule, self.only)
         estimator = self.make_estimator(rule, suite)
         pool = self.make_pool(estimator, theta_of(rule), self.seed, self.threads)
-        optimizer = outer_optimizer(rule, self.optimizer, self.lr)
-        schedule = LambdaLR(optimizer, rate_factor(self.schedule, self.warmup, self.steps))
+        optimizer = outer_optimizer(rule, c.optimizer, c.lr)
+        schedule = LambdaLR(optimizer, rate_factor(c.schedule, self.warmup, self.steps))
         return MetaTrainer(rule, pool, optimizer, schedule, self.max_grad_norm)
 
     def make_estimator(self, rule: UpdateRule, suite: Suite) -> GradientEstimator:
@@ -235,52 +238,10 @@ def train_only(module: nn.Module, pattern: str) -> None:
             parameter.requires_grad_(False)
 
 
-def outer_optimizer(module: nn.Module, name: str, lr: float, total_steps: int | None = None) -> Optimizer:
-    """The optimizer of a module's trained parameters: a class of torch.optim, or an update rule by name or path.
-
-    Raises:
-        ValueError: neither.
-    """
-    trained = [p for p in module.parameters() if p.requires_grad]
-    kind = getattr(torch.optim, name, None)
-    if isinstance(kind, type) and issubclass(kind, Optimizer):
-        # a third of the time on few numbers
-        fused: dict[str, Any] = {"fused": True} if "fused" in signature(kind).parameters else {}
-        return kind(trained, lr=lr, **fused)  # type: ignore[call-arg]
-    path = Path(name).expanduser()
-    if path.exists():
-        return LearnedOptimizer(trained, path, lr=lr, total_steps=total_steps)
-    try:
-        return LearnedOptimizer(trained, name, lr=lr, total_steps=total_steps)
-    except (FileNotFoundError, ImportError, ValueError) as error:
-        raise ValueError(
-            "optimizer must be a class of torch.optim, or an update rule by its name ('default' is the one in the box) "
-            f"or path; got {name!r}: {error}"
-        ) from error
-
-
-def rate_factor(kind: str, warmup: int, total: int, last: float = 0.1) -> Callable[[int], float]:
-    """The outer learning rate's factor by step: linear warm-up, then constant, cosine, or linear.
-
-    Arguments:
-        kind: constant, cosine or linear.
-        warmup: steps of warm-up.
-        total: steps in all.
-        last: what cosine and linear end at.
-    """
-
-    # a function: of a callable object LambdaLR would save the total, and a run that is resumed to go on for longer
-    # would be left at the rate of its first end
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        if kind == "constant":
-            return 1.0
-        progress = min(1.0, (step - warmup) / max(1, total - warmup))
-        left = 1 - progress if kind == "linear" else (1 + math.cos(math.pi * progress)) / 2
-        return last + (1 - last) * left
-
-    return factor
+def filled(config: P, defaults: Mapping[str, Any]) -> P:
+    """A config with defaults for what it leaves open, which is None."""
+    missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+    return dataclasses.replace(config, **missing)
 
 
 def to_plain(config: Any) -> dict[str, Any]:

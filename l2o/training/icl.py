@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -22,10 +21,11 @@ from l2o.rules.hand_designed import Adam
 from l2o.tasks.data.text_collections import COLLECTIONS, collection
 from l2o.tasks.data.text_tasks import TextTask, read_csv, read_json_lines, read_tasks, split_tasks
 from l2o.tasks.text_episodes import Format, TextEpisodes, Tokens
-from l2o.training.config import MAPPING, outer_optimizer, rate_factor
+from l2o.training.config import MAPPING, filled
 from l2o.training.meta_trainer import MetaTrainer, theta_of
+from l2o.training.outer import outer_defaults, outer_optimizer, rate_factor
 from l2o.training.pools import PoolConfig
-from l2o.types import bring
+from l2o.types import bring, made
 
 AnyTokens = LlamaTokens | HubTokens
 
@@ -68,10 +68,11 @@ class IclConfig(PoolConfig):
         width, depth, heads, window: of tiny-gpt.
         num_episodes: episodes of each worker in an outer step.
         optimizer: outer optimizer: a class of torch.optim, or an update rule by name ('default') or path.
-        lr: outer learning rate.
-        schedule: of the outer learning rate: constant, cosine or linear, down to 0.
+        lr: outer learning rate; None for 1 with an update rule, else 0.001.
+        schedule: of the outer learning rate: constant, cosine or linear, down to 0; None for constant with an update
+            rule, else cosine.
         warmup: outer steps of linear warm-up.
-        max_grad_norm: limit on the norm of the meta-gradient; 0 for none.
+        max_grad_norm: limit on the norm of the meta-gradient; 0 for none; None for 0 with an update rule, else 1.
         steps: outer steps; 0 judges the model as it is.
         seed: of everything; the same seed gives the same run.
         threads: CPU threads; 0 leaves torch's choice.
@@ -109,10 +110,10 @@ class IclConfig(PoolConfig):
     window: int = 512
     num_episodes: int = 16
     optimizer: str = "AdamW"
-    lr: float = 1e-3
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    lr: float | None = None
+    schedule: Literal["constant", "cosine", "linear"] | None = None
     warmup: int = 0
-    max_grad_norm: float = 1.0
+    max_grad_norm: float | None = None
     steps: int = 0
     seed: int = 0
     threads: int = 0
@@ -144,6 +145,11 @@ class IclConfig(PoolConfig):
         if self.calibrated and self.method == "channel":
             raise ValueError("a channel model must not be calibrated: no option is more likely by itself in it.")
 
+    def resolved(self) -> IclConfig:
+        """The config with nothing left open: what is None follows from the kind of the outer optimizer."""
+        usual = {"lr": 1e-3, "schedule": "cosine", "max_grad_norm": 1.0}
+        return filled(self, outer_defaults(self.optimizer, usual))
+
     def tasks(self) -> tuple[tuple[TextTask, ...], tuple[TextTask, ...]]:
         """Tasks to train on, and tasks to be judged by."""
         every = load_tasks(self.data)
@@ -164,9 +170,8 @@ class IclConfig(PoolConfig):
                 texts = [text for task in tasks for pair in task.train for text in (pair.input, f"\n{pair.output}")]
                 train_tokens(texts, self.vocabulary, path)
             tokens = read_tokens(path)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
-                return Model(tiny_gpt(len(tokens), self.width, self.depth, self.heads, self.window, attention), tokens)
+            sizes = (len(tokens), self.width, self.depth, self.heads, self.window)
+            return Model(made(lambda: tiny_gpt(*sizes, attention), self.seed), tokens)
         name = smollm2() if self.model == "smollm2" else self.model
         return Model(*pretrained(name, attention))
 
@@ -184,9 +189,7 @@ class IclConfig(PoolConfig):
         more: dict[str, Any] = {}
         if self.learner == "prompt":
             more = {"longest": self.longest, "in_turn": self.in_turn}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            learner = LEARNERS[self.learner](model, tokens.start, **more)
+        learner = made(lambda: LEARNERS[self.learner](model, tokens.start, **more), self.seed)
         if self.freeze:
             model.requires_grad_(False)
         rule = load(self.rule, **self.rule_args) if self.rule is not None else Adam(self.inner_lr)
@@ -202,12 +205,14 @@ class IclConfig(PoolConfig):
         assert isinstance(adaptation, Adaptation)
         if not any(p.requires_grad for p in adaptation.parameters()):
             raise ValueError(f"something must be trained: a frozen model has no weights of {self.learner}'s own.")
+        c = self.resolved()
+        assert c.lr is not None and c.schedule is not None
         bring(adaptation, self.device)
         estimator = Episodic(adaptation, family, self.num_episodes)
         pool = self.make_pool(estimator, theta_of(adaptation), self.seed, self.threads)
-        optimizer = outer_optimizer(adaptation, self.optimizer, self.lr, self.steps)
-        schedule = LambdaLR(optimizer, rate_factor(self.schedule, self.warmup, self.steps, last=0.0))
-        return MetaTrainer(adaptation, pool, optimizer, schedule, self.max_grad_norm or None)
+        optimizer = outer_optimizer(adaptation, c.optimizer, c.lr, c.steps)
+        schedule = LambdaLR(optimizer, rate_factor(c.schedule, c.warmup, c.steps, last=0.0))
+        return MetaTrainer(adaptation, pool, optimizer, schedule, c.max_grad_norm or None)
 
 
 class Model(NamedTuple):

@@ -39,6 +39,7 @@ def icl(config: IclConfig, folder: Path, show_progress: bool = True) -> dict[str
     Returns:
         the report, which stands in the folder as `test.json` too.
     """
+    config = config.resolved()
     directory = RunDirectory(folder, file=LEARNER_FILE)
     train, held_out = config.tasks()
     if not held_out:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal
 
-import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -17,13 +15,14 @@ from l2o.estimators import Episodic, GradientEstimator, MultiStepLoss, Reptile
 from l2o.learners.adaptation import Adaptation
 from l2o.load import LEARNER_FILE, is_untrained, load
 from l2o.rules.base import UpdateRule
-from l2o.training.config import MAPPING, outer_optimizer, rate_factor
+from l2o.training.config import MAPPING, filled
 from l2o.training.episode_suites import OWN, SETTINGS, EpisodeSuite, Shape, load_episodes
 from l2o.training.meta_trainer import MetaTrainer, theta_of
+from l2o.training.outer import outer_defaults, outer_optimizer, rate_factor
 from l2o.training.pools import PoolConfig
 from l2o.training.recipes import RECIPES, Given, Recipe
 from l2o.training.run import RunDirectory
-from l2o.types import bring
+from l2o.types import bring, made
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,12 @@ class LearnConfig(PoolConfig):
         num_episodes: episodes of each worker in an outer step.
         batching: auto, loop, vmap or chunk:n, see `meta_grad`.
         optimizer: outer optimizer: a class of torch.optim, or an update rule by name ('default') or path.
-        lr: outer learning rate.
-        schedule: of the outer learning rate: constant, cosine or linear, down to 0.
+        lr: outer learning rate; None for 1 with an update rule, else the learner's.
+        schedule: of the outer learning rate: constant, cosine or linear, down to 0; None for constant with an update
+            rule, else the learner's.
         warmup: outer steps of linear warm-up.
-        max_grad_norm: limit on the norm of the meta-gradient; 0 for none.
+        max_grad_norm: limit on the norm of the meta-gradient; 0 for none; None for 0 with an update rule, else the
+            learner's.
         steps: outer steps.
         seed: of everything; the same seed gives the same run.
         threads: CPU threads; 0 leaves torch's choice.
@@ -164,7 +165,7 @@ class LearnConfig(PoolConfig):
         return RECIPES[self.learner]
 
     def resolved(self) -> LearnConfig:
-        """The config with nothing left open: what is None is taken from the data, the recipe, or general defaults."""
+        """The config with nothing left open: what is None follows from optimizer, data, recipe, or general defaults."""
         shot = SETTINGS.get(self.data, {}).get("shot", 1) if self.shot is None else self.shot
         defaults: dict[str, Any] = {
             "shot": shot,
@@ -191,8 +192,7 @@ class LearnConfig(PoolConfig):
         if self.inner_steps is not None and self.test_steps is None:
             defaults["test_steps"] = self.inner_steps
         defaults.setdefault("test_steps", defaults["inner_steps"])
-        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        return dataclasses.replace(self, **missing)
+        return filled(self, outer_defaults(self.optimizer or defaults["optimizer"], defaults))
 
     def suite(self) -> EpisodeSuite:
         """The episodes to train and evaluate on."""
@@ -204,9 +204,7 @@ class LearnConfig(PoolConfig):
 
     def adaptation(self, suite: EpisodeSuite) -> Adaptation:
         """The learner and its rule, fresh; initial weights are drawn from `seed`, the global generator is restored."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return self.fresh(suite)
+        return made(lambda: self.fresh(suite), self.seed)
 
     def fresh(self, suite: EpisodeSuite) -> Adaptation:
         """The same with initial weights from the global generator."""
@@ -258,12 +256,13 @@ class LearnConfig(PoolConfig):
     def build(self, suite: EpisodeSuite, adaptation: nn.Module) -> MetaTrainer:
         """A trainer at step 0."""
         c = self.resolved()
-        assert isinstance(adaptation, Adaptation) and c.optimizer is not None and c.lr is not None
+        assert isinstance(adaptation, Adaptation) and c.optimizer is not None
+        assert c.lr is not None and c.schedule is not None
         bring(adaptation, c.device)
         estimator, theta = self.make_estimator(adaptation, suite), theta_of(adaptation)
         pool = c.make_pool(estimator, theta, c.seed, c.threads)
         optimizer = outer_optimizer(adaptation, c.optimizer, c.lr, c.steps)
-        schedule = LambdaLR(optimizer, rate_factor(c.schedule or "cosine", c.warmup, c.steps, last=0.0))
+        schedule = LambdaLR(optimizer, rate_factor(c.schedule, c.warmup, c.steps, last=0.0))
         return MetaTrainer(adaptation, pool, optimizer, schedule, c.max_grad_norm or None)
 
     def make_estimator(self, adaptation: Adaptation, suite: EpisodeSuite) -> GradientEstimator:

@@ -21,6 +21,7 @@ from l2o.types import device_of
 
 def train(config: MetaTrainConfig, folder: Path, show_progress: bool = True) -> dict[str, float]:
     """Meta-train as configured, from the folder's newest checkpoint if it has one; returns the last scores."""
+    config = config.resolved()
     directory, suite = RunDirectory(folder), config.suite()
     directory.write_config(to_plain(config))
     trainer = config.build(suite)

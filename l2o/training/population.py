@@ -62,9 +62,11 @@ class PopulationConfig(MetaTrainConfig):
         """The configuration that a member begins with."""
         generator = seeded(self.seed + 7919 * (index + 1))
         factor = self.spread ** (2.0 * float(torch.rand((), generator=generator)) - 1.0)
-        own = {name: getattr(self, name) for name in MetaTrainConfig.__dataclass_fields__}
+        c = self.resolved()
+        assert c.lr is not None
+        own = {name: getattr(c, name) for name in MetaTrainConfig.__dataclass_fields__}
         seed = self.seed + 10007 * index  # apart from all seeds of another member's workers
-        return MetaTrainConfig(**{**own, "seed": seed, "lr": self.lr * factor, "schedule": "constant"})
+        return MetaTrainConfig(**{**own, "seed": seed, "lr": c.lr * factor, "schedule": "constant"})
 
 
 class Member:
@@ -137,6 +139,7 @@ def train_population(
     Returns:
         the best score, and the member and round that reached it.
     """
+    config = config.resolved()
     directory, suite = RunDirectory(folder), config.suite()
     state, plain = directory.newest(), to_plain(config)
     directory.write_config(plain)

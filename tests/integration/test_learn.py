@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import l2o
@@ -95,9 +96,11 @@ def test_any_rule_can_be_the_inner_and_the_outer_one(tmp_path: Path) -> None:
     outer = tmp_path / "outer.safetensors"
     l2o.save(l2o.load("lstm"), outer)
     words = ["--data", "sinusoid", "--num-episodes", "2", "--rule", "lstm", "--rule-args", "{hidden_size: 4}"]
-    words += ["--learn-rule", "True", "--inner-steps", "2", "--optimizer", str(outer), "--lr", "1.0"]
+    words += ["--learn-rule", "True", "--inner-steps", "2", "--optimizer", str(outer)]
     assert learn(*words, "--run", str(tmp_path / "run")) == 0
     assert l2o.load(tmp_path / "run").rule.hidden_size == 4
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert [written[name] for name in ("lr", "schedule", "max_grad_norm")] == [1.0, "constant", 0.0]
 
 
 def test_a_learned_rule_takes_over_where_sgd_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

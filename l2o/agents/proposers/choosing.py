@@ -16,6 +16,7 @@ from l2o.agents.skills.curriculum import lifetimes
 from l2o.agents.skills.learned_chooser import LearnedChooser
 from l2o.agents.skills.skill_graph import SkillGraph
 from l2o.agents.spec import AgentSpec, Proposal, packed, unpacked_module
+from l2o.types import made
 
 CHOOSERS: dict[str, Callable[..., Chooser]] = {"uniform": Uniform, "progress": LearningProgress}
 
@@ -60,9 +61,7 @@ class ChooserLearning(Proposer):
 
     def __init__(self, graph: SkillGraph, seed: int, num_rounds: int = 12, num_lanes: int = 128) -> None:
         self.training = ChooserTraining(graph, num_rounds, 0, num_lanes)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.chooser = LearnedChooser(hidden_size=16)
+        self.chooser = made(lambda: LearnedChooser(hidden_size=16), seed)
 
     def propose(self, spec: AgentSpec, generator: Generator) -> Proposal:
         with torch.enable_grad():

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import l2o
 from l2o.cli import main
@@ -10,6 +11,7 @@ from l2o.learners import Adaptation, InContextLanguageModel
 from l2o.tasks.data.fetch import find
 from l2o.tasks.data.text_collections import banking77_tasks, sentences
 from l2o.tasks.data.text_tasks import Pair, TextTask
+from l2o.training.checkpoint import load_tree
 from l2o.training.icl import IclConfig, load_tasks
 from l2o.training.icl_command import Judgements, drawn, judge_task, macro_f1
 
@@ -74,6 +76,23 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(folder: Path, tmp_path
     whole, again = (l2o.load(tmp_path / name / "learner.safetensors").state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], value) for name, value in again.items())
     assert (cut / "test.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        ((), [1e-3, "cosine", 1.0]),
+        (("--optimizer", "sgd"), [1.0, "constant", 0.0]),
+        (("--optimizer", "sgd", "--lr", "0.5", "--max-grad-norm", "2"), [0.5, "constant", 2.0]),
+    ],
+)
+def test_a_run_tells_what_its_outer_optimizer_was_given(
+    folder: Path, tmp_path: Path, words: tuple[str, ...], settings: list[object]
+) -> None:
+    assert icl(folder, tmp_path, "--held-out", "heat", "--steps", "2", *words) == 0
+    written = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert [written[name] for name in ("lr", "schedule", "max_grad_norm")] == settings
+    assert load_tree(next((tmp_path / "checkpoints").iterdir()))["hyperparameters"] == written
 
 
 def test_bad_settings_are_told(folder: Path, tmp_path: Path, capsys) -> None:
