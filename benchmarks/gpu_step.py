@@ -71,7 +71,8 @@ class Steps:
         ours = isinstance(self.optimizer, LearnedOptimizer)
         self.arguments: dict[str, Any] = {"loss": torch.ones((), device=device)} if ours else {}
         self.first_call_seconds = self.run()[0] / 1e3
-        self.run()
+        for _ in range(3):
+            self.run()
         num = sum(p.numel() for p in params)
         self.kept = (torch.cuda.memory_allocated(device) - before) / num
         self.peak = (torch.cuda.max_memory_allocated(device) - before) / num
@@ -90,7 +91,11 @@ class Steps:
 def contestants(config: Config) -> dict[str, Callable[[list[Parameter]], Optimizer]]:
     """Torch's optimizers and ours, by name."""
     known = MAKE_RULE | {"default": lambda: load("default")}
-    ours = {f"l2o {name}": partial(LearnedOptimizer, rule=known[name]()) for name in config.rules}
+    ours = {
+        f"l2o {name}{', graph' * graph}": partial(LearnedOptimizer, rule=known[name](), graph=graph)
+        for name in config.rules
+        for graph in (False, True)
+    }
     return {f"torch {name}": make for name, make in TORCH.items()} | ours
 
 

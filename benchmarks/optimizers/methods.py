@@ -116,7 +116,8 @@ class Learned:
     rule: UpdateRule
 
     def __call__(self, model: nn.Module, lr: float, steps: int, weight_decay: float) -> Optimizer:
-        return l2o.LearnedOptimizer(model.parameters(), self.rule, lr, weight_decay, total_steps=steps)
+        graph = next(model.parameters()).is_cuda
+        return l2o.LearnedOptimizer(model.parameters(), self.rule, lr, weight_decay, total_steps=steps, graph=graph)
 
 
 def _version(package: str) -> str | None:

@@ -31,6 +31,7 @@ from l2o.kernels import coordinate_mlp_move as moving
 from l2o.kernels import coordinate_mlp_tiles as tiles
 from l2o.kernels.coordinate_mlp import NUM_MOMENTS, Averages, Network, unwritten, unwritten_statistics
 from l2o.kernels.coordinate_mlp_plan import MATRIX, OUTER_ROWS, ROWS, Plan, plan_for
+from l2o.kernels.recording import is_recording, keep
 
 RESIDUAL = 6
 """The feature that may be added to a step."""
@@ -202,7 +203,7 @@ def advance(
 
 def _plan(params: Sequence[Tensor], lanes: int) -> Plan:
     shapes = tuple(tuple(p.shape[1:] if lanes else p.shape) for p in params)
-    return plan_for(shapes, max(lanes, 1), params[0].device)
+    return keep(plan_for(shapes, max(lanes, 1), params[0].device))
 
 
 def _is_half(averages: Sequence[Averages]) -> bool:
@@ -273,6 +274,8 @@ def _table(
             in_line |= pointer
         rows.append((*main, *_statistics(averages[i], row_is_outer), update, *made, *after))
     device = plan.shapes.device
+    if is_recording():
+        return keep(_copied_apart(rows, device)), in_line % 16 == 0
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     return _copied(tuple(rows), device, stream), in_line % 16 == 0
 
@@ -291,3 +294,9 @@ def _copied(rows: tuple[tuple[int, ...], ...], device: torch.device, stream: int
     """
     table = torch.tensor(rows, dtype=torch.int64, pin_memory=device.type == "cuda")
     return table.to(device, non_blocking=True)
+
+
+def _copied_apart(rows: list[tuple[int, ...]], device: torch.device) -> Tensor:
+    """A table on the device, by a stream of its own: what a graph copies while it is recorded, it copies again."""
+    with torch.cuda.stream(torch.cuda.Stream(device)):
+        return torch.tensor(rows, dtype=torch.int64).to(device)  # there when this returns

@@ -11,8 +11,13 @@ from torch import Tensor
 from torch.func import functional_call
 
 from l2o.compiled import compiled
+from l2o.optim.graph import Graph, where
 from l2o.rules.base import OptState, UpdateRule
+from l2o.rules.coordinates import now_deferring
 from l2o.types import Params, Theta
+
+WARM_UP, MAX_GRAPHS = 2, 8
+"""Calls of a kind before it is recorded, and kinds that are."""
 
 
 class Runner:
@@ -21,10 +26,14 @@ class Runner:
     Arguments:
         compile: fuse the rule with `torch.compile`; where that fails, say so once and go on without. After eight sets
             of shapes torch compiles no more of them, and new ones run as they are.
+        graph: on a GPU, record the rule as a CUDA graph at the third call with parameters of the same shapes, and play
+            it from then on; as careful as `compile`.
     """
 
-    def __init__(self, rule: UpdateRule, compile: bool = False) -> None:
-        self.rule = rule
+    def __init__(self, rule: UpdateRule, compile: bool = False, graph: bool = False) -> None:
+        self.rule, self.graph = rule, graph
+        self._graphs: dict[Any, Graph] = {}
+        self._met: dict[Any, tuple[int, list[int]]] = {}
         self._copies: dict[tuple[torch.device, torch.dtype], tuple[object, Theta]] = {}
         self._call = _caller(rule)
         self._compiled: Callable[..., Any] | None = compiled(self._call) if compile else None
@@ -32,6 +41,8 @@ class Runner:
     def __call__(self, grads: Params, state: OptState, params: Params, loss: Tensor | None) -> tuple[Params, OptState]:
         like = next(iter(params.values()))
         args = (self._theta(like.device, like.dtype), grads, state, params, loss)
+        if self.graph and like.is_cuda and not torch.cuda.is_current_stream_capturing():
+            return self._played(*args)
         if self._compiled is None:
             return self._call(*args)
         try:
@@ -41,6 +52,28 @@ class Runner:
             self._compiled = None
             warnings.warn(f"l2o goes on without torch.compile, which failed: {error}", RuntimeWarning, stacklevel=2)
             return result
+
+    def _played(
+        self, theta: Theta, grads: Params, state: OptState, params: Params, loss: Tensor | None
+    ) -> tuple[Params, OptState]:
+        """From a graph, once there is one for such tensors."""
+        shapes = tuple((name, p.shape) for name, p in params.items())
+        key = (shapes, tuple(x.data_ptr() for x in theta.values()), loss is None, now_deferring() is not None)
+        graph, before = self._graphs.get(key), self._met.get(key, (0, []))
+        if graph is None or not graph.serves(params):
+            self._met[key] = (before[0] + 1, where(params))
+            if before[0] < WARM_UP or (graph is None and len(self._graphs) >= MAX_GRAPHS):
+                return self._call(theta, grads, state, params, loss)
+            stay = graph is None and before[1] == where(params)
+            try:
+                graph = Graph(self._call, theta, grads, state, params, loss, in_place=stay)
+            except Exception as error:
+                self.graph = False
+                result = self._call(theta, grads, state, params, loss)  # raises as well if it is the rule that fails
+                warnings.warn(f"l2o goes on without a CUDA graph: {error}", RuntimeWarning, stacklevel=2)
+                return result
+            self._graphs[key] = graph
+        return graph(grads, state, params, loss)
 
     def _theta(self, device: torch.device, dtype: torch.dtype) -> Theta:
         """The rule's own tensors where they fit, else a copy that is kept until the rule changes."""

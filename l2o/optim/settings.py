@@ -23,6 +23,7 @@ OF_OPTIMIZER: dict[str, Any] = {
     "total_steps": None,
     "nonfinite": "skip",
     "compile": False,
+    "graph": False,
     "state_dtype": None,
     "average_loss": True,
     "watchdog": None,

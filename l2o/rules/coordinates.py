@@ -68,6 +68,11 @@ class Deferred:
         self.names.update(names)
         self._work.append((grads, averages, rates, network))
 
+    def join(self, other: Deferred) -> None:
+        """Note what another has noted."""
+        self.names |= other.names
+        self._work += other._work
+
     def advance(self, seed: int = 0) -> None:
         """Bring the averages up to date; where they are bfloat16 they are rounded at random, from this seed."""
         for grads, averages, rates, network in self._work:
@@ -91,7 +96,8 @@ def deferring(wanted: bool = True) -> Iterator[Deferred]:
         _deferred.reset(token)
 
 
-def _now_deferring() -> Deferred | None:
+def now_deferring() -> Deferred | None:
+    """Where a rule that is called now leaves what is to be done later; None if it must leave nothing."""
     return None if torch.compiler.is_compiling() else _deferred.get()
 
 
@@ -104,7 +110,7 @@ def remember(
         the slots, and what the fast form has seen, if it was taken.
     """
     names = [name for name, p in params.items() if p.numel()]
-    deferred = _now_deferring()
+    deferred = now_deferring()
     if deferred is not None and not all(x.is_contiguous() for name in names for x in slots[name].values()):
         deferred = None  # as loaded from elsewhere; the kernels write to what is contiguous only
     if deferred is None:

@@ -20,6 +20,7 @@ from l2o.rules.base import (
     zero_count,
     zero_step,
 )
+from l2o.rules.constants import numbers
 from l2o.rules.coordinates import LARGE_SLOTS, Seen, measure, remember, respond
 from l2o.rules.features import NUM_EXTENDED_FEATURES, bias_correction, init_averages, initial_rates
 from l2o.rules.loss_features import init_losses, update_losses
@@ -135,9 +136,9 @@ class LearnedMuon(UpdateRule):
         for name, count, own in zip(names, counts, recalled, strict=True):
             kept = slots[name]["recalled"].dtype
             slots[name] = slots[name] | {"count": count.to(kept), "recalled": own.to(kept)}
-        columns = [float(params[name][0].numel()) if params[name].ndim >= 2 else 0.0 for name in names]
+        columns = tuple(float(params[name][0].numel()) if params[name].ndim >= 2 else 0.0 for name in names)
         is_table = recalled[:, BARE] > SPARSE
-        inputs = torch.where(is_table, 0.0, recalled.new_tensor(columns))
+        inputs = torch.where(is_table, 0.0, numbers(columns, recalled))
         steer = self.steering(inputs, measured, recalled, shared, state.step)
         learned = respond(params, grads, slots, seen, self.net(), self.network)
         weights = self._weights(steer, measured, counts, inputs)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from l2o.rules.constants import numbers
 from l2o.rules.features import fraction_features, fraction_trained
 from l2o.rules.loss_features import NUM_LOSS_FEATURES, loss_features
 
@@ -205,7 +206,7 @@ def recall(
     scale = torch.rsqrt(before.clamp(min=TINY)) * torch.rsqrt(squared.clamp(min=TINY))
     now = (products * scale).clamp(-1.0, 1.0)
     now = torch.where(before > 0, now, 0.0).repeat(1, len(COSINE_RATES))
-    pace = recalled.new_tensor(COSINE_RATES).repeat_interleave(2)
+    pace = numbers(COSINE_RATES, recalled).repeat_interleave(2, output_size=NUM_COSINES)
     largest = torch.maximum(recalled[:, -3], second)
     began = torch.where(first, measured[:, 1].to(recalled.dtype), recalled[:, -1])
     cosines = torch.lerp(recalled[:, :NUM_COSINES], now, pace)

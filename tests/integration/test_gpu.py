@@ -60,14 +60,16 @@ def _exact() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+@pytest.mark.parametrize("graph", [False, True], ids=["launched", "graph"])
 @pytest.mark.parametrize("rule", RULES)
-def test_the_drop_in_takes_the_steps_of_the_cpu(rule: str) -> None:
+def test_the_drop_in_takes_the_steps_of_the_cpu(rule: str, graph: bool) -> None:
     torch.manual_seed(1)
     one, found = l2o.load(rule), {}
     for device in ("cpu", "cuda"):
         model = network().to(device)
-        optimizer = l2o.LearnedOptimizer(model.parameters(), copy.deepcopy(one), total_steps=20)
-        losses = train(model, optimizer, 5, device)
+        optimizer = l2o.LearnedOptimizer(model.parameters(), copy.deepcopy(one), total_steps=20, graph=graph)
+        losses = train(model, optimizer, 8, device)
+        assert device == "cpu" or bool(optimizer._runner._graphs) == graph
         found[device] = losses, torch.cat([p.detach().cpu().flatten() for p in model.parameters()])
     torch.testing.assert_close(torch.tensor(found["cuda"][0]), torch.tensor(found["cpu"][0]), rtol=5e-3, atol=5e-4)
     # Newton-Schulz iterates in bfloat16, whose rounding is each device's own
@@ -88,19 +90,21 @@ def test_with_kernels_and_without_it_is_one_optimizer(rule: str, monkeypatch: py
     assert (found[0] - found[1]).norm() < 0.02 * moved
 
 
+@pytest.mark.parametrize("graph", [False, True], ids=["launched", "graph"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-def test_mixed_precision_trains(dtype: torch.dtype) -> None:
+def test_mixed_precision_trains(dtype: torch.dtype, graph: bool) -> None:
     model = network().cuda()
-    optimizer = l2o.LearnedOptimizer(model.parameters(), total_steps=60)
+    optimizer = l2o.LearnedOptimizer(model.parameters(), total_steps=60, graph=graph)
     losses = train(model, optimizer, 60, "cuda", dtype=dtype)
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
+@pytest.mark.parametrize("graph", [False, True], ids=["launched", "graph"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-def test_parameters_in_half_precision_train(dtype: torch.dtype) -> None:
+def test_parameters_in_half_precision_train(dtype: torch.dtype, graph: bool) -> None:
     model = network().cuda().to(dtype)
-    optimizer = l2o.LearnedOptimizer(model.parameters(), total_steps=40)
+    optimizer = l2o.LearnedOptimizer(model.parameters(), total_steps=40, graph=graph)
     first, last = [], []
     for step in range(40):
         x, y = (part.cuda() for part in images(seeded(step)))
@@ -127,10 +131,11 @@ def test_gradients_that_overflow_are_left_out_by_the_scaler() -> None:
     assert scaler.get_scale() < 2.0**40
 
 
-def test_a_step_that_is_not_finite_changes_nothing() -> None:
+@pytest.mark.parametrize("graph", [False, True], ids=["launched", "graph"])
+def test_a_step_that_is_not_finite_changes_nothing(graph: bool) -> None:
     model = network().cuda()
-    optimizer = l2o.LearnedOptimizer(model.parameters())
-    train(model, optimizer, 2, "cuda")
+    optimizer = l2o.LearnedOptimizer(model.parameters(), graph=graph)
+    train(model, optimizer, 5, "cuda")
     before, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict()["state"])
     next(model.parameters()).grad.view(-1)[0] = float("nan")
     with pytest.warns(RuntimeWarning, match="not finite"):
@@ -138,6 +143,31 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
     assert optimizer.skipped_steps == 1
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
     _same(optimizer.state_dict()["state"], state)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_graphs_of_an_optimizer_that_is_changed_in_between(rule: str) -> None:
+    torch.manual_seed(1)
+    one, ends = l2o.load(rule), []
+    for graph in (False, True):
+        model = network().cuda()
+        optimizer = l2o.LearnedOptimizer(model.parameters(), copy.deepcopy(one), total_steps=40, graph=graph)
+        train(model, optimizer, 6, "cuda")
+        saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+        train(model, optimizer, 6, "cuda", seed=1)
+        model.load_state_dict(saved[0])  # back to where it was
+        optimizer.load_state_dict(saved[1])
+        train(model, optimizer, 6, "cuda", seed=2)
+        next(model.parameters()).requires_grad_(False)  # fewer parameters, later as many as before
+        train(model, optimizer, 4, "cuda", seed=3)
+        next(model.parameters()).requires_grad_(True)
+        with torch.no_grad():
+            for p in model.parameters():  # memory of others
+                p.data = p.detach().clone()
+        train(model, optimizer, 6, "cuda", seed=4)
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    moved = (ends[0] - torch.cat([p.detach().flatten() for p in network().parameters()]).cuda()).norm()
+    assert (ends[0] - ends[1]).norm() < 0.02 * moved
 
 
 def _same(a: object, b: object) -> None:
@@ -191,16 +221,32 @@ def test_meta_training_on_the_gpu(rule: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("learner", ["prototypical", "maml", "anil", "snail", "versa", "dnc"])
 def test_learning_to_learn_on_the_gpu(learner: str, tmp_path: Path) -> None:
-    words = ["learn", "--learner", learner, "--data", "digits", "--way", "2", "--train-way", "2", "--steps", "6", "--evaluate-every", "3"]
+    words = [
+        "learn",
+        "--learner",
+        learner,
+        "--data",
+        "digits",
+        "--way",
+        "2",
+        "--train-way",
+        "2",
+        "--steps",
+        "6",
+        "--evaluate-every",
+        "3",
+    ]
     usual = ["--validation-episodes", "8", "--test-episodes", "8", "--threads", "1", "--device", "cuda"]
     _run([*words, *usual], tmp_path / "run")
     assert json.loads((tmp_path / "run" / "test.json").read_text())["steps"] == 6
 
 
-def test_a_step_needs_no_more_looks_at_the_device_than_it_tells() -> None:
+@pytest.mark.parametrize("graph", [False, True], ids=["launched", "graph"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_that_does_not_look_never_waits(rule: str, graph: bool) -> None:
     model = network().cuda()
-    optimizer = l2o.LearnedOptimizer(model.parameters(), "mlp", nonfinite="ignore")
-    train(model, optimizer, 3, "cuda")
+    optimizer = l2o.LearnedOptimizer(model.parameters(), rule, total_steps=20, nonfinite="ignore", graph=graph)
+    train(model, optimizer, 5, "cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
         optimizer.step(loss=torch.ones((), device="cuda"))
