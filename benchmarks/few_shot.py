@@ -42,10 +42,10 @@ RUNS: dict[str, dict[str, Any]] = {
         "evaluate_every": 1000,
         "validation_episodes": 100,
     },
-    "snail": {"steps": 20000, "num_episodes": 32, "evaluate_every": 1000},
-    "versa": {"steps": 20000, "num_episodes": 16, "evaluate_every": 1000},
-    "lstm": {"steps": 20000, "evaluate_every": 1000},
-    "hypernetwork": {"steps": 20000, "evaluate_every": 1000},
+    "snail": {"steps": 4500, "num_episodes": 32, "evaluate_every": 750},
+    "versa": {"steps": 4500, "num_episodes": 16, "evaluate_every": 750},
+    "lstm": {"steps": 4500, "num_episodes": 32, "evaluate_every": 750},
+    "hypernetwork": {"steps": 4500, "num_episodes": 32, "evaluate_every": 750},
 }
 """Settings of `l2o learn` beside those of each learner's paper. Several numbers of steps are stages: the run is resumed
 with the next one, so that the learning rate rises again and comes down over the rest."""

@@ -57,6 +57,7 @@ class Config:
         checkpoint_every: steps between checkpoints.
         speed: measure sequences per CPU-second of the NTM too.
         threads: CPU threads.
+        device: where the networks compute; a run may go on on another.
         out: folder of the runs and rows.
         record: keep the rows in benchmarks/results.
     """
@@ -70,6 +71,7 @@ class Config:
     checkpoint_every: int = 250
     speed: bool = True
     threads: int = 1
+    device: str = "cpu"
     out: Path = Path("runs/memory")
     record: bool = False
 
@@ -82,7 +84,7 @@ class Training:
         self.total = config.steps or setting.steps
         self.directory = RunDirectory(folder, file="model.safetensors")
         torch.manual_seed(seed)
-        self.model, self.generator = setting.make(), seeded(seed)
+        self.model, self.generator = setting.make().to(config.device), seeded(seed)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr or setting.lr)
         self.rate = self.optimizer.param_groups[0]["lr"]
         self.told: dict[str, Any] = {
@@ -91,6 +93,7 @@ class Training:
             "faultless": 0,
             "skipped": 0,
             "trained_at": commit(),
+            "device": config.device,
         }
         self.best: dict[str, Any] = {"badness": float("inf"), "step": 0, "model": {}}
         self.recent: list[float] = []

@@ -16,6 +16,7 @@ from l2o.tasks import AssociativeRecall, Copy, LabelShiftedStream, RepeatCopy
 from l2o.tasks.data import omniglot_classes
 from l2o.tasks.sequences import SequenceSource, bit_loss, bits_wrong
 from l2o.tasks.stream import accuracy_by_instance, labels_before, stream_loss
+from l2o.types import device_of, tree_to
 
 Scores = dict[str, float]
 
@@ -29,7 +30,7 @@ class Bits:
 
     def loss(self, model: nn.Module, generator: Generator, num: int) -> Tensor:
         """Of a fresh batch."""
-        drawn = self.source.sample(generator, num)
+        drawn = tree_to(self.source.sample(generator, num), device_of(model))
         return bit_loss(model(drawn.x), drawn)
 
     def scores(self, model: nn.Module, generator: Generator, num: int) -> Scores:
@@ -38,7 +39,7 @@ class Bits:
         for name, sources in self.judged.items():
             wrong, steps = 0.0, 0.0
             for source in sources:
-                drawn = source.sample(generator, max(1, num // len(sources)))
+                drawn = tree_to(source.sample(generator, max(1, num // len(sources))), device_of(model))
                 wrong += float(bits_wrong(model(drawn.x), drawn).mean()) / len(sources)
                 steps += float(drawn.mask[0].sum()) / len(sources)
             found |= {f"{name}: bits wrong": wrong, f"{name}: a step": wrong / steps}
@@ -62,12 +63,12 @@ class Characters:
 
     def loss(self, model: nn.Module, generator: Generator, num: int) -> Tensor:
         """Of a fresh batch."""
-        x, y = self.source("train").sample(generator, num)
+        x, y = tree_to(self.source("train").sample(generator, num), device_of(model))
         return stream_loss(model(x, labels_before(y, self.way)), y)
 
     def scores(self, model: nn.Module, generator: Generator, num: int, part: str = "validation") -> Scores:
         """Accuracy by instance, percent, in chunks that fit a small memory."""
-        x, y = self.source(part).sample(generator, num)
+        x, y = tree_to(self.source(part).sample(generator, num), device_of(model))
         chunks = zip(x.split(32), y.split(32), strict=True)
         scores = torch.cat([model(some, labels_before(of, self.way)) for some, of in chunks])
         return {f"instance {k}": 100 * value for k, value in accuracy_by_instance(scores, y).items()}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Values: TypeAlias = "tuple[float | Values, ...]"
+"""Numbers, or equal rows of them."""
 
-def numbers(values: tuple[float, ...], like: Tensor) -> Float[Tensor, " k"]:
+
+def numbers(values: Values, like: Tensor) -> Float[Tensor, "..."]:
     """Numbers in the precision and on the device of a tensor; on a GPU they are kept, because a copy waits for it."""
     if not like.is_cuda or torch.compiler.is_compiling() or torch._C._functorch.get_interpreter_stack():
         return like.new_tensor(values)
@@ -17,5 +21,5 @@ def numbers(values: tuple[float, ...], like: Tensor) -> Float[Tensor, " k"]:
 
 
 @cache
-def _kept(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _kept(values: Values, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=dtype, device=device)

@@ -181,7 +181,7 @@ class LearnedMuon(UpdateRule):
         one looks ahead with a share of the gradient.
         """
         r = self.rates.to(counts.dtype)
-        unit = torch.rsqrt(measured[:, [2, 3, 0]].clamp(min=SMALLEST))
+        unit = torch.rsqrt(torch.stack([measured[:, i] for i in (2, 3, 0)], dim=1).clamp(min=SMALLEST))
         corrected = torch.stack([1 / bias_correction(r[0], counts), 1 / bias_correction(r[1], counts)], dim=1)
         corrected = torch.nn.functional.pad(corrected, (0, 1), value=1.0)
         is_vector = inputs == 0

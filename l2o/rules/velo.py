@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from l2o.kernels.coordinate_mlp import Network
 from l2o.rules.base import OptState, UpdateRule, check, check_mlp, check_scales, run_length, working, zero_step
+from l2o.rules.constants import numbers
 from l2o.rules.coordinates import LARGE_SLOTS, remember, respond
 from l2o.rules.features import fraction_features, fraction_trained, init_averages, initial_rates
 from l2o.rules.loss_features import NUM_LOSS_FEATURES, init_losses, loss_features, update_losses
@@ -144,7 +145,7 @@ class VeLO(UpdateRule):
         fraction = fraction_trained(step, total).to(dtype)
         run = torch.where(total > 0, fraction_features(fraction, self.thresholds), 0.0)
         run = torch.cat([run, loss_features(shared).to(dtype)]).expand(len(params), -1)
-        ranks = rank_features([p.shape for p in params.values()]).to(statistics)
+        ranks = rank_features([p.shape for p in params.values()], statistics)
         features = torch.cat([run, tensor_features(statistics).to(dtype), ranks.to(dtype)], dim=1)
         hidden = torch.stack([slots[name]["hidden"].to(dtype) for name in params])
         controls, multipliers, hidden = self.controller(features, hidden)
@@ -210,10 +211,10 @@ def tensor_features(statistics: Float[Tensor, "tensors 6"]) -> Float[Tensor, "te
     return torch.log(1e-8 + (10.0 * squared).abs()).clamp(-5.0, 5.0) * 0.5
 
 
-def rank_features(shapes: Sequence[Sequence[int]]) -> Float[Tensor, "tensors r"]:
-    """Each tensor's rank (dimensions above 1), one-hot."""
+def rank_features(shapes: Sequence[Sequence[int]], like: Tensor) -> Float[Tensor, "tensors r"]:
+    """Each tensor's rank (dimensions above 1), one-hot, beside another tensor."""
     ranks = [min(sum(size > 1 for size in shape), NUM_RANKS - 1) for shape in shapes]
-    return torch.eye(NUM_RANKS)[ranks]
+    return numbers(tuple(tuple(float(rank == i) for i in range(NUM_RANKS)) for rank in ranks), like)
 
 
 def _init_layer(num: int, num_outputs: int, num_inputs: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,7 @@ def test_state_moves_between_devices(rule: str, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.tensor(ends[0]), torch.tensor(ends[1]), rtol=5e-3, atol=5e-4)
 
 
+@pytest.mark.filterwarnings("ignore:TensorFloat32")
 def test_a_compiled_training_step() -> None:
     model, found = network().cuda(), []
     for compiled in (False, True):
@@ -247,8 +249,10 @@ def test_a_step_that_does_not_look_never_waits(rule: str, graph: bool) -> None:
     model = network().cuda()
     optimizer = l2o.LearnedOptimizer(model.parameters(), rule, total_steps=20, nonfinite="ignore", graph=graph)
     train(model, optimizer, 5, "cuda")
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls it a prototype
+            torch.cuda.set_sync_debug_mode("error")
         optimizer.step(loss=torch.ones((), device="cuda"))
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -91,7 +91,7 @@ def test_tensor_features_are_clipped_logarithms_and_the_rank() -> None:
     slot = init_averages(p)
     slot["momenta"][1, 0] = 4.0  # mean 4/3, variance 32/9, in units of the parameters / 4
     slot["second"][:] = 6.0
-    found = torch.cat([tensor_features(statistics(p, slot).unsqueeze(0))[0], rank_features([p.shape])[0]])
+    found = torch.cat([tensor_features(statistics(p, slot).unsqueeze(0))[0], rank_features([p.shape], p)[0]])
     zero = max(math.log(1e-8), -5.0) * 0.5
     variance = 0.5 * math.log(10 * 32 / 9 / 4)
     expected = [zero, variance, zero, 0.5 * math.log(10 * 3.0), zero, 0.0, 0.0, 1.0, 0.0, 0.0]
