@@ -92,7 +92,7 @@ def _meta_step() -> str:
 
 
 def _few_shot() -> str:
-    rows = [row for row in read("few_shot") if (row["way"], row["shot"]) == (5, 1) and "cpu_seconds" in row]
+    rows = [row for row in read("few_shot") if (row["way"], row["shot"]) == (5, 1) and "steps" in row]
     return ", ".join(f"{row['learner']} {100 * row['score']:.1f}%" for row in rows)
 
 

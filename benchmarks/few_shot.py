@@ -25,6 +25,7 @@ from benchmarks.record import commit, keep
 from l2o.learners.metric.siamese import pairs, verification_accuracy
 from l2o.load import load
 from l2o.tasks.data import omniglot_classes
+from l2o.training.config import read_config
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import JudgeConfig, judge_saved
 from l2o.types import seeded
@@ -69,6 +70,7 @@ class Config:
         only: learners; all if empty.
         threads: CPU threads of a run.
         device: where learners are trained and judged.
+        finish: bring runs to their end; else those that were stopped are judged by the best they had come to.
         out: folder of the runs and rows.
         record: keep the rows in benchmarks/results.
     """
@@ -76,6 +78,7 @@ class Config:
     only: tuple[str, ...] = ()
     threads: int = 1
     device: str = "cpu"
+    finish: bool = True
     out: Path = Path("runs/few_shot")
     record: bool = False
 
@@ -115,13 +118,18 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         began = folder / "commit.txt"
         if not began.exists():
             began.write_text(commit())
-        for steps in stages(learner):
+        for steps in stages(learner) if config.finish else ():
             if trained(folder) < steps:
                 words = command(config, learner, steps)
                 subprocess.run([sys.executable, "-m", "l2o.cli", *words], check=True)
-        told = json.loads((folder / "test.json").read_text())
+        told = json.loads((folder / "test.json").read_text()) if trained(folder) else stopped(folder)
         norm = LearnConfig(learner=learner).resolved().norm
-        more = {"trained_at": began.read_text(), "settings": RUNS[learner], "norm": norm, "device": config.device}
+        more = {
+            "trained_at": began.read_text(),
+            "settings": RUNS[learner],
+            "norm": norm,
+            "device": device_of_run(folder),
+        }
         for way in ALSO.get(learner, ()):
             yield {**judge_saved(JudgeConfig(str(folder / "best.safetensors"), way=way)), **more} | {"learner": learner}
         if learner in TRANSDUCTIVE:
@@ -135,6 +143,17 @@ def verification(folder: Path, num: int = 10000) -> float:
     """The share of pairs of test drawings of which the siamese network says rightly whether they are one character."""
     adaptation = load(folder / "best.safetensors").eval()
     return verification_accuracy(adaptation.learner, pairs(omniglot_classes("test"), num, seeded(0)))
+
+
+def device_of_run(folder: Path) -> str:
+    """Where it was trained."""
+    return read_config(folder / "config.yaml", LearnConfig).device
+
+
+def stopped(folder: Path) -> dict[str, Any]:
+    """The report of a run as it was left, on its best learner so far."""
+    made = json.loads((folder / "ledger.jsonl").read_text().splitlines()[-1])["step"]
+    return {**judge_saved(JudgeConfig(str(folder), threads=1)), "steps": made, "stopped": True}
 
 
 def trained(folder: Path) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import (
     claims,
     cluster,
+    gpu_training,
     icl_cache,
     icl_models,
     in_context,
@@ -62,6 +63,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "celo": in_the_box.celo,
     "versions": in_the_box.history,
     "speed": speed.table,
+    "gpu_training": gpu_training.table,
     "few_shot": learners.few_shot,
     "meta_step": learners.meta_step,
     "sinusoid": learners.sinusoid,

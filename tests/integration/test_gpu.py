@@ -2,7 +2,6 @@
 
 import copy
 import json
-import warnings
 from pathlib import Path
 
 import pytest
@@ -241,18 +240,3 @@ def test_learning_to_learn_on_the_gpu(learner: str, tmp_path: Path) -> None:
     usual = ["--validation-episodes", "8", "--test-episodes", "8", "--threads", "1", "--device", "cuda"]
     _run([*words, *usual], tmp_path / "run")
     assert json.loads((tmp_path / "run" / "test.json").read_text())["steps"] == 6
-
-
-@pytest.mark.parametrize("graph", [False, True], ids=["launched", "graph"])
-@pytest.mark.parametrize("rule", RULES)
-def test_a_step_that_does_not_look_never_waits(rule: str, graph: bool) -> None:
-    model = network().cuda()
-    optimizer = l2o.LearnedOptimizer(model.parameters(), rule, total_steps=20, nonfinite="ignore", graph=graph)
-    train(model, optimizer, 5, "cuda")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch calls it a prototype
-            torch.cuda.set_sync_debug_mode("error")
-        optimizer.step(loss=torch.ones((), device="cuda"))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
