@@ -21,6 +21,11 @@ def table() -> str:
         ("meta-training: time of an inner step", _throughput(), "docs/results/speed.md"),
         ("MAML: time of a meta-iteration", _meta_step(), "docs/results/learners.md"),
         ("few-shot learning: Omniglot, 5 classes, 1 example each", _few_shot(), "docs/results/learners.md"),
+        (
+            "regression in context: a transformer's error over ridge regression's",
+            _linear(),
+            "docs/results/in_context.md",
+        ),
         ("a LoRA of SmolLM2-135M, tuned on 16 examples", _lora(), "docs/results/in_context.md"),
         ("meta-training on Ray while its workers are killed", _soak(), "docs/guide/cluster.md"),
         ("the gate that an agent's changes must pass", _gate(), "docs/guide/agents.md"),
@@ -94,6 +99,17 @@ def _meta_step() -> str:
 def _few_shot() -> str:
     rows = [row for row in read("few_shot") if (row["way"], row["shot"]) == (5, 1) and "steps" in row]
     return ", ".join(f"{row['learner']} {100 * row['score']:.1f}%" for row in rows)
+
+
+def _linear() -> str:
+    (row,) = (
+        row
+        for row in read("in_context")
+        if (row["learner"], row["data"], row["inputs"]) == ("in-context", "linear", "as in training")
+    )
+    of = [row["by_examples"][k]["error"] for k in ("5", "10", "15")]
+    ratios = ", ".join(f"{error['transformer'] / error['ridge']:.2f}" for error in of)
+    return f"{ratios} with 5, 10, 15 examples, after {row['cpu_seconds'] / 60:.0f} CPU minutes"
 
 
 def _lora() -> str:

@@ -21,7 +21,7 @@ def few_shot() -> str:
         steps, minutes = (f"{row[key]:,.0f}" if key in row else "" for key in ("steps", "cpu_seconds"))
         if "cpu_seconds" in row:
             minutes = f"{row['cpu_seconds'] / 60:.0f}"
-        minutes += " beside a GPU" * (row.get("device", "cpu") != "cpu")
+        minutes = " ".join([minutes, "beside a GPU"] if row.get("device", "cpu") != "cpu" else [minutes]).strip()
         steps += ", stopped there" * ("stopped" in row)
         together = "together" if row["norm"] == "batch" else "alone"
         lines.append(f"| {row['learner']} | {row['way']} | {accuracy} | {together} | {steps} | {minutes} |")
@@ -133,6 +133,71 @@ def meta_step() -> str:
         "Milliseconds, medians of alternating repeats, 1 thread; MiB: the most that the process grows by. Sinusoid: 25 "
         "tasks of 10 points; conv4: 4 tasks, 5-way 1-shot, 15 queries a class; proto: 4 episodes of the same. How many "
         f"times: of our fastest form. {first['machine']}, commit {_commits(rows, 'commit')}.",
+    ]
+    return "\n".join(lines)
+
+
+def memory() -> str:
+    """What networks with a memory get wrong."""
+    rows = [row for row in read("memory") if "step" in row]
+    lines = ["| run | steps | CPU minutes | scores, and targets | steps that were not finite |", "| --- " * 5 + "|"]
+    for row in rows:
+        scores = "; ".join(
+            f"{name} {readable(value)}" + (f" ({readable(row['targets'][name])})" if name in row["targets"] else "")
+            for name, value in row["scores"].items()
+        )
+        done = f"{row['step']:,}" + (", until nothing was wrong" if row["faultless"] else "")
+        lines.append(f"| {row['run']} | {done} | {row['cpu_seconds'] / 60:.0f} | {scores} | {row['skipped']} |")
+    first = rows[0]
+    lines += [
+        "",
+        "Bits wrong of a sequence, and of a step of its answer, on 1,000 sequences that nothing was chosen by; instances: "
+        f"accuracy in percent at the first, second, ... drawing of a character. Batches of 16, Adam, one seed. Trained "
+        f"at commits {_commits(rows, 'trained_at')}, judged on {first['machine']}.",
+    ]
+    return "\n".join(lines)
+
+
+def gaussian_classes() -> str:
+    """Accuracy beside the best possible, trained by Adam and by the optimizer in the box."""
+    rows = read("gaussian_classes")
+    limits = {row["learner"]: row["score"] for row in rows if "steps" not in row}
+    trained = [row for row in rows if "steps" in row]
+    lines = ["| learner | Adam 1e-3 | the optimizer in the box | CPU minutes | |", "| --- " * 5 + "|"]
+    for name in dict.fromkeys(row["learner"] for row in trained):
+        of = {row["optimizer"]: row for row in trained if row["learner"] == name}
+        both = [of.get(optimizer) for optimizer in ("Adam", "default")]
+        cells = ["" if row is None else f"{row['score']:.4f} ± {row['half_interval']:.4f}" for row in both]
+        minutes = ", ".join("" if row is None else f"{row['cpu_seconds'] / 60:.1f}" for row in both)
+        better = "" if None in both else f"{both[1]['score'] - both[0]['score']:+.4f}"  # type: ignore[index]
+        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {minutes} | {better} |")
+    first = trained[0]
+    told = ", ".join(f"{name} {value:.4f}" for name, value in limits.items())
+    lines += [
+        "",
+        f"Limits: {told}. {first['train_episodes']:,} training episodes, {first['episodes']:,} test episodes, 95% interval "
+        f"over them, one seed; neither optimizer was tuned. {first['machine']}, commits {_commits(trained, 'trained_at')}.",
+    ]
+    return "\n".join(lines)
+
+
+def neural_processes() -> str:
+    """Log-likelihoods beside exact limits, and calibration."""
+    rows = read("neural_processes")
+    lines = ["| learner | data | optimizer | steps | nats | wanted | below the limit | 90% intervals cover | CPU min |"]
+    lines.append("| --- " * 9 + "|")
+    for row in rows:
+        cells = [row["learner"], row["data"], row["optimizer"], f"{row['steps']:,}"]
+        cells += [f"{row['log_likelihood']:.3f} ± {row['half_interval']:.3f}"]
+        cells += ["" if row["target"] is None else f"{row['target']:.2f}"]
+        cells += [f"{row['gap']:.3f} ± {row['half_gap']:.3f}", f"{100 * row['coverage']['0.9']:.1f}%"]
+        lines.append("| " + " | ".join([*cells, f"{row['cpu_seconds'] / 60:.0f}"]) + " |")
+    first = rows[0]
+    lines += [
+        "",
+        "Nats of a target point, 95% intervals over batches of 16 tasks. The limit: the best that one Gaussian at each "
+        "point can reach on the same tasks, for tnp-a that of all points together. One seed. "
+        f"{first['machine']}, commits {_commits(rows, 'computed_at')}.",
     ]
     return "\n".join(lines)
 
