@@ -151,9 +151,9 @@ def memory() -> str:
     first = rows[0]
     lines += [
         "",
-        "Bits wrong of a sequence, and of a step of its answer, on 1,000 sequences that nothing was chosen by; instances: "
-        f"accuracy in percent at the first, second, ... drawing of a character. Batches of 16, Adam, one seed. Trained "
-        f"at commits {_commits(rows, 'trained_at')}, judged on {first['machine']}.",
+        "Bits wrong of a sequence, and of a step of its answer, on 1,000 sequences that nothing was chosen by; "
+        "instances: accuracy in percent at the first, second, ... drawing of a character. Batches of 16, Adam, one "
+        f"seed. Trained at commits {_commits(rows, 'trained_at')}, judged on {first['machine']}.",
     ]
     return "\n".join(lines)
 
@@ -175,8 +175,9 @@ def gaussian_classes() -> str:
     told = ", ".join(f"{name} {value:.4f}" for name, value in limits.items())
     lines += [
         "",
-        f"Limits: {told}. {first['train_episodes']:,} training episodes, {first['episodes']:,} test episodes, 95% interval "
-        f"over them, one seed; neither optimizer was tuned. {first['machine']}, commits {_commits(trained, 'trained_at')}.",
+        f"Limits: {told}. {first['train_episodes']:,} training episodes, {first['episodes']:,} test episodes, 95% "
+        "interval over them, one seed; neither optimizer was tuned. "
+        f"{first['machine']}, commits {_commits(trained, 'trained_at')}.",
     ]
     return "\n".join(lines)
 

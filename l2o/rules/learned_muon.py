@@ -124,14 +124,16 @@ class LearnedMuon(UpdateRule):
         shared = state.shared if loss is None else update_losses(state.shared, loss)
         slots, seen = remember(params, grads, state.slots, self.rates, self.network)
         names = [name for name, p in params.items() if p.numel()]
-        updates = {name: torch.zeros_like(p) for name, p in params.items()}
+        updates = {name: p if name in names else torch.zeros_like(p) for name, p in params.items()}  # in this order
         if not names:
             return updates, OptState(state.step + 1, slots, shared)
         measured = measure(params, grads, slots, seen, self.network)
         counts = torch.stack([slots[name]["count"] for name in names]) + 1
         second = measured[:, 33] / bias_correction(self.rates[3].to(measured.dtype), counts.to(measured.dtype))
         before = torch.stack([slots[name]["recalled"] for name in names])
-        bare = torch.stack([_bare(grads[name]) for name in names]).to(before.dtype)
+        none = counts.new_zeros(())
+        bare = torch.stack([_bare(grads[name]) if _may_be_table(grads[name]) else none for name in names])
+        bare = bare.to(before.dtype)
         recalled = recall(measured, before, second, self.rates[:2], bare, counts == 1)
         for name, count, own in zip(names, counts, recalled, strict=True):
             kept = slots[name]["recalled"].dtype
@@ -141,27 +143,32 @@ class LearnedMuon(UpdateRule):
         inputs = torch.where(is_table, 0.0, numbers(columns, recalled))
         steer = self.steering(inputs, measured, recalled, shared, state.step)
         learned = respond(params, grads, slots, seen, self.net(), self.network)
-        weights = self._weights(steer, measured, counts, inputs)
+        weights = self._weights(steer, measured, counts, inputs).unbind(1)
+        correction = bias_correction(self.rates[3].to(counts.dtype), counts)
         whole, apart = {}, {}  # directions of matrices, and of what keeps its coordinates apart
-        for name, weight, count in zip(names, weights, counts, strict=True):
+        for name, *weight, corrected in zip(names, *(x.unbind() for x in (*weights, correction)), strict=True):
             grad = self._bounded(name, params, grads)
             fast, slow, second = self._averages(grad, slots[name], seen)
             look, more = weight[0] * fast + weight[1] * slow + weight[2] * grad, learned[name].to(grad.dtype)
             if grad.ndim >= 2:
                 whole[name] = look + more
             if grad.ndim < 2 or _may_be_table(grad):
-                second = second / bias_correction(self.rates[3].to(grad.dtype), count)
+                second = second / corrected
                 apart[name] = look * torch.rsqrt(second.clamp(min=SMALLEST)) + more
         sizes = -self.step_scale * steer.factors
-        moving = apart | orthogonal_steps(whole, dict(zip(names, measured[:, -1], strict=True)), MATRIX_SHARE, MOST)
-        for name, table in zip(names, is_table, strict=True):
+        moving = apart | orthogonal_steps(
+            whole, dict(zip(names, measured[:, -1].unbind(), strict=True)), MATRIX_SHARE, MOST
+        )
+        for name, table in zip(names, is_table.unbind(), strict=True):
             if name in whole and name in apart:
                 moving[name] = torch.where(table, apart[name], moving[name])
-        for name, size, decay in zip(names, sizes, steer.decays, strict=True):
+        for name, size, decay in zip(names, sizes.unbind(), steer.decays.unbind(), strict=True):
             step = size.to(moving[name].dtype) * moving[name]
-            forgotten = decay.to(step.dtype) * params[name].to(step.dtype)
-            # coordinates that have never had a gradient stay
-            updates[name] = torch.where(step != 0, step - forgotten, step).to(params[name].dtype)
+            if name in whole:  # else there is no decay
+                forgotten = decay.to(step.dtype) * params[name].to(step.dtype)
+                # coordinates that have never had a gradient stay
+                step = torch.where(step != 0, step - forgotten, step)
+            updates[name] = step.to(params[name].dtype)
         return updates, OptState(state.step + 1, slots, shared)
 
     def _bounded(self, name: str, params: Params, grads: Params) -> Tensor:
@@ -193,11 +200,12 @@ class LearnedMuon(UpdateRule):
 
     def _averages(self, grad: Tensor, slot: dict[str, Tensor], seen: Seen | None) -> tuple[Tensor, Tensor, Tensor]:
         """Fast and slow momentum and second moment after this gradient, also where `remember` has put that off."""
-        m, v = slot["momenta"][:2].to(grad.dtype), slot["second"][0].to(grad.dtype)
+        fast, slow, *_ = slot["momenta"].unbind()
+        fast, slow, v = (x.to(grad.dtype) for x in (fast, slow, slot["second"][0]))
         if seen is None or seen.rates is None:
-            return m[0], m[1], v
-        r = self.rates.to(grad.dtype)
-        return torch.lerp(m[0], grad, r[0]), torch.lerp(m[1], grad, r[1]), torch.lerp(v, grad.square(), r[3])
+            return fast, slow, v
+        r = self.rates.to(grad.dtype).unbind()
+        return torch.lerp(fast, grad, r[0]), torch.lerp(slow, grad, r[1]), torch.lerp(v, grad.square(), r[3])
 
 
 def _may_be_table(p: Tensor) -> bool:
@@ -205,7 +213,5 @@ def _may_be_table(p: Tensor) -> bool:
 
 
 def _bare(grad: Tensor) -> Float[Tensor, ""]:
-    """Share of the rows of what may be a table whose gradient is zero; 0 of anything else."""
-    if not _may_be_table(grad):
-        return working(grad).new_zeros(())
+    """Share of the rows of a matrix whose gradient is zero."""
     return 1.0 - (grad != 0).any(dim=1).to(working(grad).dtype).mean()
