@@ -1,11 +1,14 @@
 """Does meta-training make a small language model better at learning from demonstrations? (Min et al., 2022)
 
     python -m benchmarks.meta_icl --record
+    python -m benchmarks.meta_icl --model tiny-gpt --record
 
-A GPT-2 of 330,000 weights, fresh, is trained on 47 intents of BANKING77, once to name the intent of a text alone
-(multi-task, zero-shot), once behind demonstrations of each option (MetaICL); as many pairs are read in a step of both.
-Both are judged on 20 intents that were never trained on, with the same draws of four intents, demonstrations and texts:
-the first without demonstrations (zero-shot) and with them (plain in-context learning). Runs that were stopped go on.
+A language model, SmolLM2-135M-Instruct or a fresh GPT-2 of 330,000 weights, is trained on 47 intents of BANKING77, once
+to name the intent of a text alone (multi-task, zero-shot), once behind demonstrations of each option (MetaICL); as many
+pairs are read in a step of both. The best weights are chosen by 10 other intents. Both are judged on 20 intents that
+were never trained on, with the same draws of four intents, demonstrations and texts, beside the pretrained model as it
+is (plain in-context learning; of the fresh one, what was trained without demonstrations takes its place). All see the
+intents' real names. Runs that were stopped go on.
 """
 
 from __future__ import annotations
@@ -28,10 +31,13 @@ from l2o.files import write_atomically
 from l2o.learners.adaptation import Adaptation
 from l2o.load import load
 from l2o.training.evaluate import half_interval
-from l2o.training.icl import IclConfig
+from l2o.training.icl import IclConfig, load_tasks
 from l2o.training.icl_command import icl, judge_task
 
-HELD_OUT = ("banking77-test", "banking77-validation")
+TEST, VALIDATION = "banking77-test", "banking77-validation"
+
+PRETRAINED = "in-context"
+"""What the model is called that is left as it is."""
 
 
 @dataclass(frozen=True)
@@ -39,30 +45,40 @@ class Config:
     """Everything that can change the result.
 
     Arguments:
+        model: as of `l2o icl`.
         methods: direct, channel.
         seeds: of weights and training episodes; the draws that all are judged by are the same.
         steps: outer steps.
+        episodes: prompts of a step.
         optimizer: of the weights: a class of torch.optim, which gets a warm-up and a cosine, or an update rule, which
             needs neither.
         lr: its rate.
+        bfloat16: matrix products of training in bfloat16; judgements never are.
         way: options of an episode.
         shot: demonstrations of each.
         judgements: draws of options, demonstrations and texts.
         items: texts of each.
+        validations: choices of the best weights in a run.
+        judged_on: intents: those of the test, or, to choose settings, of the validation.
         threads: CPU threads.
         out: folder of the runs and rows.
         record: keep the rows in benchmarks/results.
     """
 
-    methods: tuple[str, ...] = ("channel", "direct")
-    seeds: tuple[int, ...] = (0,)
-    steps: int = 1500
-    optimizer: str = "default"
-    lr: float = 1.0
+    model: str = "smollm2"
+    methods: tuple[str, ...] = ("direct",)
+    seeds: tuple[int, ...] = (1,)
+    steps: int = 40
+    episodes: int = 4
+    optimizer: str = "AdamW"
+    lr: float = 1e-4
+    bfloat16: bool = True
     way: int = 4
     shot: int = 2
-    judgements: int = 10
-    items: int = 40
+    judgements: int = 20
+    items: int = 8
+    validations: int = 4
+    judged_on: str = TEST
     threads: int = 1
     out: Path = Path("runs/meta_icl")
     record: bool = False
@@ -75,24 +91,27 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
             zero, with_demonstrations = (_trained(config, method, seed, shot) for shot in (0, config.shot))
             found = {
                 "zero-shot": (zero, 0),
-                "in-context": (zero, config.shot),
+                "zero-shot, with demonstrations": (zero, config.shot),
                 "MetaICL, no demonstrations": (with_demonstrations, 0),
                 "MetaICL": (with_demonstrations, config.shot),
             }
+            if config.model == "tiny-gpt":
+                found[PRETRAINED] = found.pop("zero-shot, with demonstrations")
+            else:
+                found[PRETRAINED] = (dataclasses.replace(with_demonstrations, steps=0), config.shot)
             accuracies = {name: _judged(config, *of) for name, of in found.items()}
             for name, (settings, _) in found.items():
                 told = accuracies[name]
                 gain = [a - b for a, b in zip(accuracies["MetaICL"]["accuracies"], told["accuracies"], strict=True)]
-                report = json.loads((_folder(config, settings) / "test.json").read_text())
                 yield {
+                    "model": Path(config.model).name,
                     "method": method,
                     "seed": seed,
                     "how": name,
                     **told,
                     "metaicl_gains": fmean(gain),
                     "half_gain": half_interval(torch.tensor(gain)),
-                    "cpu_seconds": report["cpu_seconds"],
-                    "computed_at": (_folder(config, settings) / "commit").read_text(),
+                    **_spent(config, settings),
                 }
 
 
@@ -100,66 +119,89 @@ def _trained(config: Config, method: str, seed: int, shot: int) -> IclConfig:
     """The settings of a run, which is made, or brought to its end, if it is not there."""
     by_rule = not hasattr(torch.optim, config.optimizer)
     settings = IclConfig(
+        model=config.model,
         data="banking77",
-        held_out=HELD_OUT,
+        held_out=(TEST,),
+        validation=(VALIDATION,),
         method=method,  # type: ignore[arg-type]
         way=config.way,
         shot=shot,
         # as many pairs in a step, whatever the demonstrations
-        num_episodes=16 if shot else 16 * (config.way * config.shot + 1),
+        num_episodes=config.episodes if shot else config.episodes * (config.way * config.shot + 1),
         in_turn=shot > 0,
         before="\n",
         optimizer=config.optimizer,
         lr=config.lr,
         schedule="constant" if by_rule else "cosine",
-        warmup=0 if by_rule else 20,
+        warmup=0 if by_rule else config.steps // 10,
         max_grad_norm=0.0 if by_rule else 1.0,
         steps=config.steps,
         seed=seed,
         threads=config.threads,
-        evaluate_every=100,
-        checkpoint_every=50,
-        validation_episodes=60,
+        evaluate_every=max(1, config.steps // config.validations),
+        checkpoint_every=max(1, config.steps // config.validations),
+        validation_episodes=20,
         judgements=1,
-        items=20,
+        items=1,
     )
     folder = _folder(config, settings)
     if not (folder / "commit").exists():
-        icl(settings, folder, show_progress=False)
+        # weights change between products, so none is kept in bfloat16
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
+            icl(settings, folder, show_progress=False)
         write_atomically(folder / "commit", commit().encode())
     return settings
 
 
+def _spent(config: Config, settings: IclConfig) -> dict[str, Any]:
+    """What training took, and at which commit."""
+    if not settings.steps:
+        return {"cpu_seconds": 0.0, "computed_at": commit()}
+    folder = _folder(config, settings)
+    report = json.loads((folder / "test.json").read_text())
+    return {"cpu_seconds": report["cpu_seconds"], "computed_at": (folder / "commit").read_text()}
+
+
 def _folder(config: Config, settings: IclConfig) -> Path:
-    return config.out / f"{settings.method}_{settings.shot}_{settings.optimizer}_{settings.steps}_{settings.seed}"
+    name = f"{settings.method}_{settings.shot}_{settings.optimizer}_{settings.lr:g}_{settings.steps}_{settings.seed}"
+    return config.out / Path(config.model).name / name
 
 
 def _judged(config: Config, settings: IclConfig, shot: int) -> dict[str, Any]:
-    """Accuracies on the intents that were held out, with so many demonstrations of each."""
+    """Accuracies on the intents that were held out, with so many demonstrations of each; made once."""
     folder = _folder(config, settings)
-    adaptation = load(folder / "best.safetensors")
-    assert isinstance(adaptation, Adaptation)
-    train, held_out = settings.tasks()
-    _, tokens = settings.language_model(train, folder)
-    asked = dataclasses.replace(settings, shot=shot, judgements=config.judgements, items=config.items)
-    return judge_task(adaptation, asked, tokens, held_out[0]).plain()
+    path = folder / f"{config.judged_on}_{shot}_{config.judgements}_{config.items}.json"
+    if not path.exists():
+        train, _ = settings.tasks()
+        model, tokens = settings.language_model(train, folder)
+        adaptation = load(folder / "best.safetensors") if settings.steps else settings.adaptation(model, tokens)
+        assert isinstance(adaptation, Adaptation)
+        asked = dataclasses.replace(settings, shot=shot, judgements=config.judgements, items=config.items)
+        found = judge_task(adaptation, asked, tokens, load_tasks(settings.data)[config.judged_on])
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(found.plain()).encode())
+    return json.loads(path.read_text())
 
 
 def table() -> str:
     """For the README."""
     rows = read("meta_icl")
-    lines = [line(["method", "how", "accuracy, mean", "worst draw", "MetaICL is better by"]), line(["---"] * 5)]
+    heads = ["model", "how", "accuracy, mean", "worst draw", "MetaICL is better by", "CPU minutes of training"]
+    lines = [line(heads), line(["---"] * len(heads))]
     for row in rows:
         better = "" if row["how"] == "MetaICL" else f"{100 * row['metaicl_gains']:.1f} ± {100 * row['half_gain']:.1f}"
         mean = f"{100 * row['mean']:.1f}% ± {100 * row['half_interval']:.1f}"
-        lines.append(line([row["method"], row["how"], mean, f"{100 * row['worst']:.1f}%", better]))
-    first = rows[0]
-    lines += [
-        "",
-        f"{first['config']['way']} of 20 intents never trained on, {first['config']['shot']} demonstrations of each, "
-        f"{first['config']['judgements']} draws of {first['items']} texts; 95% intervals over draws. "
-        f"{first['machine']}, commit {first['commit']}.",
-    ]
+        model = f"{row['model']}, {row['method']}"
+        facts = [model, row["how"], mean, f"{100 * row['worst']:.1f}%", better, f"{row['cpu_seconds'] / 60:.0f}"]
+        lines.append(line(facts))
+    told = {}
+    for row in rows:
+        config = row["config"]
+        told[row["model"]] = (
+            f"{row['model']}: {config['way']} of 20 intents never trained on, {config['shot']} demonstrations of each, "
+            f"{config['judgements']} draws of {row['items']} texts, {config['steps']:,} steps; commit {row['commit']}."
+        )
+    lines += ["", " ".join(told.values()), f"95% intervals over draws. {rows[0]['machine']}."]
     return "\n".join(lines)
 
 
@@ -167,7 +209,7 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    keep("meta_icl", config, rows, by=("method", "seed", "how"))
+    keep("meta_icl", config, rows, by=("model", "method", "seed", "how"))
     shown = Table("method", "seed", "how", "accuracy, mean ± 95%", "worst", "MetaICL is better by", "CPU s")
     for row in rows:
         mean = f"{100 * row['mean']:.1f}% ± {100 * row['half_interval']:.1f}"

@@ -54,7 +54,7 @@ def icl(config: IclConfig, folder: Path, show_progress: bool = True) -> dict[str
                 config.steps,
                 directory,
                 save=save,
-                evaluator=_Evaluator(config, train, tokens),
+                evaluator=_Evaluator(config, tokens),
                 evaluate_every=config.evaluate_every,
                 checkpoint_every=config.checkpoint_every,
                 hyperparameters=to_plain(config),
@@ -191,10 +191,10 @@ def macro_f1(said: Sequence[str], right: Sequence[str]) -> float:
 
 
 class _Evaluator:
-    """The loss on episodes of the training tasks, the same ones each time; no held-out task is looked at."""
+    """The errors on episodes of validation tasks, the same ones each time; no held-out task is looked at."""
 
-    def __init__(self, config: IclConfig, tasks: tuple[TextTask, ...], tokens: Tokens) -> None:
-        self.config, self.family = config, config.family(tasks, tokens, query=2)
+    def __init__(self, config: IclConfig, tokens: Tokens) -> None:
+        self.config, self.family = config, config.family(config.choosing_tasks(), tokens, query=2)
 
     def __call__(self, module: nn.Module) -> tuple[dict[str, float], object]:
         assert isinstance(module, Adaptation)
