@@ -6,9 +6,9 @@
 A language model, SmolLM2-135M-Instruct or a fresh GPT-2 of 330,000 weights, is trained on 47 intents of BANKING77, once
 to name the intent of a text alone (multi-task, zero-shot), once behind demonstrations of each option (MetaICL); as many
 pairs are read in a step of both. The best weights are chosen by 10 other intents. Both are judged on 20 intents that
-were never trained on, with the same draws of four intents, demonstrations and texts, beside the pretrained model as it
-is (plain in-context learning; of the fresh one, what was trained without demonstrations takes its place). All see the
-intents' real names. Runs that were stopped go on.
+were never trained on, and on questions of TREC, with the same draws of four options, demonstrations and texts, beside
+the pretrained model as it is (plain in-context learning; of the fresh one, what was trained without demonstrations
+takes its place). All see the options' real names. Runs that were stopped go on, and nothing is judged twice.
 """
 
 from __future__ import annotations
@@ -36,9 +36,6 @@ from l2o.training.icl_command import icl, judge_task
 
 TEST, VALIDATION = "banking77-test", "banking77-validation"
 
-PRETRAINED = "in-context"
-"""What the model is called that is left as it is."""
-
 
 @dataclass(frozen=True)
 class Config:
@@ -53,39 +50,42 @@ class Config:
         optimizer: of the weights: a class of torch.optim, which gets a warm-up and a cosine, or an update rule, which
             needs neither.
         lr: its rate.
+        symbols: share of MetaICL's training prompts whose options are renamed to words that mean nothing, so that the
+            demonstrations must be read; without demonstrations, and in all judgements, names are the real ones.
         bfloat16: matrix products of training in bfloat16; judgements never are.
         way: options of an episode.
         shot: demonstrations of each.
         judgements: draws of options, demonstrations and texts.
         items: texts of each.
         validations: choices of the best weights in a run.
-        judged_on: intents: those of the test, or, to choose settings, of the validation.
+        judged_on: tasks; to choose settings, banking77-validation.
         threads: CPU threads.
         out: folder of the runs and rows.
         record: keep the rows in benchmarks/results.
     """
 
     model: str = "smollm2"
-    methods: tuple[str, ...] = ("direct",)
+    methods: tuple[str, ...] = ("channel",)
     seeds: tuple[int, ...] = (1,)
-    steps: int = 40
+    steps: int = 30
     episodes: int = 4
     optimizer: str = "AdamW"
     lr: float = 1e-4
+    symbols: float = 0.5
     bfloat16: bool = True
     way: int = 4
     shot: int = 2
-    judgements: int = 20
+    judgements: int = 16
     items: int = 8
-    validations: int = 4
-    judged_on: str = TEST
+    validations: int = 2
+    judged_on: tuple[str, ...] = (TEST, "trec")
     threads: int = 1
     out: Path = Path("runs/meta_icl")
     record: bool = False
 
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
-    """One row a method, seed and way to train and judge."""
+    """One row a method, seed, task and way to train and judge."""
     for method in config.methods:
         for seed in config.seeds:
             zero, with_demonstrations = (_trained(config, method, seed, shot) for shot in (0, config.shot))
@@ -96,23 +96,24 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
                 "MetaICL": (with_demonstrations, config.shot),
             }
             if config.model == "tiny-gpt":
-                found[PRETRAINED] = found.pop("zero-shot, with demonstrations")
+                found["in-context"] = found.pop("zero-shot, with demonstrations")
             else:
-                found[PRETRAINED] = (dataclasses.replace(with_demonstrations, steps=0), config.shot)
-            accuracies = {name: _judged(config, *of) for name, of in found.items()}
-            for name, (settings, _) in found.items():
-                told = accuracies[name]
-                gain = [a - b for a, b in zip(accuracies["MetaICL"]["accuracies"], told["accuracies"], strict=True)]
-                yield {
-                    "model": Path(config.model).name,
-                    "method": method,
-                    "seed": seed,
-                    "how": name,
-                    **told,
-                    "metaicl_gains": fmean(gain),
-                    "half_gain": half_interval(torch.tensor(gain)),
-                    **_spent(config, settings),
-                }
+                found["in-context"] = (dataclasses.replace(with_demonstrations, steps=0), config.shot)
+            for task in config.judged_on:
+                yield from _rows(config, found, method, seed, task)
+
+
+def _rows(
+    config: Config, found: dict[str, tuple[IclConfig, int]], method: str, seed: int, task: str
+) -> Iterator[dict[str, Any]]:
+    """One row a way to train and judge, with what MetaICL gains over it on the same draws."""
+    judged = {name: _judged(config, *of, task) for name, of in found.items()}
+    for name, (settings, _) in found.items():
+        told = judged[name]
+        gain = [a - b for a, b in zip(judged["MetaICL"]["accuracies"], told["accuracies"], strict=True)]
+        about = {"model": Path(config.model).name, "task": task, "method": method, "seed": seed, "how": name}
+        gains = {"metaicl_gains": fmean(gain), "half_gain": half_interval(torch.tensor(gain))}
+        yield about | told | gains | _spent(config, settings)
 
 
 def _trained(config: Config, method: str, seed: int, shot: int) -> IclConfig:
@@ -129,6 +130,7 @@ def _trained(config: Config, method: str, seed: int, shot: int) -> IclConfig:
         # as many pairs in a step, whatever the demonstrations
         num_episodes=config.episodes if shot else config.episodes * (config.way * config.shot + 1),
         in_turn=shot > 0,
+        symbols=config.symbols if shot else 0.0,
         before="\n",
         optimizer=config.optimizer,
         lr=config.lr,
@@ -163,22 +165,22 @@ def _spent(config: Config, settings: IclConfig) -> dict[str, Any]:
 
 
 def _folder(config: Config, settings: IclConfig) -> Path:
-    name = f"{settings.method}_{settings.shot}_{settings.optimizer}_{settings.lr:g}_{settings.steps}_{settings.seed}"
-    return config.out / Path(config.model).name / name
+    facts = (settings.method, settings.shot, settings.symbols, settings.optimizer, settings.lr, settings.steps)
+    return config.out / Path(config.model).name / "_".join(str(fact) for fact in (*facts, settings.seed))
 
 
-def _judged(config: Config, settings: IclConfig, shot: int) -> dict[str, Any]:
-    """Accuracies on the intents that were held out, with so many demonstrations of each; made once."""
+def _judged(config: Config, settings: IclConfig, shot: int, task: str) -> dict[str, Any]:
+    """Accuracies on a task that was not trained on, with so many demonstrations of each option; made once."""
     folder = _folder(config, settings)
-    path = folder / f"{config.judged_on}_{shot}_{config.judgements}_{config.items}.json"
+    path = folder / f"{task}_{shot}_{config.judgements}_{config.items}.json"
     if not path.exists():
-        train, _ = settings.tasks()
-        model, tokens = settings.language_model(train, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        model, tokens = settings.language_model(settings.tasks()[0], folder)
         adaptation = load(folder / "best.safetensors") if settings.steps else settings.adaptation(model, tokens)
         assert isinstance(adaptation, Adaptation)
         asked = dataclasses.replace(settings, shot=shot, judgements=config.judgements, items=config.items)
-        found = judge_task(adaptation, asked, tokens, load_tasks(settings.data)[config.judged_on])
-        folder.mkdir(parents=True, exist_ok=True)
+        collection = "banking77" if task.startswith("banking77") else task
+        found = judge_task(adaptation, asked, tokens, load_tasks(collection)[task])
         write_atomically(path, json.dumps(found.plain()).encode())
     return json.loads(path.read_text())
 
@@ -186,20 +188,29 @@ def _judged(config: Config, settings: IclConfig, shot: int) -> dict[str, Any]:
 def table() -> str:
     """For the README."""
     rows = read("meta_icl")
-    heads = ["model", "how", "accuracy, mean", "worst draw", "MetaICL is better by", "CPU minutes of training"]
+    heads = ["model", "task", "how", "accuracy, mean", "worst draw", "MetaICL is better by", "CPU minutes of training"]
     lines = [line(heads), line(["---"] * len(heads))]
     for row in rows:
         better = "" if row["how"] == "MetaICL" else f"{100 * row['metaicl_gains']:.1f} ± {100 * row['half_gain']:.1f}"
         mean = f"{100 * row['mean']:.1f}% ± {100 * row['half_interval']:.1f}"
         model = f"{row['model']}, {row['method']}"
-        facts = [model, row["how"], mean, f"{100 * row['worst']:.1f}%", better, f"{row['cpu_seconds'] / 60:.0f}"]
+        facts = [
+            model,
+            row["task"],
+            row["how"],
+            mean,
+            f"{100 * row['worst']:.1f}%",
+            better,
+            f"{row['cpu_seconds'] / 60:.0f}",
+        ]
         lines.append(line(facts))
     told = {}
     for row in rows:
         config = row["config"]
         told[row["model"]] = (
-            f"{row['model']}: {config['way']} of 20 intents never trained on, {config['shot']} demonstrations of each, "
-            f"{config['judgements']} draws of {row['items']} texts, {config['steps']:,} steps; commit {row['commit']}."
+            f"{row['model']}: {config['way']} options of a task never trained on, {config['shot']} demonstrations of "
+            f"each, {config['judgements']} draws of {row['items']} texts, {config['steps']:,} steps; commit "
+            f"{row['computed_at']}."
         )
     lines += ["", " ".join(told.values()), f"95% intervals over draws. {rows[0]['machine']}."]
     return "\n".join(lines)
@@ -209,12 +220,12 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    keep("meta_icl", config, rows, by=("model", "method", "seed", "how"))
-    shown = Table("method", "seed", "how", "accuracy, mean ± 95%", "worst", "MetaICL is better by", "CPU s")
+    keep("meta_icl", config, rows, by=("model", "task", "method", "seed", "how"))
+    shown = Table("task", "method", "seed", "how", "accuracy, mean ± 95%", "worst", "MetaICL is better by", "CPU s")
     for row in rows:
         mean = f"{100 * row['mean']:.1f}% ± {100 * row['half_interval']:.1f}"
         better = f"{100 * row['metaicl_gains']:.1f} ± {100 * row['half_gain']:.1f}"
-        facts = (row["method"], str(row["seed"]), row["how"], mean, f"{100 * row['worst']:.1f}%", better)
+        facts = (row["task"], row["method"], str(row["seed"]), row["how"], mean, f"{100 * row['worst']:.1f}%", better)
         shown.add_row(*facts, f"{row['cpu_seconds']:.0f}")
     Console(width=140).print(shown)
 

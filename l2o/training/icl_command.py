@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -191,10 +191,14 @@ def macro_f1(said: Sequence[str], right: Sequence[str]) -> float:
 
 
 class _Evaluator:
-    """The errors on episodes of validation tasks, the same ones each time; no held-out task is looked at."""
+    """The errors on episodes of validation tasks, the same ones each time; no held-out task is looked at.
+
+    Options have their own names there, as in a judgement.
+    """
 
     def __init__(self, config: IclConfig, tokens: Tokens) -> None:
-        self.config, self.family = config, config.family(config.choosing_tasks(), tokens, query=2)
+        family = config.family(config.choosing_tasks(), tokens, query=2)
+        self.config, self.family = config, replace(family, symbols=0.0)
 
     def __call__(self, module: nn.Module) -> tuple[dict[str, float], object]:
         assert isinstance(module, Adaptation)

@@ -1,4 +1,6 @@
 import json
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from l2o.learners import Adaptation, InContextLanguageModel
 from l2o.tasks.data.fetch import find
 from l2o.tasks.data.text_collections import banking77_tasks, sentences
 from l2o.tasks.data.text_tasks import Pair, TextTask
+from l2o.tasks.text_episodes import TextEpisodes
 from l2o.training.icl import IclConfig, load_tasks
 from l2o.training.icl_command import Judgements, drawn, judge_task, macro_f1
 
@@ -76,11 +79,42 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(folder: Path, tmp_path
     assert (cut / "test.json").exists()
 
 
+def test_the_best_weights_are_chosen_by_tasks_that_are_neither_trained_on_nor_judged(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "three"
+    shutil.copytree(folder, data)
+    rows = [f"{word} {i},{label}" for label, word in (("up", "sky"), ("down", "pit")) for i in range(8)]
+    (data / "ways.csv").write_text("text,category\n" + "\n".join(rows))
+    config = IclConfig(data=str(data), held_out=("heat",), validation=("ways",))
+    names = [[task.name for task in part] for part in (*config.tasks(), config.choosing_tasks())]
+    assert names == [["places"], ["heat"], ["ways"]]
+    assert (
+        IclConfig(data=str(data), held_out=("heat",)).choosing_tasks()
+        == IclConfig(data=str(data), held_out=("heat",)).tasks()[0]
+    )
+    families = []
+    monkeypatch.setattr(IclConfig, "family", recorded(families, IclConfig.family))
+    assert icl(data, tmp_path / "run", "--held-out", "heat", "--validation", "ways", "--steps", "2") == 0
+    assert families == [["places"], ["ways"]]
+
+
+def recorded(families: list[list[str]], family: Callable[..., TextEpisodes]) -> Callable[..., TextEpisodes]:
+    """`IclConfig.family` that tells of which tasks."""
+
+    def found(config: IclConfig, tasks: Sequence[TextTask], *more: object, **by_name: object) -> TextEpisodes:
+        families.append([task.name for task in tasks])
+        return family(config, tasks, *more, **by_name)
+
+    return found
+
+
 def test_bad_settings_are_told(folder: Path, tmp_path: Path, capsys) -> None:
     for words, message in (
         (("--held-out", "heat"), "a fresh tiny-gpt knows nothing"),
         (("--steps", "1"), "needs tasks with test pairs"),
         (("--held-out", "nothing", "--steps", "1"), "held-out tasks must be among"),
+        (("--held-out", "heat", "--validation", "nothing", "--steps", "1"), "held-out tasks must be among"),
         (("--method", "channel", "--calibrated"), "must not be calibrated"),
         (("--held-out", "heat", "--steps", "1", "--freeze"), "something must be trained"),
         (("--held-out", "heat", "--model", "/no/model"), "a model must be a llama2.c checkpoint"),
