@@ -6,9 +6,9 @@
 A language model, SmolLM2-135M-Instruct or a fresh GPT-2 of 330,000 weights, is trained on 47 intents of BANKING77, once
 to name the intent of a text alone (multi-task, zero-shot), once behind demonstrations of each option (MetaICL); as many
 pairs are read in a step of both. The best weights are chosen by 10 other intents. Both are judged on 20 intents that
-were never trained on, and on questions of TREC, with the same draws of four options, demonstrations and texts, beside
-the pretrained model as it is (plain in-context learning; of the fresh one, what was trained without demonstrations
-takes its place). All see the options' real names. Runs that were stopped go on, and nothing is judged twice.
+were never trained on, with the same draws of four intents, demonstrations and texts, beside the pretrained model as it
+is (plain in-context learning; of the fresh one, what was trained without demonstrations takes its place). All see the
+intents' real names. Runs that were stopped go on, and nothing is judged twice.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Config:
         bfloat16: matrix products of training in bfloat16; judgements never are.
         way: options of an episode.
         shot: demonstrations of each.
-        judgements: draws of options, demonstrations and texts.
+        first: number of the first draw of options, demonstrations and texts; those of other numbers are others.
+        judgements: draws.
         items: texts of each.
         validations: choices of the best weights in a run.
         judged_on: tasks; to choose settings, banking77-validation.
@@ -75,10 +76,11 @@ class Config:
     bfloat16: bool = True
     way: int = 4
     shot: int = 2
-    judgements: int = 16
-    items: int = 8
+    first: int = 16
+    judgements: int = 20
+    items: int = 24
     validations: int = 2
-    judged_on: tuple[str, ...] = (TEST, "trec")
+    judged_on: tuple[str, ...] = (TEST,)
     threads: int = 1
     out: Path = Path("runs/meta_icl")
     record: bool = False
@@ -89,16 +91,16 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     for method in config.methods:
         for seed in config.seeds:
             zero, with_demonstrations = (_trained(config, method, seed, shot) for shot in (0, config.shot))
+            pretrained = dataclasses.replace(with_demonstrations, steps=0)
             found = {
-                "zero-shot": (zero, 0),
-                "zero-shot, with demonstrations": (zero, config.shot),
-                "MetaICL, no demonstrations": (with_demonstrations, 0),
                 "MetaICL": (with_demonstrations, config.shot),
+                "zero-shot": (zero, 0),
+                "in-context": (zero if config.model == "tiny-gpt" else pretrained, config.shot),
+                "MetaICL, no demonstrations": (with_demonstrations, 0),
+                "zero-shot, with demonstrations": (zero, config.shot),
             }
             if config.model == "tiny-gpt":
-                found["in-context"] = found.pop("zero-shot, with demonstrations")
-            else:
-                found["in-context"] = (dataclasses.replace(with_demonstrations, steps=0), config.shot)
+                del found["zero-shot, with demonstrations"]  # the same again
             for task in config.judged_on:
                 yield from _rows(config, found, method, seed, task)
 
@@ -172,7 +174,7 @@ def _folder(config: Config, settings: IclConfig) -> Path:
 def _judged(config: Config, settings: IclConfig, shot: int, task: str) -> dict[str, Any]:
     """Accuracies on a task that was not trained on, with so many demonstrations of each option; made once."""
     folder = _folder(config, settings)
-    path = folder / f"{task}_{shot}_{config.judgements}_{config.items}.json"
+    path = folder / f"{task}_{shot}_{config.first}_{config.judgements}_{config.items}.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         model, tokens = settings.language_model(settings.tasks()[0], folder)
@@ -180,7 +182,7 @@ def _judged(config: Config, settings: IclConfig, shot: int, task: str) -> dict[s
         assert isinstance(adaptation, Adaptation)
         asked = dataclasses.replace(settings, shot=shot, judgements=config.judgements, items=config.items)
         collection = "banking77" if task.startswith("banking77") else task
-        found = judge_task(adaptation, asked, tokens, load_tasks(collection)[task])
+        found = judge_task(adaptation, asked, tokens, load_tasks(collection)[task], config.first)
         write_atomically(path, json.dumps(found.plain()).encode())
     return json.loads(path.read_text())
 

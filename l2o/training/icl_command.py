@@ -119,13 +119,17 @@ class Judgements:
         return told | {"macro_f1": fmean(self.macro_f1), "accuracies": self.accuracies}
 
 
-def judge_task(adaptation: Adaptation, config: IclConfig, tokens: Tokens, task: TextTask) -> Judgements:
-    """Accuracy with each of several draws of options, demonstrations and test pairs."""
+def judge_task(adaptation: Adaptation, config: IclConfig, tokens: Tokens, task: TextTask, first: int = 0) -> Judgements:
+    """Accuracy with each of several draws of options, demonstrations and test pairs.
+
+    Arguments:
+        first: number of the first draw; draws of other numbers are others.
+    """
     shown, learner = config.format(tokens), adaptation.learner
     assert isinstance(learner, TextLearner)
     selection = NearestSelection(model_embedding(learner.model, tokens)) if config.selection == "nearest" else None
     accuracies, scores, items = [], [], 0
-    for seed in range(config.judgements):
+    for seed in range(first, first + config.judgements):
         options, demonstrations, pool, test = drawn(task, config.way, config.shot, config.items, 10**6 + seed)
         said = _said(adaptation, shown, options, demonstrations, pool, test, selection, config)
         accuracies.append(fmean(a == pair.output for a, pair in zip(said, test, strict=True)))
