@@ -206,13 +206,14 @@ def table() -> str:
         draws = f"{len(row['accuracies'])} of {row['items']} texts"
         facts = (row["model"], draws, row["how"], mean, f"{100 * row['worst']:.1f}%", better)
         lines.append(line([*facts, f"{row['cpu_seconds'] / 60:.0f}"]))
-    told = {}
+    told: dict[str, str] = {}
     for row in rows:
         config = row["config"]
-        told[row["model"]] = (
+        about = (
             f"{row['model']}: {config['steps']:,} steps, seed {row['seed']}, {row['method']}, {config['way']} of 20 "
             f"intents never trained on, {config['shot']} demonstrations of each, commit {row['computed_at']}"
         )
+        told.setdefault(row["model"], about)
     ends = f"95% intervals over draws; CPU minutes are of training. {rows[0]['machine']}."
     return "\n".join([*lines, "", ". ".join([*told.values(), ends])])
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ import torch
 import l2o
 from l2o.cli import main
 from l2o.learners import Adaptation, InContextLanguageModel
+from l2o.learners.in_context.language_model import tiny_gpt
 from l2o.tasks.data.fetch import find
 from l2o.tasks.data.text_collections import banking77_tasks, sentences
 from l2o.tasks.data.text_tasks import Pair, TextTask
@@ -134,6 +136,27 @@ def test_a_judgement_is_the_same_for_a_seed_and_has_no_test_pair_in_its_pool() -
     assert set(shown) <= set(pool) and not set(pool) & set(test) and len(test) == 5
 
 
+def test_draws_of_other_numbers_are_others(folder: Path) -> None:
+    task = load_tasks(str(folder))["places"]
+    config = IclConfig(way=2, shot=1, longest=16, judgements=2, items=5, width=8, depth=1, heads=1, window=64)
+    adaptation = Adaptation(InContextLanguageModel(tiny_gpt(256, 8, 1, 1, 64), 0, 16))
+    whole = judge_task(adaptation, config, Bytes(), task).accuracies
+    each = [
+        judge_task(adaptation, dataclasses.replace(config, judgements=1), Bytes(), task, first).accuracies
+        for first in range(2)
+    ]
+    assert [accuracy for of in each for accuracy in of] == whole
+
+
+class Bytes:
+    """A token is a byte."""
+
+    start = 0
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+
 def test_the_mean_the_worst_and_the_interval_are_over_the_draws() -> None:
     found = Judgements([0.5, 0.7, 0.9], [0.4, 0.6, 0.8], 10)
     assert (found.mean, found.worst) == (pytest.approx(0.7), 0.5)
@@ -160,8 +183,6 @@ def test_accuracy_is_the_share_of_right_choices() -> None:
 
         def encode(self, text: str) -> list[int]:
             return [7 if c == "y" else 1 for c in text]
-
-    from l2o.learners.in_context.language_model import tiny_gpt
 
     task = TextTask("t", ("no", "yes"), tuple(Pair(f"{i}", option) for option in ("no", "yes") for i in range(4)))
     config = IclConfig(way=2, shot=1, longest=8, judgements=2, items=6)
