@@ -1,11 +1,15 @@
-"""Does meta-training make a small language model better at learning from demonstrations? (Min et al., 2022)
+r"""Does meta-training make a small language model better at learning from demonstrations? (Min et al., 2022)
 
     python -m benchmarks.meta_icl --record
+    python -m benchmarks.meta_icl --model tiny-gpt --steps 1500 --episodes 16 --optimizer default --lr 1 --symbols 0 \
+        --no-bfloat16 --validations 15 --record
 
-A GPT-2 of 330,000 weights, fresh, is trained on 47 intents of BANKING77, once to name the intent of a text alone
-(multi-task, zero-shot), once behind demonstrations of each option (MetaICL); as many pairs are read in a step of both.
-Both are judged on 20 intents that were never trained on, with the same draws of four intents, demonstrations and texts:
-the first without demonstrations (zero-shot) and with them (plain in-context learning). Runs that were stopped go on.
+A language model, SmolLM2-135M-Instruct or a fresh GPT-2 of 330,000 weights, is trained on 47 intents of BANKING77, once
+to name the intent of a text alone (multi-task, zero-shot), once behind demonstrations of each option (MetaICL); as many
+pairs are read in a step of both. The best weights are chosen by 10 other intents. Both are judged on 20 intents that
+were never trained on, with the same draws of four intents, demonstrations and texts, beside the pretrained model as it
+is (plain in-context learning; of the fresh one, what was trained without demonstrations takes its place). All see the
+intents' real names. Runs that were stopped go on, and nothing is judged twice.
 """
 
 from __future__ import annotations
@@ -28,11 +32,14 @@ from l2o.files import write_atomically
 from l2o.learners.adaptation import Adaptation
 from l2o.load import load
 from l2o.training.evaluate import half_interval
-from l2o.training.icl import IclConfig
+from l2o.training.icl import IclConfig, load_tasks
 from l2o.training.icl_command import icl, judge_task
 from l2o.training.outer import torch_class
 
-HELD_OUT = ("banking77-test", "banking77-validation")
+TEST, VALIDATION = "banking77-test", "banking77-validation"
+
+WAYS = ("MetaICL", "zero-shot", "in-context", "MetaICL, no demonstrations", "zero-shot, with demonstrations")
+"""To train and judge; MetaICL is what the others are compared with."""
 
 
 @dataclass(frozen=True)
@@ -40,132 +47,180 @@ class Config:
     """Everything that can change the result.
 
     Arguments:
+        model: as of `l2o icl`.
         methods: direct, channel.
         seeds: of weights and training episodes; the draws that all are judged by are the same.
         steps: outer steps.
+        episodes: prompts of a step.
         optimizer: of the weights: a class of torch.optim, which gets a warm-up and a cosine, or an update rule, which
             needs neither.
         lr: its rate; None for the usual one.
+        symbols: share of MetaICL's training prompts whose options are renamed to words that mean nothing, so that the
+            demonstrations must be read; without demonstrations, and in all judgements, names are the real ones.
+        bfloat16: matrix products of training in bfloat16; judgements never are.
         way: options of an episode.
         shot: demonstrations of each.
-        judgements: draws of options, demonstrations and texts.
+        first: number of the first draw of options, demonstrations and texts; those of other numbers are others.
+        judgements: draws.
         items: texts of each.
+        validations: choices of the best weights in a run.
+        ways: which, MetaICL among them.
+        judged_on: tasks; to choose settings, banking77-validation.
         threads: CPU threads.
         out: folder of the runs and rows.
         record: keep the rows in benchmarks/results.
     """
 
-    methods: tuple[str, ...] = ("channel", "direct")
-    seeds: tuple[int, ...] = (0,)
-    steps: int = 1500
-    optimizer: str = "default"
-    lr: float | None = None
+    model: str = "smollm2"
+    methods: tuple[str, ...] = ("channel",)
+    seeds: tuple[int, ...] = (1,)
+    steps: int = 30
+    episodes: int = 4
+    optimizer: str = "AdamW"
+    lr: float | None = 1e-4
+    symbols: float = 0.5
+    bfloat16: bool = True
     way: int = 4
     shot: int = 2
-    judgements: int = 10
-    items: int = 40
+    first: int = 16
+    judgements: int = 20
+    items: int = 24
+    validations: int = 2
+    ways: tuple[str, ...] = WAYS
+    judged_on: tuple[str, ...] = (TEST,)
     threads: int = 1
     out: Path = Path("runs/meta_icl")
     record: bool = False
 
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
-    """One row a method, seed and way to train and judge."""
+    """One row a method, seed, task and way to train and judge."""
     for method in config.methods:
         for seed in config.seeds:
             zero, with_demonstrations = (_trained(config, method, seed, shot) for shot in (0, config.shot))
+            pretrained = dataclasses.replace(with_demonstrations, steps=0)
             found = {
-                "zero-shot": (zero, 0),
-                "in-context": (zero, config.shot),
-                "MetaICL, no demonstrations": (with_demonstrations, 0),
                 "MetaICL": (with_demonstrations, config.shot),
+                "zero-shot": (zero, 0),
+                "in-context": (zero if config.model == "tiny-gpt" else pretrained, config.shot),
+                "MetaICL, no demonstrations": (with_demonstrations, 0),
+                "zero-shot, with demonstrations": (zero, config.shot),
             }
-            accuracies = {name: _judged(config, *of) for name, of in found.items()}
-            for name, (settings, _) in found.items():
-                told = accuracies[name]
-                gain = [a - b for a, b in zip(accuracies["MetaICL"]["accuracies"], told["accuracies"], strict=True)]
-                report = json.loads((_folder(config, settings) / "test.json").read_text())
-                yield {
-                    "method": method,
-                    "seed": seed,
-                    "how": name,
-                    **told,
-                    "metaicl_gains": fmean(gain),
-                    "half_gain": half_interval(torch.tensor(gain)),
-                    "cpu_seconds": report["cpu_seconds"],
-                    "computed_at": (_folder(config, settings) / "commit").read_text(),
-                }
+            if config.model == "tiny-gpt":
+                del found["zero-shot, with demonstrations"]  # the same again
+            asked = {name: of for name, of in found.items() if name in config.ways}
+            for task in config.judged_on:
+                yield from _rows(config, asked, method, seed, task)
+
+
+def _rows(
+    config: Config, found: dict[str, tuple[IclConfig, int]], method: str, seed: int, task: str
+) -> Iterator[dict[str, Any]]:
+    """One row a way to train and judge, with what MetaICL gains over it on the same draws."""
+    judged = {name: _judged(config, *of, task) for name, of in found.items()}
+    for name, (settings, _) in found.items():
+        told = judged[name]
+        gain = [a - b for a, b in zip(judged["MetaICL"]["accuracies"], told["accuracies"], strict=True)]
+        about = {"model": Path(config.model).name, "task": task, "method": method, "seed": seed, "how": name}
+        about["first"] = config.first
+        gains = {"metaicl_gains": fmean(gain), "half_gain": half_interval(torch.tensor(gain))}
+        yield about | told | gains | _spent(config, settings)
 
 
 def _trained(config: Config, method: str, seed: int, shot: int) -> IclConfig:
     """The settings of a run, which is made, or brought to its end, if it is not there."""
     settings = IclConfig(
+        model=config.model,
         data="banking77",
-        held_out=HELD_OUT,
+        held_out=(TEST,),
+        validation=(VALIDATION,),
         method=method,  # type: ignore[arg-type]
         way=config.way,
         shot=shot,
         # as many pairs in a step, whatever the demonstrations
-        num_episodes=16 if shot else 16 * (config.way * config.shot + 1),
+        num_episodes=config.episodes if shot else config.episodes * (config.way * config.shot + 1),
         in_turn=shot > 0,
+        symbols=config.symbols if shot else 0.0,
         before="\n",
         optimizer=config.optimizer,
         lr=config.lr,
-        warmup=20 if torch_class(config.optimizer) else 0,
+        warmup=config.steps // 10 if torch_class(config.optimizer) else 0,
         steps=config.steps,
         seed=seed,
         threads=config.threads,
-        evaluate_every=100,
-        checkpoint_every=50,
-        validation_episodes=60,
+        evaluate_every=max(1, config.steps // config.validations),
+        checkpoint_every=max(1, config.steps // config.validations),
+        validation_episodes=20,
         judgements=1,
-        items=20,
+        items=1,
     )
     folder = _folder(config, settings)
     if not (folder / "commit").exists():
-        icl(settings, folder, show_progress=False)
+        # weights change between products, so none is kept in bfloat16
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
+            icl(settings, folder, show_progress=False)
         write_atomically(folder / "commit", commit().encode())
     return settings
 
 
-def _folder(config: Config, settings: IclConfig) -> Path:
-    return config.out / f"{settings.method}_{settings.shot}_{settings.optimizer}_{settings.steps}_{settings.seed}"
-
-
-def _judged(config: Config, settings: IclConfig, shot: int) -> dict[str, Any]:
-    """Accuracies on the intents that were held out, with so many demonstrations of each."""
+def _spent(config: Config, settings: IclConfig) -> dict[str, Any]:
+    """What training took, and at which commit."""
+    if not settings.steps:
+        return {"cpu_seconds": 0.0, "computed_at": commit()}
     folder = _folder(config, settings)
-    adaptation = load(folder / "best.safetensors")
-    assert isinstance(adaptation, Adaptation)
-    train, held_out = settings.tasks()
-    _, tokens = settings.language_model(train, folder)
-    asked = dataclasses.replace(settings, shot=shot, judgements=config.judgements, items=config.items)
-    return judge_task(adaptation, asked, tokens, held_out[0]).plain()
+    report = json.loads((folder / "test.json").read_text())
+    return {"cpu_seconds": report["cpu_seconds"], "computed_at": (folder / "commit").read_text()}
+
+
+def _folder(config: Config, settings: IclConfig) -> Path:
+    facts = (settings.method, settings.shot, settings.symbols, settings.optimizer, settings.lr, settings.steps)
+    return config.out / Path(config.model).name / "_".join(str(fact) for fact in (*facts, settings.seed))
+
+
+def _judged(config: Config, settings: IclConfig, shot: int, task: str) -> dict[str, Any]:
+    """Accuracies on a task that was not trained on, with so many demonstrations of each option; made once."""
+    folder = _folder(config, settings)
+    path = folder / f"{task}_{shot}_{config.first}_{config.judgements}_{config.items}.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        model, tokens = settings.language_model(settings.tasks()[0], folder)
+        adaptation = load(folder / "best.safetensors") if settings.steps else settings.adaptation(model, tokens)
+        assert isinstance(adaptation, Adaptation)
+        asked = dataclasses.replace(settings, shot=shot, judgements=config.judgements, items=config.items)
+        collection = "banking77" if task.startswith("banking77") else task
+        found = judge_task(adaptation, asked, tokens, load_tasks(collection)[task], config.first)
+        write_atomically(path, json.dumps(found.plain()).encode())
+    return json.loads(path.read_text())
 
 
 def table() -> str:
     """For the README."""
-    rows = read("meta_icl")
-    lines = [line(["method", "how", "accuracy, mean", "worst draw", "MetaICL is better by"]), line(["---"] * 5)]
+    rows = sorted(read("meta_icl"), key=lambda row: (row["model"], row["first"], row["how"] != "MetaICL"))
+    heads = ("model", "draws", "how", "accuracy, mean", "worst draw", "MetaICL is better by", "CPU minutes")
+    lines = [line(heads), line(["---"] * len(heads))]
     for row in rows:
         better = "" if row["how"] == "MetaICL" else f"{100 * row['metaicl_gains']:.1f} ± {100 * row['half_gain']:.1f}"
         mean = f"{100 * row['mean']:.1f}% ± {100 * row['half_interval']:.1f}"
-        lines.append(line([row["method"], row["how"], mean, f"{100 * row['worst']:.1f}%", better]))
-    first = rows[0]
-    lines += [
-        "",
-        f"{first['config']['way']} of 20 intents never trained on, {first['config']['shot']} demonstrations of each, "
-        f"{first['config']['judgements']} draws of {first['items']} texts; 95% intervals over draws. "
-        f"{first['machine']}, commit {first['commit']}.",
-    ]
-    return "\n".join(lines)
+        draws = f"{len(row['accuracies'])} of {row['items']} texts"
+        facts = (row["model"], draws, row["how"], mean, f"{100 * row['worst']:.1f}%", better)
+        lines.append(line([*facts, f"{row['cpu_seconds'] / 60:.0f}"]))
+    told: dict[str, str] = {}
+    for row in rows:
+        config = row["config"]
+        about = (
+            f"{row['model']}: {config['steps']:,} steps, seed {row['seed']}, {row['method']}, {config['way']} of 20 "
+            f"intents never trained on, {config['shot']} demonstrations of each, commit {row['computed_at']}"
+        )
+        told.setdefault(row["model"], about)
+    ends = f"95% intervals over draws; CPU minutes are of training. {rows[0]['machine']}."
+    return "\n".join([*lines, "", ". ".join([*told.values(), ends])])
 
 
 def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    keep("meta_icl", config, rows, by=("method", "seed", "how"))
+    keep("meta_icl", config, rows, by=("model", "task", "method", "seed", "how", "first"))
     shown = Table("method", "seed", "how", "accuracy, mean ± 95%", "worst", "MetaICL is better by", "CPU s")
     for row in rows:
         mean = f"{100 * row['mean']:.1f}% ± {100 * row['half_interval']:.1f}"

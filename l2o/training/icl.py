@@ -49,6 +49,8 @@ class IclConfig(PoolConfig):
         data: named tasks (banking77, trec, sst2, mr, cr, mpqa, subj, all), a folder of .jsonl and .csv files, or one.
         held_out: names of the tasks that are judged; none of their pairs is trained on. Where empty, all tasks are
             trained on and judged on their test parts.
+        validation: names of tasks that the best weights are chosen by, neither trained on nor judged; where empty, by
+            episodes of the tasks trained on.
         learner: prompt (in context), soft-prompt, prefix, lora, or context-adapter.
         method: direct, P(output | input), or channel, P(input | output).
         way: options in an episode; all of a task's where it has fewer.
@@ -76,7 +78,7 @@ class IclConfig(PoolConfig):
         steps: outer steps; 0 judges the model as it is.
         seed: of everything; the same seed gives the same run.
         threads: CPU threads; 0 leaves torch's choice.
-        evaluate_every: outer steps between evaluations on episodes of training tasks.
+        evaluate_every: outer steps between evaluations on episodes of validation, or training, tasks.
         checkpoint_every: outer steps between checkpoints.
         validation_episodes: episodes of an evaluation.
         judgements: seeds of options and demonstrations that every task is judged with.
@@ -88,6 +90,7 @@ class IclConfig(PoolConfig):
     model: str = "tiny-gpt"
     data: str = "banking77"
     held_out: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
     learner: Literal["prompt", "soft-prompt", "prefix", "lora", "context-adapter"] = "prompt"
     method: Literal["direct", "channel"] = "direct"
     way: int = 4
@@ -153,10 +156,16 @@ class IclConfig(PoolConfig):
     def tasks(self) -> tuple[tuple[TextTask, ...], tuple[TextTask, ...]]:
         """Tasks to train on, and tasks to be judged by."""
         every = load_tasks(self.data)
+        if self.validation:
+            every = {task.name: task for task in split_tasks(every, self.validation)[0]}
         if not self.held_out:
             return tuple(every.values()), tuple(task for task in every.values() if task.test)
         train, held_out = split_tasks(every, self.held_out)
         return tuple(train), tuple(held_out)
+
+    def choosing_tasks(self) -> tuple[TextTask, ...]:
+        """Tasks that the best weights are chosen by."""
+        return tuple(split_tasks(load_tasks(self.data), self.validation)[1]) if self.validation else self.tasks()[0]
 
     def language_model(self, tasks: Sequence[TextTask], folder: Path) -> Model:
         """The language model and its tokenizer; that of a fresh one is made from the tasks and kept in the folder."""

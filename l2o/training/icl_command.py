@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -55,7 +55,7 @@ def icl(config: IclConfig, folder: Path, show_progress: bool = True) -> dict[str
                 config.steps,
                 directory,
                 save=save,
-                evaluator=_Evaluator(config, train, tokens),
+                evaluator=_Evaluator(config, tokens),
                 evaluate_every=config.evaluate_every,
                 checkpoint_every=config.checkpoint_every,
                 hyperparameters=to_plain(config),
@@ -120,13 +120,17 @@ class Judgements:
         return told | {"macro_f1": fmean(self.macro_f1), "accuracies": self.accuracies}
 
 
-def judge_task(adaptation: Adaptation, config: IclConfig, tokens: Tokens, task: TextTask) -> Judgements:
-    """Accuracy with each of several draws of options, demonstrations and test pairs."""
+def judge_task(adaptation: Adaptation, config: IclConfig, tokens: Tokens, task: TextTask, first: int = 0) -> Judgements:
+    """Accuracy with each of several draws of options, demonstrations and test pairs.
+
+    Arguments:
+        first: number of the first draw; draws of other numbers are others.
+    """
     shown, learner = config.format(tokens), adaptation.learner
     assert isinstance(learner, TextLearner)
     selection = NearestSelection(model_embedding(learner.model, tokens)) if config.selection == "nearest" else None
     accuracies, scores, items = [], [], 0
-    for seed in range(config.judgements):
+    for seed in range(first, first + config.judgements):
         options, demonstrations, pool, test = drawn(task, config.way, config.shot, config.items, 10**6 + seed)
         said = _said(adaptation, shown, options, demonstrations, pool, test, selection, config)
         accuracies.append(fmean(a == pair.output for a, pair in zip(said, test, strict=True)))
@@ -192,10 +196,14 @@ def macro_f1(said: Sequence[str], right: Sequence[str]) -> float:
 
 
 class _Evaluator:
-    """The loss on episodes of the training tasks, the same ones each time; no held-out task is looked at."""
+    """The errors on episodes of validation tasks, the same ones each time; no held-out task is looked at.
 
-    def __init__(self, config: IclConfig, tasks: tuple[TextTask, ...], tokens: Tokens) -> None:
-        self.config, self.family = config, config.family(tasks, tokens, query=2)
+    Options have their own names there, as in a judgement.
+    """
+
+    def __init__(self, config: IclConfig, tokens: Tokens) -> None:
+        family = config.family(config.choosing_tasks(), tokens, query=2)
+        self.config, self.family = config, replace(family, symbols=0.0)
 
     def __call__(self, module: nn.Module) -> tuple[dict[str, float], object]:
         assert isinstance(module, Adaptation)

@@ -1,4 +1,7 @@
+import dataclasses
 import json
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,9 +11,11 @@ import yaml
 import l2o
 from l2o.cli import main
 from l2o.learners import Adaptation, InContextLanguageModel
+from l2o.learners.in_context.language_model import tiny_gpt
 from l2o.tasks.data.fetch import find
 from l2o.tasks.data.text_collections import banking77_tasks, sentences
 from l2o.tasks.data.text_tasks import Pair, TextTask
+from l2o.tasks.text_episodes import TextEpisodes
 from l2o.training.checkpoint import load_tree
 from l2o.training.icl import IclConfig, load_tasks
 from l2o.training.icl_command import Judgements, drawn, judge_task, macro_f1
@@ -95,11 +100,42 @@ def test_a_run_tells_what_its_outer_optimizer_was_given(
     assert load_tree(next((tmp_path / "checkpoints").iterdir()))["hyperparameters"] == written
 
 
+def test_the_best_weights_are_chosen_by_tasks_that_are_neither_trained_on_nor_judged(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "three"
+    shutil.copytree(folder, data)
+    rows = [f"{word} {i},{label}" for label, word in (("up", "sky"), ("down", "pit")) for i in range(8)]
+    (data / "ways.csv").write_text("text,category\n" + "\n".join(rows))
+    config = IclConfig(data=str(data), held_out=("heat",), validation=("ways",))
+    names = [[task.name for task in part] for part in (*config.tasks(), config.choosing_tasks())]
+    assert names == [["places"], ["heat"], ["ways"]]
+    assert (
+        IclConfig(data=str(data), held_out=("heat",)).choosing_tasks()
+        == IclConfig(data=str(data), held_out=("heat",)).tasks()[0]
+    )
+    families = []
+    monkeypatch.setattr(IclConfig, "family", recorded(families, IclConfig.family))
+    assert icl(data, tmp_path / "run", "--held-out", "heat", "--validation", "ways", "--steps", "2") == 0
+    assert families == [["places"], ["ways"]]
+
+
+def recorded(families: list[list[str]], family: Callable[..., TextEpisodes]) -> Callable[..., TextEpisodes]:
+    """`IclConfig.family` that tells of which tasks."""
+
+    def found(config: IclConfig, tasks: Sequence[TextTask], *more: object, **by_name: object) -> TextEpisodes:
+        families.append([task.name for task in tasks])
+        return family(config, tasks, *more, **by_name)
+
+    return found
+
+
 def test_bad_settings_are_told(folder: Path, tmp_path: Path, capsys) -> None:
     for words, message in (
         (("--held-out", "heat"), "a fresh tiny-gpt knows nothing"),
         (("--steps", "1"), "needs tasks with test pairs"),
         (("--held-out", "nothing", "--steps", "1"), "held-out tasks must be among"),
+        (("--held-out", "heat", "--validation", "nothing", "--steps", "1"), "held-out tasks must be among"),
         (("--method", "channel", "--calibrated"), "must not be calibrated"),
         (("--held-out", "heat", "--steps", "1", "--freeze"), "something must be trained"),
         (("--held-out", "heat", "--model", "/no/model"), "a model must be a llama2.c checkpoint"),
@@ -117,6 +153,27 @@ def test_a_judgement_is_the_same_for_a_seed_and_has_no_test_pair_in_its_pool() -
     assert drawn(task, 2, 2, 5, 0) == (options, shown, pool, test) != drawn(task, 2, 2, 5, 1)
     assert len(options) == 2 and sorted(pair.output for pair in shown) == sorted(options * 2)
     assert set(shown) <= set(pool) and not set(pool) & set(test) and len(test) == 5
+
+
+def test_draws_of_other_numbers_are_others(folder: Path) -> None:
+    task = load_tasks(str(folder))["places"]
+    config = IclConfig(way=2, shot=1, longest=16, judgements=2, items=5, width=8, depth=1, heads=1, window=64)
+    adaptation = Adaptation(InContextLanguageModel(tiny_gpt(256, 8, 1, 1, 64), 0, 16))
+    whole = judge_task(adaptation, config, Bytes(), task).accuracies
+    each = [
+        judge_task(adaptation, dataclasses.replace(config, judgements=1), Bytes(), task, first).accuracies
+        for first in range(2)
+    ]
+    assert [accuracy for of in each for accuracy in of] == whole
+
+
+class Bytes:
+    """A token is a byte."""
+
+    start = 0
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
 
 
 def test_the_mean_the_worst_and_the_interval_are_over_the_draws() -> None:
@@ -145,8 +202,6 @@ def test_accuracy_is_the_share_of_right_choices() -> None:
 
         def encode(self, text: str) -> list[int]:
             return [7 if c == "y" else 1 for c in text]
-
-    from l2o.learners.in_context.language_model import tiny_gpt
 
     task = TextTask("t", ("no", "yes"), tuple(Pair(f"{i}", option) for option in ("no", "yes") for i in range(4)))
     config = IclConfig(way=2, shot=1, longest=8, judgements=2, items=6)
