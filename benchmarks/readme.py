@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    agents_tuning,
     claims,
     cluster,
     gpu_training,
@@ -76,6 +77,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "meta_icl": meta_icl.table,
     "icl_models": icl_models.table,
     "icl_cache": icl_cache.table,
+    "tracking": agents_tuning.tracking,
     "scaling": cluster.scaling,
     "soak": cluster.soak,
     **robustness.TABLES,
