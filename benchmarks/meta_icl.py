@@ -195,21 +195,39 @@ def _judged(config: Config, settings: IclConfig, shot: int, task: str) -> dict[s
 
 def table() -> str:
     """For the README."""
-    rows = sorted(read("meta_icl"), key=lambda row: (row["model"], row["first"], row["how"] != "MetaICL"))
-    heads = ("model", "draws", "how", "accuracy, mean", "worst draw", "MetaICL is better by", "CPU minutes")
+    rows = sorted(read("meta_icl"), key=lambda row: (row["model"], row["task"], row["first"], row["how"] != "MetaICL"))
+    heads = (
+        "model",
+        "judged on",
+        "draws",
+        "how",
+        "accuracy, mean",
+        "worst draw",
+        "MetaICL is better by",
+        "CPU minutes",
+    )
     lines = [line(heads), line(["---"] * len(heads))]
     for row in rows:
         better = "" if row["how"] == "MetaICL" else f"{100 * row['metaicl_gains']:.1f} ± {100 * row['half_gain']:.1f}"
         mean = f"{100 * row['mean']:.1f}% ± {100 * row['half_interval']:.1f}"
         draws = f"{len(row['accuracies'])} of {row['items']} texts"
-        facts = (row["model"], draws, row["how"], mean, f"{100 * row['worst']:.1f}%", better)
+        facts = (
+            row["model"],
+            row["task"].removesuffix("-test"),
+            draws,
+            row["how"],
+            mean,
+            f"{100 * row['worst']:.1f}%",
+            better,
+        )
         lines.append(line([*facts, f"{row['cpu_seconds'] / 60:.0f}"]))
     told: dict[str, str] = {}
     for row in rows:
         config = row["config"]
         about = (
-            f"{row['model']}: {config['steps']:,} steps, seed {row['seed']}, {row['method']}, {config['way']} of 20 "
-            f"intents never trained on, {config['shot']} demonstrations of each, commit {row['computed_at']}"
+            f"{row['model']}: {config['steps']:,} steps, seed {row['seed']}, {row['method']}, {config['way']} options, of "
+            f"20 intents or 6 kinds of question never trained on, {config['shot']} demonstrations of each, commit "
+            f"{row['computed_at']}"
         )
         told.setdefault(row["model"], about)
     ends = f"95% intervals over draws; CPU minutes are of training. {rows[0]['machine']}."
