@@ -225,9 +225,9 @@ def table() -> str:
     for row in rows:
         config = row["config"]
         about = (
-            f"{row['model']}: {config['steps']:,} steps, seed {row['seed']}, {row['method']}, {config['way']} options, of "
-            f"20 intents or 6 kinds of question never trained on, {config['shot']} demonstrations of each, commit "
-            f"{row['computed_at']}"
+            f"{row['model']}: {config['steps']:,} steps, seed {row['seed']}, {row['method']}, {config['way']} options "
+            f"of 20 intents, or of 6 kinds of question, never trained on, {config['shot']} demonstrations of each, "
+            f"commit {row['computed_at']}"
         )
         told.setdefault(row["model"], about)
     ends = f"95% intervals over draws; CPU minutes are of training. {rows[0]['machine']}."
