@@ -48,7 +48,7 @@ class IclConfig(PoolConfig):
             a folder of transformers', or a name on the Hub.
         data: named tasks (banking77, trec, sst2, mr, cr, mpqa, subj, all), a folder of .jsonl and .csv files, or one.
         held_out: names of the tasks that are judged; none of their pairs is trained on. Where empty, all tasks are
-            trained on and judged on their test parts.
+            trained on (but for those of `validation`) and judged on their test parts.
         validation: names of tasks that the best weights are chosen by, neither trained on nor judged; where empty, by
             episodes of the tasks trained on.
         learner: prompt (in context), soft-prompt, prefix, lora, or context-adapter.
@@ -164,7 +164,7 @@ class IclConfig(PoolConfig):
         return tuple(train), tuple(held_out)
 
     def choosing_tasks(self) -> tuple[TextTask, ...]:
-        """Tasks that the best weights are chosen by."""
+        """Tasks that the best weights are chosen by: those of `validation`, or those that are trained on."""
         return tuple(split_tasks(load_tasks(self.data), self.validation)[1]) if self.validation else self.tasks()[0]
 
     def language_model(self, tasks: Sequence[TextTask], folder: Path) -> Model:
