@@ -145,6 +145,9 @@ class IclConfig(PoolConfig):
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
         if self.rule is None and self.rule_args:
             raise ValueError(f"rule_args need a rule that takes them (--rule); got {self.rule_args}.")
+        both = sorted(set(self.held_out) & set(self.validation))
+        if both:
+            raise ValueError(f"a task must not be judged if weights are chosen by it; got {', '.join(both)} for both.")
         if self.calibrated and self.method == "channel":
             raise ValueError("a channel model must not be calibrated: no option is more likely by itself in it.")
 
