@@ -102,11 +102,8 @@ def _few_shot() -> str:
 
 
 def _linear() -> str:
-    (row,) = (
-        row
-        for row in read("in_context")
-        if (row["learner"], row["data"], row["inputs"]) == ("in-context", "linear", "as in training")
-    )
+    asked = ("in-context", "linear", "as in training")
+    row = next(row for row in read("in_context") if (row["learner"], row["data"], row["inputs"]) == asked)
     of = [row["by_examples"][k]["error"] for k in ("5", "10", "15")]
     ratios = ", ".join(f"{error['transformer'] / error['ridge']:.2f}" for error in of)
     return f"{ratios} with 5, 10, 15 examples, after {row['cpu_seconds'] / 60:.0f} CPU minutes"

@@ -57,8 +57,16 @@ ALSO = {"prototypical": (20,)}
 TRANSDUCTIVE = ("relation",)
 """Judged by the statistics of the batch as well, as its authors do."""
 
-TARGETS = {"prototypical": 98.5, "maml": 98.3, "relation": 99.0, "matching": 97.9, "siamese": 97.0, "reptile": 97.0}
-TARGETS |= {"snail": 98.0, "versa": 98.0}
+TARGETS = {
+    "prototypical": 98.5,
+    "maml": 98.3,
+    "relation": 99.0,
+    "matching": 97.9,
+    "siamese": 97.0,
+    "reptile": 97.0,
+    "snail": 98.0,
+    "versa": 98.0,
+}
 """Accuracy to reach, percent, 5-way 1-shot."""
 
 
@@ -69,7 +77,7 @@ class Config:
     Arguments:
         only: learners; all if empty.
         threads: CPU threads of a run.
-        device: where learners are trained and judged.
+        device: where learners are trained, and judged at the end of a run; what is judged again is on the CPU.
         finish: bring runs to their end; else those that were stopped are judged by the best they had come to.
         out: folder of the runs and rows.
         record: keep the rows in benchmarks/results.
@@ -122,7 +130,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
             if trained(folder) < steps:
                 words = command(config, learner, steps)
                 subprocess.run([sys.executable, "-m", "l2o.cli", *words], check=True)
-        told = json.loads((folder / "test.json").read_text()) if trained(folder) else stopped(folder)
+        told = json.loads((folder / "test.json").read_text()) if trained(folder) else stopped(folder, config.threads)
         norm = LearnConfig(learner=learner).resolved().norm
         more = {
             "trained_at": began.read_text(),
@@ -150,10 +158,10 @@ def device_of_run(folder: Path) -> str:
     return read_config(folder / "config.yaml", LearnConfig).device
 
 
-def stopped(folder: Path) -> dict[str, Any]:
+def stopped(folder: Path, threads: int) -> dict[str, Any]:
     """The report of a run as it was left, on its best learner so far."""
     made = json.loads((folder / "ledger.jsonl").read_text().splitlines()[-1])["step"]
-    return {**judge_saved(JudgeConfig(str(folder), threads=1)), "steps": made, "stopped": True}
+    return {**judge_saved(JudgeConfig(str(folder), threads=threads)), "steps": made, "stopped": True}
 
 
 def trained(folder: Path) -> int:

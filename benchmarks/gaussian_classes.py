@@ -36,8 +36,6 @@ from l2o.types import seeded, tree_map
 OTHERS = ("relation", "convcnp")
 """Learners of other data: images, numbers on a line."""
 
-BY_RULE: dict[str, Any] = {"lr": 1.0, "schedule": "constant", "max_grad_norm": 0.0}
-
 TEST_SEED = 10**6
 """Of the test episodes of runs with seed 0, see `learn_command.report`."""
 
@@ -49,7 +47,7 @@ class Config:
     Arguments:
         learners: which; all that classify vectors if empty.
         seeds: of weights and episodes; the limits are those on the test episodes of seed 0.
-        optimizer: of the weights: a class of torch.optim, or an update rule, which gets no rate, schedule or clipping.
+        optimizer: of the weights: a class of torch.optim, or an update rule by name.
         train_episodes: that each learner sees, in as many outer steps as it takes.
         episodes: of the test.
         threads: CPU threads.
@@ -106,7 +104,7 @@ def trained(config: Config, name: str, seed: int) -> dict[str, Any]:
         validation_episodes=500,
         test_episodes=config.episodes,
         threads=config.threads,
-        **({} if config.optimizer == "Adam" else BY_RULE | {"optimizer": config.optimizer}),
+        optimizer=config.optimizer,
     )
     folder = config.out / "_".join((name, *[config.optimizer] * (config.optimizer != "Adam"), str(seed)))
     folder.mkdir(parents=True, exist_ok=True)

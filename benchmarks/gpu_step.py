@@ -3,11 +3,11 @@
     python -m benchmarks.gpu_step --record                       # on a machine with a GPU
     python -m benchmarks.gpu_step --sizes 10000000 --rules mlp
 
-Steps from given gradients on equal, nearly square matrices, timed by the device's own clock from the first launch to
-the end of the last kernel; repeats of all optimizers alternate, and medians are told. Ours go through
-`LearnedOptimizer`, with our Triton kernels and without; apart from the one in the box they are untrained, because what
-a step costs does not depend on weights. `host_ms` is what Python takes to launch a step: where it is the larger
-number, the GPU waits.
+Steps from given gradients on equal, nearly square matrices, timed by the clock from an idle GPU until it is idle again;
+repeats of all optimizers alternate, and medians are told. Ours go through `LearnedOptimizer`, on our Triton kernels,
+launched one by one and from a CUDA graph; apart from the one in the box they are untrained, because what a step costs
+does not depend on weights. `host_ms` is what Python takes until `step` returns, for ours with its look at whether the
+step is finite: where it is nearly all of `ms`, the GPU waits for Python.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Steps:
         self.times: list[tuple[float, float]] = []
 
     def run(self) -> tuple[float, float]:
-        """One step: milliseconds until it is done, and until Python has launched it."""
+        """One step: milliseconds until it is done, and until Python goes on."""
         torch.cuda.synchronize()
         start = time.perf_counter()
         self.optimizer.step(**self.arguments)
@@ -136,7 +136,7 @@ def main(config: Config) -> None:
     keep("gpu_step", config, rows, by=("gpu", "parameters", "tensors", "optimizer"))
     columns = {
         "ms": "ms",
-        "launch ms": "host_ms",
+        "Python ms": "host_ms",
         "/ AdamW foreach": "over_adamw_foreach",
         "/ fused": "over_adamw_fused",
         "state bytes": "state_bytes",

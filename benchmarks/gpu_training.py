@@ -1,4 +1,4 @@
-"""Does the optimizer in the box, untuned, train what is a thousand times larger than its meta-training tasks?
+"""Does the optimizer in the box, untuned, train a network far larger than those that it was meta-trained on?
 
     python -m benchmarks.gpu_training --record          # on a machine with a GPU
     python -m benchmarks.gpu_training --methods adamw   # its runs alone; they are kept, and found again

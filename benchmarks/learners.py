@@ -18,13 +18,9 @@ def few_shot() -> str:
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for row in rows:
         accuracy = f"{100 * row['score']:.2f}% ± {100 * row['half_interval']:.2f}"
-        steps, minutes = (f"{row[key]:,.0f}" if key in row else "" for key in ("steps", "cpu_seconds"))
-        if "cpu_seconds" in row:
-            minutes = f"{row['cpu_seconds'] / 60:.0f}"
-        minutes = " ".join([minutes, "beside a GPU"] if row.get("device", "cpu") != "cpu" else [minutes]).strip()
-        steps += ", stopped there" * ("stopped" in row)
+        steps = f"{row['steps']:,}" + ", stopped there" * ("stopped" in row) if "steps" in row else ""
         together = "together" if row["norm"] == "batch" else "alone"
-        lines.append(f"| {row['learner']} | {row['way']} | {accuracy} | {together} | {steps} | {minutes} |")
+        lines.append(f"| {row['learner']} | {row['way']} | {accuracy} | {together} | {steps} | {_minutes(row)} |")
     first = rows[0]
     lines += [
         "",
@@ -147,7 +143,7 @@ def memory() -> str:
             for name, value in row["scores"].items()
         )
         done = f"{row['step']:,}" + (", until nothing was wrong" if row["faultless"] else "")
-        lines.append(f"| {row['run']} | {done} | {row['cpu_seconds'] / 60:.0f} | {scores} | {row['skipped']} |")
+        lines.append(f"| {row['run']} | {done} | {_minutes(row)} | {scores} | {row['skipped']} |")
     first = rows[0]
     lines += [
         "",
@@ -192,7 +188,7 @@ def neural_processes() -> str:
         cells += [f"{row['log_likelihood']:.3f} ± {row['half_interval']:.3f}"]
         cells += ["" if row["target"] is None else f"{row['target']:.2f}"]
         cells += [f"{row['gap']:.3f} ± {row['half_gap']:.3f}", f"{100 * row['coverage']['0.9']:.1f}%"]
-        lines.append("| " + " | ".join([*cells, f"{row['cpu_seconds'] / 60:.0f}"]) + " |")
+        lines.append("| " + " | ".join([*cells, _minutes(row)]) + " |")
     first = rows[0]
     lines += [
         "",
@@ -201,6 +197,12 @@ def neural_processes() -> str:
         f"{first['machine']}, commits {_commits(rows, 'computed_at')}.",
     ]
     return "\n".join(lines)
+
+
+def _minutes(row: dict[str, Any]) -> str:
+    """Of CPU time, where they are known, and whether a GPU worked beside."""
+    told = f"{row['cpu_seconds'] / 60:.0f}" if "cpu_seconds" in row else ""
+    return f"{told} beside a GPU".strip() if row.get("device", "cpu") != "cpu" else told
 
 
 def _cost(row: dict[str, Any]) -> str:

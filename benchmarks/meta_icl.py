@@ -173,8 +173,11 @@ def _spent(config: Config, settings: IclConfig) -> dict[str, Any]:
 
 
 def _folder(config: Config, settings: IclConfig) -> Path:
-    facts = (settings.method, settings.shot, settings.symbols, settings.optimizer, settings.lr, settings.steps)
-    return config.out / Path(config.model).name / "_".join(str(fact) for fact in (*facts, settings.seed))
+    """Of a run: all that its weights depend on."""
+    s = settings
+    facts = (s.method, s.way, s.shot, s.num_episodes, s.symbols, s.optimizer, s.lr, s.steps, s.evaluate_every, s.seed)
+    dtype = "bfloat16" if config.bfloat16 else "float32"
+    return config.out / Path(config.model).name / "_".join(map(str, (*facts, dtype)))
 
 
 def _judged(config: Config, settings: IclConfig, shot: int, task: str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from l2o.training.calibration import bands, calibration, evaluating
 from l2o.training.evaluate import half_interval
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import learn
+from l2o.training.outer import torch_class
 from l2o.types import seeded
 
 FAMILIES = {"gp-rbf": GaussianProcess(), "gp-matern": GaussianProcess("matern"), "gp-fixed": FIXED_KERNEL}
@@ -51,7 +52,7 @@ LEARNERS: dict[tuple[str, str], dict[str, Any]] = {
     ("tnp-a", "gp-rbf"): {"steps": 100_000},
     ("convcnp", "gp-fixed"): {"steps": 10_000, "lr": 1e-3},
 }
-"""Learner, data, and what is said besides; see `l2o learn --help`."""
+"""Learner, data, and what is said besides, of which an update rule takes no rate; see `l2o learn --help`."""
 
 TARGETS = {"cnp": 0.25, "anp": 0.8, "tnp-d": 1.43 - 0.15, "tnp-a": 1.81 - 0.25, "convcnp": -0.705 - 0.15}
 """Nats to reach."""
@@ -68,7 +69,7 @@ class Config:
         learners: which; all if empty.
         seeds: of weights and training tasks; those of the judgement are the same for all.
         steps: outer steps, in place of each learner's own.
-        optimizer: of the weights: a class of torch.optim, or an update rule, which gets no rate, schedule or clipping.
+        optimizer: of the weights: a class of torch.optim, or an update rule by name.
         batches: of 16 tasks, to judge by.
         limit_batches: the first of them, to compute limits on.
         threads: CPU threads.
@@ -95,14 +96,9 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         if config.learners and name not in config.learners:
             continue
         for seed in config.seeds:
-            chosen = settings if config.steps is None else settings | {"steps": config.steps}
-            if config.optimizer != "Adam":
-                chosen = chosen | {
-                    "optimizer": config.optimizer,
-                    "lr": 1.0,
-                    "schedule": "constant",
-                    "max_grad_norm": 0.0,
-                }
+            chosen = settings | {"optimizer": config.optimizer}
+            chosen |= {} if config.steps is None else {"steps": config.steps}
+            chosen |= {} if torch_class(config.optimizer) else {"lr": None}
             folder = config.out / "_".join((name, data, *[config.optimizer] * (config.optimizer != "Adam"), str(seed)))
             told = trained(folder, name, data, seed, config, chosen)
             learner = load(folder / "best.safetensors").learner

@@ -105,7 +105,7 @@ class GPT(Characters):
 
 
 LARGE = GPT(batch_size=32, length=256, width=384, depth=6)
-"""A hundred times the size of what optimizers are meta-trained on and more, for a GPU: 10.8 million parameters."""
+"""For a GPU: 10.8 million parameters."""
 
 
 class RecurrentNetwork(nn.Module):

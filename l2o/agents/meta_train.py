@@ -17,9 +17,9 @@ from l2o.agents.lifetime_es import LifetimeES
 from l2o.agents.suites import lives
 from l2o.load import load, save
 from l2o.rules.base import UpdateRule
-from l2o.training.config import MAPPING, to_plain, train_only
+from l2o.training.config import MAPPING, filled, to_plain, train_only
 from l2o.training.meta_trainer import MetaTrainer, theta_of
-from l2o.training.outer import outer_optimizer, rate_factor
+from l2o.training.outer import outer_defaults, outer_optimizer, rate_factor
 from l2o.training.pools import PoolConfig
 from l2o.training.run import RunDirectory, meta_train
 from l2o.types import made, seeded
@@ -37,9 +37,10 @@ class LivesConfig(PoolConfig):
         num_pairs: perturbations of an estimate.
         num_lives: lives for each theta of a pair.
         std: standard deviation of perturbations.
-        optimizer: outer optimizer: a class of torch.optim, or the path of a saved update rule.
-        lr: outer learning rate.
-        schedule: of the outer learning rate: constant, or cosine to a tenth.
+        optimizer: outer optimizer: a class of torch.optim, or an update rule by name ('default') or path.
+        lr: outer learning rate; None for 1 with an update rule, else 0.04.
+        schedule: of the outer learning rate: constant, or cosine to a tenth; None for constant with an update rule,
+            else cosine.
         max_grad_norm: limit on the norm of the meta-gradient.
         steps: outer steps.
         seed: of everything.
@@ -57,8 +58,8 @@ class LivesConfig(PoolConfig):
     num_lives: int = 4
     std: float = 0.1
     optimizer: str = "Adam"
-    lr: float = 0.04
-    schedule: Literal["constant", "cosine"] = "cosine"
+    lr: float | None = None
+    schedule: Literal["constant", "cosine"] | None = None
     max_grad_norm: float | None = None
     steps: int = 45
     seed: int = 0
@@ -73,6 +74,10 @@ class LivesConfig(PoolConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
 
+    def resolved(self) -> LivesConfig:
+        """The config with nothing left open: what is None follows from the kind of the outer optimizer."""
+        return filled(self, outer_defaults(self.optimizer, {"lr": 0.04, "schedule": "cosine"}))
+
     def fresh(self) -> UpdateRule:
         """The rule at step 0; its initial weights are drawn from `seed`."""
         rule: UpdateRule = made(lambda: load(self.rule, **self.rule_args), self.seed)
@@ -81,16 +86,18 @@ class LivesConfig(PoolConfig):
 
     def build(self) -> MetaTrainer:
         """A trainer at step 0."""
-        rule, suite = self.fresh(), lives(self.lives)
+        c, rule, suite = self.resolved(), self.fresh(), lives(self.lives)
+        assert c.lr is not None and c.schedule is not None
         estimator = LifetimeES(rule, tuple(suite.train.values()), self.num_pairs, self.num_lives, self.std)
         pool = self.make_pool(estimator, theta_of(rule), self.seed, self.threads)
-        optimizer = outer_optimizer(rule, self.optimizer, self.lr, self.steps)
-        schedule = LambdaLR(optimizer, rate_factor(self.schedule, 0, self.steps))
+        optimizer = outer_optimizer(rule, c.optimizer, c.lr, c.steps)
+        schedule = LambdaLR(optimizer, rate_factor(c.schedule, 0, c.steps))
         return MetaTrainer(rule, pool, optimizer, schedule, self.max_grad_norm)
 
 
 def train(config: LivesConfig, folder: Path) -> dict[str, float]:
     """Meta-train as configured, from the folder's newest checkpoint if it has one; returns the last scores."""
+    config = config.resolved()
     directory, plain = RunDirectory(folder), to_plain(config)
     directory.write_config(plain)
     held_out = lives(config.lives).validation

@@ -21,8 +21,8 @@ class Graph:
     """A rule's call on tensors of its own memory, for parameters of certain shapes.
 
     Gradients, loss and what is remembered are copied there and back, so that a step which is not made changes nothing;
-    what is left to be brought up to date in place (see `deferring`) stays there, and is not copied again. The updates
-    are overwritten when the graph is played next.
+    what is left to be brought up to date in place (see `deferring`), or never changes, stays there, and is not copied
+    again. The updates are overwritten when the graph is played next.
 
     Arguments:
         in_place: read parameters where they are, not from copies. The graph then serves these alone, see `serves`.
@@ -42,24 +42,25 @@ class Graph:
         if in_place:
             own = (*own[:2], params, own[3])
         self._theta, self._places, self._in_place = theta, _places(state), in_place
-        self._inputs, self._where = _leaves(self._places, *own), where(params)
+        self._inputs, self._addresses = _leaves(self._places, *own), addresses(params)
         args = (theta, *own)
         wanted = now_deferring() is not None
         device, self._graph = next(iter(params.values())).device, torch.cuda.CUDAGraph()
         with torch.cuda.device(device):
             _once_apart(call, args, wanted)
+            # a stream of this device: torch's own for graphs is of the device that recorded first.
             # relaxed: while it is recorded, kernels copy tables by a stream of their own
-            recorded = torch.cuda.graph(self._graph, capture_error_mode="relaxed")
+            recorded = torch.cuda.graph(self._graph, stream=torch.cuda.Stream(), capture_error_mode="relaxed")
             with recording() as self._kept, deferring(wanted) as self._deferred, recorded:
                 self._updates, self._state = call(*args)
         places = _places(self._state)
         self._outputs = dict(zip(places, _leaves(places, {}, self._state, {}, None), strict=True))
-        taken = {x.data_ptr() for x in self._inputs if x.numel()}
-        self._stays = {place for place, x in self._outputs.items() if x.data_ptr() in taken}
+        stands = dict(zip(self._places, self._inputs, strict=False))  # gradients and others come after
+        self._stays = {place for place, x in self._outputs.items() if place in stands and _are_one(x, stands[place])}
 
     def serves(self, params: Params) -> bool:
         """Whether parameters are where the graph reads them."""
-        return not self._in_place or self._where == where(params)
+        return not self._in_place or self._addresses == addresses(params)
 
     def __call__(self, grads: Params, state: OptState, params: Params, loss: Tensor | None) -> tuple[Params, OptState]:
         """Updates and new state, as the rule gives them."""
@@ -90,8 +91,8 @@ def _places(state: OptState) -> list[Place]:
     return [*places, *((None, key) for key in state.shared), (None, STEP)]
 
 
-def where(params: Params) -> list[int]:
-    """Addresses."""
+def addresses(params: Params) -> list[int]:
+    """Where parameters are."""
     return [p.data_ptr() for p in params.values()]
 
 
@@ -100,6 +101,10 @@ def _leaves(places: list[Place], grads: Params, state: OptState, params: Params,
     shared = {**state.shared, STEP: state.step}
     of_state = [shared[key] if name is None else state.slots[name][key] for name, key in places]
     return [*of_state, *grads.values(), *params.values(), *([] if loss is None else [loss])]
+
+
+def _are_one(x: Tensor, y: Tensor) -> bool:
+    return x.data_ptr() == y.data_ptr() and x.numel() > 0
 
 
 def _copy(pairs: list[tuple[Tensor, Tensor]]) -> None:

@@ -55,8 +55,9 @@ class LearnedOptimizer(Optimizer):
         compile: fuse the rule with `torch.compile`; the first step then takes longer, for each of up to eight sets of
             parameters that have gradients (see `torch._dynamo.config.recompile_limit`).
         graph: on a GPU, record the rule as a CUDA graph at the third step and play it from then on: one launch in place
-            of thousands, from memory of its own, some numbers for each parameter. For rules that look at no number and
-            draw none; where it fails, it says so once and goes on without.
+            of thousands, from memory of its own, some numbers for each parameter, for each of up to eight sets of
+            parameters that have gradients. For rules that look at no number and draw none; where it fails, it says so
+            once and goes on without. Takes the place of `compile` there.
         state_dtype: torch.bfloat16 halves the memory of what the rule remembers of each coordinate (its `large_slots`),
             rounded at random so that nothing is lost on average; None keeps the precision that is computed with.
         average_loss: where torch.distributed runs, take the mean loss of all processes, as replicas that saw losses of

@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.func import functional_call
 
 from l2o.compiled import compiled
-from l2o.optim.graph import Graph, where
+from l2o.optim.graph import Graph, addresses
 from l2o.rules.base import OptState, UpdateRule
 from l2o.rules.coordinates import now_deferring
 from l2o.types import Params, Theta
 
 WARM_UP, MAX_GRAPHS = 2, 8
 """Calls of a kind before it is recorded, and kinds that are."""
+MAX_COUNTED = 64
+"""Kinds whose calls are counted."""
 
 
 class Runner:
@@ -27,7 +29,7 @@ class Runner:
         compile: fuse the rule with `torch.compile`; where that fails, say so once and go on without. After eight sets
             of shapes torch compiles no more of them, and new ones run as they are.
         graph: on a GPU, record the rule as a CUDA graph at the third call with parameters of the same shapes, and play
-            it from then on; as careful as `compile`.
+            it from then on, in place of `compile` and as careful. Eight sets of shapes are recorded.
     """
 
     def __init__(self, rule: UpdateRule, compile: bool = False, graph: bool = False) -> None:
@@ -57,14 +59,19 @@ class Runner:
         self, theta: Theta, grads: Params, state: OptState, params: Params, loss: Tensor | None
     ) -> tuple[Params, OptState]:
         """From a graph, once there is one for such tensors."""
+        like = next(iter(params.values()))
         shapes = tuple((name, p.shape) for name, p in params.items())
-        key = (shapes, tuple(x.data_ptr() for x in theta.values()), loss is None, now_deferring() is not None)
-        graph, before = self._graphs.get(key), self._met.get(key, (0, []))
+        at = tuple(x.data_ptr() for x in theta.values())
+        key = (like.device, like.dtype, shapes, at, loss is None, now_deferring() is not None)
+        graph = self._graphs.get(key)
         if graph is None or not graph.serves(params):
-            self._met[key] = (before[0] + 1, where(params))
-            if before[0] < WARM_UP or (graph is None and len(self._graphs) >= MAX_GRAPHS):
+            count, before = self._met.pop(key, (0, []))
+            self._met[key] = count + 1, addresses(params)  # the newest comes last
+            if len(self._met) > MAX_COUNTED:
+                del self._met[next(iter(self._met))]
+            if count < WARM_UP or (graph is None and len(self._graphs) >= MAX_GRAPHS):
                 return self._call(theta, grads, state, params, loss)
-            stay = graph is None and before[1] == where(params)
+            stay = graph is None and before == addresses(params)
             try:
                 graph = Graph(self._call, theta, grads, state, params, loss, in_place=stay)
             except Exception as error:
@@ -85,6 +92,9 @@ class Runner:
         if known != version:
             copy = {key: x.detach().to(device, dtype if x.is_floating_point() else x.dtype) for key, x in own.items()}
             self._copies[device, dtype] = (version, copy)
+            if known is not None:  # graphs of what it was before
+                self._graphs.clear()
+                self._met.clear()
         return copy
 
 

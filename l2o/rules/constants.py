@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from l2o.kernels.recording import keep
 
 Values: TypeAlias = "tuple[float | Values, ...]"
 """Numbers, or equal rows of them."""
@@ -17,9 +19,9 @@ def numbers(values: Values, like: Tensor) -> Float[Tensor, "..."]:
     """Numbers in the precision and on the device of a tensor; on a GPU they are kept, because a copy waits for it."""
     if not like.is_cuda or torch.compiler.is_compiling() or torch._C._functorch.get_interpreter_stack():
         return like.new_tensor(values)
-    return _kept(values, like.dtype, like.device)
+    return keep(_copied(values, like.dtype, like.device))
 
 
-@cache
-def _kept(values: Values, dtype: torch.dtype, device: torch.device) -> Tensor:
+@lru_cache(maxsize=256)
+def _copied(values: Values, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=dtype, device=device)

@@ -124,7 +124,7 @@ class LearnedMuon(UpdateRule):
         shared = state.shared if loss is None else update_losses(state.shared, loss)
         slots, seen = remember(params, grads, state.slots, self.rates, self.network)
         names = [name for name, p in params.items() if p.numel()]
-        updates = {name: p if name in names else torch.zeros_like(p) for name, p in params.items()}  # in this order
+        updates = {name: p if p.numel() else torch.zeros_like(p) for name, p in params.items()}  # in this order
         if not names:
             return updates, OptState(state.step + 1, slots, shared)
         measured = measure(params, grads, slots, seen, self.network)

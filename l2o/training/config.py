@@ -110,7 +110,7 @@ class MetaTrainConfig(PoolConfig):
         schedule: of the outer learning rate: constant, or cosine to a tenth; None for constant with an update rule,
             else cosine.
         warmup: outer steps of linear warm-up.
-        max_grad_norm: limit on the norm of the meta-gradient.
+        max_grad_norm: limit on the norm of the meta-gradient, with any optimizer; None for no limit.
         steps: outer steps.
         seed: of everything; the same seed gives the same run.
         threads: CPU threads; 0 leaves torch's choice. Sums depend on it in their last digits.
@@ -180,8 +180,8 @@ class MetaTrainConfig(PoolConfig):
         train_only(rule, self.only)
         estimator = self.make_estimator(rule, suite)
         pool = self.make_pool(estimator, theta_of(rule), self.seed, self.threads)
-        optimizer = outer_optimizer(rule, c.optimizer, c.lr)
-        schedule = LambdaLR(optimizer, rate_factor(c.schedule, self.warmup, self.steps))
+        optimizer = outer_optimizer(rule, c.optimizer, c.lr, c.steps)
+        schedule = LambdaLR(optimizer, rate_factor(c.schedule, c.warmup, c.steps))
         return MetaTrainer(rule, pool, optimizer, schedule, self.max_grad_norm)
 
     def make_estimator(self, rule: UpdateRule, suite: Suite) -> GradientEstimator:

@@ -48,7 +48,7 @@ class IclConfig(PoolConfig):
             a folder of transformers', or a name on the Hub.
         data: named tasks (banking77, trec, sst2, mr, cr, mpqa, subj, all), a folder of .jsonl and .csv files, or one.
         held_out: names of the tasks that are judged; none of their pairs is trained on. Where empty, all tasks are
-            trained on and judged on their test parts.
+            trained on (but for those of `validation`) and judged on their test parts.
         validation: names of tasks that the best weights are chosen by, neither trained on nor judged; where empty, by
             episodes of the tasks trained on.
         learner: prompt (in context), soft-prompt, prefix, lora, or context-adapter.
@@ -145,6 +145,9 @@ class IclConfig(PoolConfig):
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
         if self.rule is None and self.rule_args:
             raise ValueError(f"rule_args need a rule that takes them (--rule); got {self.rule_args}.")
+        both = sorted(set(self.held_out) & set(self.validation))
+        if both:
+            raise ValueError(f"a task must not be judged if weights are chosen by it; got {', '.join(both)} for both.")
         if self.calibrated and self.method == "channel":
             raise ValueError("a channel model must not be calibrated: no option is more likely by itself in it.")
 
@@ -164,7 +167,7 @@ class IclConfig(PoolConfig):
         return tuple(train), tuple(held_out)
 
     def choosing_tasks(self) -> tuple[TextTask, ...]:
-        """Tasks that the best weights are chosen by."""
+        """Tasks that the best weights are chosen by: those of `validation`, or those that are trained on."""
         return tuple(split_tasks(load_tasks(self.data), self.validation)[1]) if self.validation else self.tasks()[0]
 
     def language_model(self, tasks: Sequence[TextTask], folder: Path) -> Model:

@@ -196,9 +196,9 @@ def macro_f1(said: Sequence[str], right: Sequence[str]) -> float:
 
 
 class _Evaluator:
-    """The errors on episodes of validation tasks, the same ones each time; no held-out task is looked at.
+    """The share of errors on the tasks that weights are chosen by, on the same episodes each time.
 
-    Options have their own names there, as in a judgement.
+    No held-out task is looked at. Options have their own names, as in a judgement.
     """
 
     def __init__(self, config: IclConfig, tokens: Tokens) -> None:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from l2o.optim import LearnedOptimizer
 
 OF_RULES: dict[str, Any] = {"lr": 1.0, "schedule": "constant", "max_grad_norm": 0.0}
-"""Settings of an update rule as outer optimizer: it chooses its rates itself, and is to see gradients as they are."""
+"""Of an update rule as outer optimizer: it chooses its rates itself, and is to see gradients as they are."""
 
 
 def torch_class(name: str) -> type[Optimizer] | None:

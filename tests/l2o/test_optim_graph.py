@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 import l2o
 from l2o.optim import graph as graphs
-from l2o.optim.runner import MAX_GRAPHS, WARM_UP, Runner
+from l2o.optim.runner import MAX_COUNTED, MAX_GRAPHS, WARM_UP, Runner
 from l2o.rules import UpdateRule
+from l2o.rules.base import OptState, zero_step
 from l2o.rules.coordinates import deferring, now_deferring
+from l2o.types import Params
 
 
 class Apart:
@@ -85,7 +87,7 @@ def network() -> nn.Module:
 def train(model: nn.Module, optimizer: l2o.LearnedOptimizer, num: int, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(num):
-        x = torch.randn(4, 1, 6, 6, generator=generator)
+        x = torch.randn(4, 1, 6, 6, generator=generator).to(next(model.parameters()).dtype)
         optimizer.zero_grad()
         loss = (model(x) - x.mean()).square().mean()
         loss.backward()
@@ -105,14 +107,31 @@ def optimizers(rule: UpdateRule, **options: Any) -> list[tuple[nn.Module, l2o.Le
     ]
 
 
+class Hands(UpdateRule):
+    """A rule that hands on what it is given: gradient and loss become state, and that other state."""
+
+    def init(self, params: Params, total_steps: int | Tensor | None = None) -> OptState:
+        slots = {name: {"last": torch.zeros_like(p), "earlier": torch.zeros_like(p)} for name, p in params.items()}
+        return OptState(zero_step(params), slots, {"loss": torch.zeros(())})
+
+    def forward(
+        self, grads: Params, state: OptState, params: Params, loss: Tensor | None = None
+    ) -> tuple[Params, OptState]:
+        assert loss is not None
+        size = 0.01 + 0.01 * (loss - state.shared["loss"])
+        updates = {name: -size * (grads[name] + slot["last"] - slot["earlier"]) for name, slot in state.slots.items()}
+        slots = {name: {"last": grads[name], "earlier": slot["last"]} for name, slot in state.slots.items()}
+        return updates, OptState(state.step + 1, slots, {"loss": loss})
+
+
 def fresh(name: str) -> UpdateRule:
     torch.manual_seed(1)
-    return l2o.load(name)
+    return Hands() if name == "hands" else l2o.load(name)
 
 
 @pytest.mark.usefixtures("_no_gpu")
 @pytest.mark.filterwarnings("ignore:rule=.* is a fresh")
-@pytest.mark.parametrize("rule", ["adam", "mlp", "lstm", "matrix", "velo", "default"])
+@pytest.mark.parametrize("rule", ["adam", "mlp", "lstm", "matrix", "velo", "default", "hands"])
 def test_steps_are_those_without(rule: str) -> None:
     ends = []
     for model, optimizer in optimizers(fresh(rule)):
@@ -136,7 +155,7 @@ def test_steps_are_those_without(rule: str) -> None:
 
 @pytest.mark.usefixtures("_no_gpu")
 @pytest.mark.filterwarnings("ignore:rule=.* is a fresh", "ignore:l2o leaves out steps")
-@pytest.mark.parametrize("rule", ["mlp", "default"])
+@pytest.mark.parametrize("rule", ["mlp", "default", "hands"])
 def test_a_step_that_is_not_made_changes_nothing(rule: str) -> None:
     ends = []
     for model, optimizer in optimizers(fresh(rule)):
@@ -181,6 +200,36 @@ def test_graphs_are_few() -> None:
             layer(torch.ones(1)).sum().backward()
             optimizer.step(loss=torch.ones(()))
     assert len(optimizer._runner._graphs) == MAX_GRAPHS
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_kinds_that_come_once_are_forgotten() -> None:
+    layers = nn.ModuleList(nn.Linear(1, i + 1) for i in range(MAX_COUNTED + 2))
+    optimizer = l2o.LearnedOptimizer(layers.parameters(), "adam", graph=True)
+    for layer in layers:
+        optimizer.zero_grad()
+        layer(torch.ones(1)).sum().backward()
+        optimizer.step()
+    assert len(optimizer._runner._met) == MAX_COUNTED and not optimizer._runner._graphs
+
+
+@pytest.mark.usefixtures("_no_gpu")
+@pytest.mark.filterwarnings("ignore:rule=.* is a fresh")
+@pytest.mark.parametrize("rule", ["hands", "mlp"])
+def test_other_precision_and_other_weights_are_other_graphs(rule: str) -> None:
+    ends = []
+    for model, optimizer in optimizers(fresh(rule)):
+        train(model, optimizer, WARM_UP + 2)
+        model.double()
+        train(model, optimizer, WARM_UP + 2, seed=1)
+        assert len(optimizer._runner._graphs) == 2 * optimizer.graph
+        with torch.no_grad():
+            for p in optimizer.rule.parameters():  # of which there is a copy in float64
+                p.mul_(1.5)
+        train(model, optimizer, WARM_UP + 2, seed=2)
+        assert len(optimizer._runner._graphs) <= 2
+        ends.append(numbers(model))
+    assert ends[1].dtype == torch.float64 and torch.equal(ends[0], ends[1])
 
 
 @pytest.mark.usefixtures("_no_gpu")

@@ -187,7 +187,9 @@ def split_tasks(
         held_out = [sorted(tasks)[i] for i in order[:held_out]]
     unknown = sorted(set(held_out) - tasks.keys())
     if unknown:
-        raise ValueError(f"held-out tasks must be among {', '.join(sorted(tasks))}; got {', '.join(unknown)}.")
+        raise ValueError(
+            f"held-out and validation tasks must be among {', '.join(sorted(tasks))}; got {', '.join(unknown)}."
+        )
     sides = [task for name, task in tasks.items() if name not in held_out], [tasks[name] for name in held_out]
     if not all(sides):
         raise ValueError(

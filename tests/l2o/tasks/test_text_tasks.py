@@ -167,7 +167,7 @@ def _two(table: Path) -> Path:
         (lambda: TextEpisodes((TASK,), FORMAT, way=1), "way must be at least 2"),
         (lambda: TextEpisodes((TASK,), FORMAT, shot=4, query=1), "every option must have 5 training pairs"),
         (lambda: encode(FORMAT, ("a", "b"), (Pair("x", "c"),), ()), "an output must be one of"),
-        (lambda: split_tasks({"a": TASK}, ("b",)), "held-out tasks must be among a"),
+        (lambda: split_tasks({"a": TASK}, ("b",)), "held-out and validation tasks must be among a"),
         (lambda: split_tasks({"a": TASK}, ("a",)), "both sides of a split need a task"),
     ],
 )

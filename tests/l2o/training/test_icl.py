@@ -134,8 +134,12 @@ def test_bad_settings_are_told(folder: Path, tmp_path: Path, capsys) -> None:
     for words, message in (
         (("--held-out", "heat"), "a fresh tiny-gpt knows nothing"),
         (("--steps", "1"), "needs tasks with test pairs"),
-        (("--held-out", "nothing", "--steps", "1"), "held-out tasks must be among"),
-        (("--held-out", "heat", "--validation", "nothing", "--steps", "1"), "held-out tasks must be among"),
+        (("--held-out", "nothing", "--steps", "1"), "held-out and validation tasks must be among"),
+        (
+            ("--held-out", "heat", "--validation", "nothing", "--steps", "1"),
+            "held-out and validation tasks must be among",
+        ),
+        (("--held-out", "heat", "--validation", "heat", "--steps", "1"), "a task must not be judged if"),
         (("--method", "channel", "--calibrated"), "must not be calibrated"),
         (("--held-out", "heat", "--steps", "1", "--freeze"), "something must be trained"),
         (("--held-out", "heat", "--model", "/no/model"), "a model must be a llama2.c checkpoint"),

@@ -4,7 +4,9 @@ import pytest
 import torch
 import yaml
 
+from l2o.agents.meta_train import LivesConfig
 from l2o.load import recipe_file
+from l2o.optim import LearnedOptimizer
 from l2o.training.config import MetaTrainConfig, read_config, to_plain
 from l2o.training.icl import IclConfig
 from l2o.training.learn import LearnConfig
@@ -19,7 +21,7 @@ LEARN = [
 EXPLICIT = {"lr": 0.0, "schedule": "cosine", "max_grad_norm": 2.0}
 
 
-def settings(config: LearnConfig | IclConfig | MetaTrainConfig) -> tuple[object, ...]:
+def settings(config: LearnConfig | IclConfig | MetaTrainConfig | LivesConfig) -> tuple[object, ...]:
     found = config.resolved()
     return found.lr, found.schedule, found.max_grad_norm
 
@@ -30,6 +32,13 @@ def test_an_update_rule_gets_rate_1_a_constant_schedule_and_no_clipping(rule: st
         assert settings(LearnConfig(**own, optimizer=rule)) == (1.0, "constant", 0.0)
     assert settings(IclConfig(optimizer=rule)) == (1.0, "constant", 0.0)
     assert settings(MetaTrainConfig(optimizer=rule)) == (1.0, "constant", 1.0)  # meta-gradients are clipped for all
+    assert settings(LivesConfig(optimizer=rule)) == (1.0, "constant", None)
+
+
+def test_an_update_rule_is_told_how_long_the_run_is() -> None:
+    config = MetaTrainConfig(rule="mlp", tasks="quadratics", optimizer="default", num_tasks=1, steps=7, threads=1)
+    optimizer = config.build(config.suite()).optimizer
+    assert isinstance(optimizer, LearnedOptimizer) and optimizer.total_steps == 7
 
 
 def test_a_class_of_torch_gets_what_is_usual() -> None:
@@ -39,15 +48,16 @@ def test_a_class_of_torch_gets_what_is_usual() -> None:
     assert settings(IclConfig()) == settings(IclConfig(optimizer="SGD")) == (1e-3, "cosine", 1.0)
     assert settings(MetaTrainConfig()) == settings(MetaTrainConfig(optimizer="SGD")) == (1e-2, "cosine", 1.0)
     assert settings(MetaTrainConfig(max_grad_norm=None)) == (1e-2, "cosine", None)
+    assert settings(LivesConfig()) == settings(LivesConfig(optimizer="SGD")) == (0.04, "cosine", None)
 
 
-@pytest.mark.parametrize("kind", [LearnConfig, IclConfig, MetaTrainConfig])
+@pytest.mark.parametrize("kind", [LearnConfig, IclConfig, MetaTrainConfig, LivesConfig])
 @pytest.mark.parametrize("optimizer", ["default", "Adam"])
 def test_what_the_user_says_stands(kind: type, optimizer: str) -> None:
     assert settings(kind(optimizer=optimizer, **EXPLICIT)) == (0.0, "cosine", 2.0)
 
 
-@pytest.mark.parametrize("kind", [LearnConfig, IclConfig, MetaTrainConfig, PopulationConfig])
+@pytest.mark.parametrize("kind", [LearnConfig, IclConfig, MetaTrainConfig, PopulationConfig, LivesConfig])
 def test_settings_written_in_full_are_read_as_they_are(kind: type, tmp_path: Path) -> None:
     written = to_plain(kind()) | EXPLICIT | {"optimizer": "default"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(written))
