@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    agents_recursion,
     agents_tuning,
     claims,
     cluster,
@@ -78,6 +79,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "icl_models": icl_models.table,
     "icl_cache": icl_cache.table,
     "tracking": agents_tuning.tracking,
+    "recursion": agents_recursion.table,
     "scaling": cluster.scaling,
     "soak": cluster.soak,
     **robustness.TABLES,
