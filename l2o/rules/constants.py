@@ -18,7 +18,7 @@ Values: TypeAlias = "tuple[float | Values, ...]"
 def numbers(values: Values, like: Tensor) -> Float[Tensor, "..."]:
     """Numbers in the precision and on the device of a tensor; on a GPU they are kept, because a copy waits for it."""
     if not like.is_cuda or torch.compiler.is_compiling() or torch._C._functorch.get_interpreter_stack():
-        return like.new_tensor(values)
+        return torch.tensor(values, dtype=like.dtype).to(like.device)
     return keep(_copied(values, like.dtype, like.device))
 
 
