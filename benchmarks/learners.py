@@ -136,14 +136,17 @@ def meta_step() -> str:
 def memory() -> str:
     """What networks with a memory get wrong."""
     rows = [row for row in read("memory") if "step" in row]
-    lines = ["| run | steps | CPU minutes | scores, and targets | steps that were not finite |", "| --- " * 5 + "|"]
+    lines = [
+        line(["run", "steps", "CPU minutes", "scores, and targets", "steps that were not finite"]),
+        line(["---"] * 5),
+    ]
     for row in rows:
         scores = "; ".join(
             f"{name} {readable(value)}" + (f" ({readable(row['targets'][name])})" if name in row["targets"] else "")
             for name, value in row["scores"].items()
         )
         done = f"{row['step']:,}" + (", until nothing was wrong" if row["faultless"] else "")
-        lines.append(f"| {row['run']} | {done} | {_minutes(row)} | {scores} | {row['skipped']} |")
+        lines.append(line([row["run"], done, _minutes(row), scores, str(row["skipped"])]))
     first = rows[0]
     lines += [
         "",
@@ -159,14 +162,14 @@ def gaussian_classes() -> str:
     rows = read("gaussian_classes")
     limits = {row["learner"]: row["score"] for row in rows if "steps" not in row}
     trained = [row for row in rows if "steps" in row]
-    lines = ["| learner | Adam 1e-3 | the optimizer in the box | CPU minutes | |", "| --- " * 5 + "|"]
+    lines = [line(["learner", "Adam 1e-3", "the optimizer in the box", "CPU minutes", "difference"]), line(["---"] * 5)]
     for name in dict.fromkeys(row["learner"] for row in trained):
         of = {row["optimizer"]: row for row in trained if row["learner"] == name}
         both = [of.get(optimizer) for optimizer in ("Adam", "default")]
         cells = ["" if row is None else f"{row['score']:.4f} ± {row['half_interval']:.4f}" for row in both]
         minutes = ", ".join("" if row is None else f"{row['cpu_seconds'] / 60:.1f}" for row in both)
         better = "" if None in both else f"{both[1]['score'] - both[0]['score']:+.4f}"  # type: ignore[index]
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {minutes} | {better} |")
+        lines.append(line([name, *cells, minutes, better]))
     first = trained[0]
     told = ", ".join(f"{name} {value:.4f}" for name, value in limits.items())
     lines += [
@@ -181,14 +184,24 @@ def gaussian_classes() -> str:
 def neural_processes() -> str:
     """Log-likelihoods beside exact limits, and calibration."""
     rows = read("neural_processes")
-    lines = ["| learner | data | optimizer | steps | nats | wanted | below the limit | 90% intervals cover | CPU min |"]
-    lines.append("| --- " * 9 + "|")
+    heads = (
+        "learner",
+        "data",
+        "optimizer",
+        "steps",
+        "nats",
+        "wanted",
+        "below the limit",
+        "90% intervals cover",
+        "CPU min",
+    )
+    lines = [line(heads), line(["---"] * len(heads))]
     for row in rows:
         cells = [row["learner"], row["data"], row["optimizer"], f"{row['steps']:,}"]
         cells += [f"{row['log_likelihood']:.3f} ± {row['half_interval']:.3f}"]
         cells += ["" if row["target"] is None else f"{row['target']:.2f}"]
         cells += [f"{row['gap']:.3f} ± {row['half_gap']:.3f}", f"{100 * row['coverage']['0.9']:.1f}%"]
-        lines.append("| " + " | ".join([*cells, _minutes(row)]) + " |")
+        lines.append(line([*cells, _minutes(row)]))
     first = rows[0]
     lines += [
         "",
