@@ -9,7 +9,8 @@ to name the intent of a text alone (multi-task, zero-shot), once behind demonstr
 pairs are read in a step of both. The best weights are chosen by 10 other intents. Both are judged on 20 intents that
 were never trained on, with the same draws of four intents, demonstrations and texts, beside the pretrained model as it
 is (plain in-context learning; of the fresh one, what was trained without demonstrations takes its place). All see the
-intents' real names. Runs that were stopped go on, and nothing is judged twice.
+options' own names or, with --renamed, words that mean nothing, so that only the demonstrations say what is asked. Runs
+that were stopped go on, and nothing is judged twice.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import commit, keep, line, read
+from benchmarks.record import commit, keep
 from l2o.files import write_atomically
 from l2o.learners.adaptation import Adaptation
 from l2o.load import load
@@ -56,7 +57,7 @@ class Config:
             needs neither.
         lr: its rate; None for the usual one.
         symbols: share of MetaICL's training prompts whose options are renamed to words that mean nothing, so that the
-            demonstrations must be read; without demonstrations, and in all judgements, names are the real ones.
+            demonstrations must be read; without demonstrations names are always the real ones.
         bfloat16: matrix products of training in bfloat16; judgements never are.
         way: options of an episode.
         shot: demonstrations of each.
@@ -66,6 +67,7 @@ class Config:
         validations: choices of the best weights in a run.
         ways: which, MetaICL among them.
         judged_on: tasks; to choose settings, banking77-validation.
+        renamed: judge with options that are renamed so.
         threads: CPU threads.
         out: folder of the runs and rows.
         record: keep the rows in benchmarks/results.
@@ -88,6 +90,7 @@ class Config:
     validations: int = 2
     ways: tuple[str, ...] = WAYS
     judged_on: tuple[str, ...] = (TEST,)
+    renamed: bool = False
     threads: int = 1
     out: Path = Path("runs/meta_icl")
     record: bool = False
@@ -122,7 +125,7 @@ def _rows(
         told = judged[name]
         gain = [a - b for a, b in zip(judged["MetaICL"]["accuracies"], told["accuracies"], strict=True)]
         about = {"model": Path(config.model).name, "task": task, "method": method, "seed": seed, "how": name}
-        about["first"] = config.first
+        about |= {"first": config.first, "renamed": config.renamed}
         gains = {"metaicl_gains": fmean(gain), "half_gain": half_interval(torch.tensor(gain))}
         yield about | told | gains | _spent(config, settings)
 
@@ -183,65 +186,26 @@ def _folder(config: Config, settings: IclConfig) -> Path:
 def _judged(config: Config, settings: IclConfig, shot: int, task: str) -> dict[str, Any]:
     """Accuracies on a task that was not trained on, with so many demonstrations of each option; made once."""
     folder = _folder(config, settings)
-    path = folder / f"{task}_{shot}_{config.first}_{config.judgements}_{config.items}.json"
+    names = "_renamed" if config.renamed else ""
+    path = folder / f"{task}{names}_{shot}_{config.first}_{config.judgements}_{config.items}.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         model, tokens = settings.language_model(settings.tasks()[0], folder)
         adaptation = load(folder / "best.safetensors") if settings.steps else settings.adaptation(model, tokens)
         assert isinstance(adaptation, Adaptation)
-        asked = dataclasses.replace(settings, shot=shot, judgements=config.judgements, items=config.items)
+        draws: dict[str, Any] = {"judgements": config.judgements, "items": config.items}
+        asked = dataclasses.replace(settings, shot=shot, renamed=config.renamed, **draws)
         collection = "banking77" if task.startswith("banking77") else task
         found = judge_task(adaptation, asked, tokens, load_tasks(collection)[task], config.first)
         write_atomically(path, json.dumps(found.plain()).encode())
     return json.loads(path.read_text())
 
 
-def table() -> str:
-    """For the README."""
-    rows = sorted(read("meta_icl"), key=lambda row: (row["model"], row["task"], row["first"], row["how"] != "MetaICL"))
-    heads = (
-        "model",
-        "judged on",
-        "draws",
-        "how",
-        "accuracy, mean",
-        "worst draw",
-        "MetaICL is better by",
-        "CPU minutes",
-    )
-    lines = [line(heads), line(["---"] * len(heads))]
-    for row in rows:
-        better = "" if row["how"] == "MetaICL" else f"{100 * row['metaicl_gains']:.1f} ± {100 * row['half_gain']:.1f}"
-        mean = f"{100 * row['mean']:.1f}% ± {100 * row['half_interval']:.1f}"
-        draws = f"{len(row['accuracies'])} of {row['items']} texts"
-        facts = (
-            row["model"],
-            row["task"].removesuffix("-test"),
-            draws,
-            row["how"],
-            mean,
-            f"{100 * row['worst']:.1f}%",
-            better,
-        )
-        lines.append(line([*facts, f"{row['cpu_seconds'] / 60:.0f}"]))
-    told: dict[str, str] = {}
-    for row in rows:
-        config = row["config"]
-        about = (
-            f"{row['model']}: {config['steps']:,} steps, seed {row['seed']}, {row['method']}, {config['way']} options "
-            f"of 20 intents, or of 6 kinds of question, never trained on, {config['shot']} demonstrations of each, "
-            f"commit {row['computed_at']}"
-        )
-        told.setdefault(row["model"], about)
-    ends = f"95% intervals over draws; CPU minutes are of training. {rows[0]['machine']}."
-    return "\n".join([*lines, "", ". ".join([*told.values(), ends])])
-
-
 def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    keep("meta_icl", config, rows, by=("model", "task", "method", "seed", "how", "first"))
+    keep("meta_icl", config, rows, by=("model", "task", "method", "seed", "how", "first", "renamed"))
     shown = Table("method", "seed", "how", "accuracy, mean ± 95%", "worst", "MetaICL is better by", "CPU s")
     for row in rows:
         mean = f"{100 * row['mean']:.1f}% ± {100 * row['half_interval']:.1f}"

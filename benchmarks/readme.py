@@ -23,7 +23,7 @@ from benchmarks import (
     in_context,
     in_the_box,
     learners,
-    meta_icl,
+    meta_icl_table,
     robustness,
     speed,
 )
@@ -75,7 +75,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "inner_rule": learners.inner_rule,
     "outer_rule": learners.outer_rule,
     "in_context": in_context.table,
-    "meta_icl": meta_icl.table,
+    "meta_icl": meta_icl_table.table,
     "icl_models": icl_models.table,
     "icl_cache": icl_cache.table,
     "tracking": agents_tuning.tracking,

@@ -190,10 +190,7 @@ class TextEpisodes(EpisodeFamily):
         chosen = torch.randperm(len(pool), generator=generator)[: self.query].tolist()
         shown, asked = [demonstrations[i] for i in mixed], [pool[i] for i in chosen]
         if self.symbols and float(torch.rand((), generator=generator)) < self.symbols:
-            order = torch.randperm(len(SYMBOLS), generator=generator).tolist()
-            name = {option: SYMBOLS[i] for option, i in zip(options, order, strict=False)}
-            shown, asked = ([Pair(pair.input, name[pair.output]) for pair in part] for part in (shown, asked))
-            options = sorted(name.values())
+            options, (shown, asked) = renamed(options, (shown, asked), generator)
         return task, options, shown, asked
 
     def encode(self, options: Sequence[str], demonstrations: Sequence[Pair], queries: Sequence[Pair]) -> Episode:
@@ -202,6 +199,24 @@ class TextEpisodes(EpisodeFamily):
 
     def _way(self, generator: Generator) -> int:
         return min(self.way, len(choose(self.tasks, generator).options))
+
+
+def renamed(
+    options: Sequence[str], parts: Sequence[Sequence[Pair]], generator: Generator
+) -> tuple[list[str], list[list[Pair]]]:
+    """Options renamed to `SYMBOLS` at random, and the pairs of each part with these names.
+
+    Raises:
+        ValueError: there are more options than symbols.
+    """
+    if len(options) > len(SYMBOLS):
+        raise ValueError(
+            f"options to rename must be no more than the {len(SYMBOLS)} symbols, or two would have one name; got "
+            f"{len(options)}."
+        )
+    order = torch.randperm(len(SYMBOLS), generator=generator).tolist()
+    name = {option: SYMBOLS[i] for option, i in zip(options, order, strict=False)}
+    return sorted(name.values()), [[Pair(pair.input, name[pair.output]) for pair in part] for part in parts]
 
 
 def encode(format: Format, options: Sequence[str], demonstrations: Sequence[Pair], queries: Sequence[Pair]) -> Episode:

@@ -20,7 +20,7 @@ from l2o.load import load
 from l2o.rules.hand_designed import Adam
 from l2o.tasks.data.text_collections import COLLECTIONS, collection
 from l2o.tasks.data.text_tasks import TextTask, read_csv, read_json_lines, read_tasks, split_tasks
-from l2o.tasks.text_episodes import Format, TextEpisodes, Tokens
+from l2o.tasks.text_episodes import SYMBOLS, Format, TextEpisodes, Tokens
 from l2o.training.config import MAPPING, filled
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.outer import outer_defaults, outer_optimizer, rate_factor
@@ -83,6 +83,7 @@ class IclConfig(PoolConfig):
         validation_episodes: episodes of an evaluation.
         judgements: seeds of options and demonstrations that every task is judged with.
         items: test pairs of each judgement.
+        renamed: judge with options renamed to words that mean nothing, so that only demonstrations say what they are.
         selection: demonstrations of a judgement: random, or nearest to each text by the model's embeddings.
         calibrated: subtract what options get for inputs without content (direct only).
     """
@@ -125,6 +126,7 @@ class IclConfig(PoolConfig):
     validation_episodes: int = 100
     judgements: int = 5
     items: int = 200
+    renamed: bool = False
     selection: Literal["random", "nearest"] = "random"
     calibrated: bool = False
 
@@ -148,6 +150,8 @@ class IclConfig(PoolConfig):
         both = sorted(set(self.held_out) & set(self.validation))
         if both:
             raise ValueError(f"a task must not be judged if weights are chosen by it; got {', '.join(both)} for both.")
+        if self.renamed and self.way > len(SYMBOLS):
+            raise ValueError(f"way must be at most {len(SYMBOLS)}, the number of symbols, if renamed; got {self.way}.")
         if self.calibrated and self.method == "channel":
             raise ValueError("a channel model must not be calibrated: no option is more likely by itself in it.")
 

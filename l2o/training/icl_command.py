@@ -23,7 +23,7 @@ from l2o.learners.in_context.selection import NearestSelection, Selection, model
 from l2o.learners.in_context.text import TextLearner
 from l2o.load import LEARNER_FILE, load, save
 from l2o.tasks.data.text_tasks import Pair, TextTask
-from l2o.tasks.text_episodes import Format, Tokens
+from l2o.tasks.text_episodes import Format, Tokens, renamed
 from l2o.training.config import to_plain
 from l2o.training.evaluate import half_interval
 from l2o.training.icl import IclConfig
@@ -131,7 +131,10 @@ def judge_task(adaptation: Adaptation, config: IclConfig, tokens: Tokens, task: 
     selection = NearestSelection(model_embedding(learner.model, tokens)) if config.selection == "nearest" else None
     accuracies, scores, items = [], [], 0
     for seed in range(first, first + config.judgements):
-        options, demonstrations, pool, test = drawn(task, config.way, config.shot, config.items, 10**6 + seed)
+        options, *parts = drawn(task, config.way, config.shot, config.items, 10**6 + seed)
+        if config.renamed:
+            options, parts = renamed(options, parts, seeded(seed))
+        demonstrations, pool, test = parts
         said = _said(adaptation, shown, options, demonstrations, pool, test, selection, config)
         accuracies.append(fmean(a == pair.output for a, pair in zip(said, test, strict=True)))
         scores.append(macro_f1(said, [pair.output for pair in test]))
@@ -198,7 +201,7 @@ def macro_f1(said: Sequence[str], right: Sequence[str]) -> float:
 class _Evaluator:
     """The share of errors on the tasks that weights are chosen by, on the same episodes each time.
 
-    No held-out task is looked at. Options have their own names, as in a judgement.
+    No held-out task is looked at. Options have their own names, as in most judgements.
     """
 
     def __init__(self, config: IclConfig, tokens: Tokens) -> None:

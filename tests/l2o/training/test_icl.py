@@ -3,6 +3,8 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from l2o.learners.in_context.language_model import tiny_gpt
 from l2o.tasks.data.fetch import find
 from l2o.tasks.data.text_collections import banking77_tasks, sentences
 from l2o.tasks.data.text_tasks import Pair, TextTask
-from l2o.tasks.text_episodes import TextEpisodes
+from l2o.tasks.text_episodes import SYMBOLS, TextEpisodes
 from l2o.training.checkpoint import load_tree
 from l2o.training.icl import IclConfig, load_tasks
 from l2o.training.icl_command import Judgements, drawn, judge_task, macro_f1
@@ -141,6 +143,7 @@ def test_bad_settings_are_told(folder: Path, tmp_path: Path, capsys) -> None:
         ),
         (("--held-out", "heat", "--validation", "heat", "--steps", "1"), "a task must not be judged if"),
         (("--method", "channel", "--calibrated"), "must not be calibrated"),
+        (("--renamed", "--way", "13"), "way must be at most 12"),
         (("--held-out", "heat", "--steps", "1", "--freeze"), "something must be trained"),
         (("--held-out", "heat", "--model", "/no/model"), "a model must be a llama2.c checkpoint"),
     ):
@@ -169,6 +172,29 @@ def test_draws_of_other_numbers_are_others(folder: Path) -> None:
         for first in range(2)
     ]
     assert [accuracy for of in each for accuracy in of] == whole
+
+
+def test_renamed_options_are_judged_on_the_same_texts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[list[str], list[Pair], list[str]]] = []
+
+    def choose(
+        adaptation: object, shown: object, options: list[str], pairs: list[Pair], texts: list[str], *_: object
+    ) -> Any:
+        seen.append((list(options), pairs, texts))
+        return SimpleNamespace(outputs=[options[0]] * len(texts))
+
+    monkeypatch.setattr("l2o.training.icl_command.choose_options", choose)
+    task = load_tasks(str(folder))["places"]
+    config = IclConfig(way=2, shot=1, longest=16, judgements=3, items=5, width=8, depth=1, heads=1, window=64)
+    adaptation = Adaptation(InContextLanguageModel(tiny_gpt(256, 8, 1, 1, 64), 0, 16))
+    for renamed in (False, True):
+        judge_task(adaptation, dataclasses.replace(config, renamed=renamed), Bytes(), task)
+    for own, other in zip(seen[:3], seen[3:], strict=True):
+        assert own[2] == other[2] and [pair.input for pair in own[1]] == [pair.input for pair in other[1]]
+        assert set(own[0]) <= set(task.options) and set(other[0]) <= set(SYMBOLS)
+        name = {a.output: b.output for a, b in zip(own[1], other[1], strict=True)}
+        assert sorted(name) == sorted(own[0]) and sorted(name.values()) == sorted(other[0])
+    assert len({tuple(options) for options, *_ in seen[3:]}) > 1
 
 
 class Bytes:
