@@ -121,7 +121,8 @@ class Training:
                 self._save()
 
     def _learn(self) -> None:
-        loss = self.setting.problem.loss(self.model, self.generator, self.setting.batch)
+        grown = self.told["step"] / self.setting.growing if self.setting.growing else 1.0
+        loss = self.setting.problem.loss(self.model, self.generator, self.setting.batch, grown)
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
@@ -146,12 +147,15 @@ class Training:
 
     def judge(self, num: int, seed: int, **where: Any) -> Scores:
         """The model's scores, its `running` statistics measured on training data before."""
-        problem = self.setting.problem
+        problem, model = self.setting.problem, self.model
+        if self.setting.judged is not None:
+            model = self.setting.judged().to(self.config.device)
+            model.load_state_dict(self.model.state_dict())
         with torch.no_grad():
-            calibrate(self.model, lambda: problem.loss(self.model, seeded(seed + 1), 16))
-            self.model.eval()
-            found = problem.scores(self.model, seeded(seed), num, **where)
-            self.model.train()
+            calibrate(model, lambda: problem.loss(model, seeded(seed + 1), 16))
+            model.eval()
+            found = problem.scores(model, seeded(seed), num, **where)
+            model.train()
         return found
 
     def report(self) -> dict[str, Any]:

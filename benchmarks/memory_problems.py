@@ -23,19 +23,25 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Bits:
-    """A problem of bits: what it is trained on, and the sequences of one length each that it is judged by."""
+    """A problem of bits: what it is trained on, and the sequences of one length each that it is judged by.
+
+    Arguments:
+        easy: what training begins with where it has a curriculum; the sequences that it grows to are those of `source`.
+    """
 
     source: SequenceSource
     judged: dict[str, tuple[SequenceSource, ...]]
+    easy: Callable[[float], SequenceSource] | None = None
 
-    def loss(self, model: nn.Module, generator: Generator, num: int) -> Tensor:
-        """Of a fresh batch."""
-        drawn = tree_to(self.source.sample(generator, num), device_of(model))
+    def loss(self, model: nn.Module, generator: Generator, num: int, grown: float = 1.0) -> Tensor:
+        """Of a fresh batch, of sequences that are grown by so much (0 to 1)."""
+        source = self.easy(grown) if self.easy and grown < 1 else self.source
+        drawn = tree_to(source.sample(generator, num), device_of(model))
         return bit_loss(model(drawn.x), drawn)
 
     def scores(self, model: nn.Module, generator: Generator, num: int) -> Scores:
         """Bits wrong per sequence, and per step of its answer, for all that is judged."""
-        found = {}
+        found: Scores = {}
         for name, sources in self.judged.items():
             wrong, steps = 0.0, 0.0
             for source in sources:
@@ -61,8 +67,8 @@ class Characters:
         """Streams of training, validation or test characters."""
         return LabelShiftedStream(omniglot_classes(part), self.way, self.instances)  # type: ignore[arg-type]
 
-    def loss(self, model: nn.Module, generator: Generator, num: int) -> Tensor:
-        """Of a fresh batch."""
+    def loss(self, model: nn.Module, generator: Generator, num: int, grown: float = 1.0) -> Tensor:
+        """Of a fresh batch; streams are as long from the first step on."""
         x, y = tree_to(self.source("train").sample(generator, num), device_of(model))
         return stream_loss(model(x, labels_before(y, self.way)), y)
 
@@ -90,6 +96,8 @@ class Setting:
         batch: sequences of a step.
         evaluate_every: steps between validations.
         targets: scores to reach: at most for bits, at least for percents.
+        judged: makes the model that is judged with the trained weights, one with a larger memory; None for the same.
+        growing: steps of a curriculum.
     """
 
     make: Callable[[], nn.Module]
@@ -99,6 +107,8 @@ class Setting:
     batch: int = 16
     evaluate_every: int = 500
     targets: dict[str, float] = dataclasses.field(default_factory=dict)
+    judged: Callable[[], nn.Module] | None = None
+    growing: int = 0
 
 
 def exactly(num: int) -> tuple[int, int]:
@@ -110,6 +120,14 @@ COPY = Bits(
     Copy(),
     {"length 1-20": tuple(Copy(length=exactly(n)) for n in range(1, 21)), "length 60": (Copy(length=exactly(60)),)},
 )
+
+
+def few_repeats(grown: float) -> RepeatCopy:
+    """From one vector, said once, to all."""
+    most = 1 + round(9 * grown)
+    return RepeatCopy(length=(1, most), repeats=(1, most), known=(1, 10))
+
+
 REPEATS = tuple(RepeatCopy(length=exactly(n), repeats=exactly(11 - n), known=(1, 10)) for n in range(1, 11))
 MOST = RepeatCopy(length=exactly(10), repeats=exactly(10), known=(1, 10))
 REPEAT = Bits(
@@ -120,6 +138,7 @@ REPEAT = Bits(
         "20 x 10": (dataclasses.replace(MOST, length=exactly(20)),),
         "10 x 20": (dataclasses.replace(MOST, repeats=exactly(20)),),
     },
+    few_repeats,
 )
 RECALL = Bits(
     AssociativeRecall(),
@@ -150,9 +169,18 @@ INSTANCES = {"instance 2": 80.0, "instance 5": 93.0, "instance 10": 96.0}
 
 RUNS: dict[str, Setting] = {
     "ntm-copy": Setting(partial(bits_model, NTM, COPY, **DEEP), COPY, 30000, targets=COPIED),
-    "dnc-copy": Setting(partial(bits_model, DNC, COPY, rows=64, width=20), COPY, 30000, targets=COPIED),
-    "ntm-repeat": Setting(partial(bits_model, NTM, REPEAT, **DEEP), REPEAT, 30000, targets=SOLVED),
-    "dnc-repeat": Setting(partial(bits_model, DNC, REPEAT, rows=32, width=20), REPEAT, 30000, targets=SOLVED),
+    # a step of the DNC costs as the square of its rows; it can be given more once it is trained
+    "dnc-copy": Setting(
+        partial(bits_model, DNC, COPY, rows=64, width=20),
+        COPY,
+        30000,
+        targets=COPIED,
+        judged=partial(bits_model, DNC, COPY, **DEEP),
+    ),
+    "ntm-repeat": Setting(partial(bits_model, NTM, REPEAT, **DEEP), REPEAT, 30000, targets=SOLVED, growing=4000),
+    "dnc-repeat": Setting(
+        partial(bits_model, DNC, REPEAT, rows=32, width=20), REPEAT, 30000, targets=SOLVED, growing=4000
+    ),
     "ntm-recall": Setting(partial(bits_model, NTM, RECALL, **DEEP), RECALL, 30000, targets=RECALLED),
     "dnc-recall": Setting(partial(bits_model, DNC, RECALL, rows=32, width=20), RECALL, 30000, targets=RECALLED),
     "mann-omniglot": Setting(online_mann, Characters(), 20000, targets=INSTANCES),

@@ -8,9 +8,9 @@ import torch
 
 from benchmarks import memory
 from benchmarks.memory import PATIENCE, RUNS, Config, Training
-from benchmarks.memory_problems import Bits, Setting, bits_model
+from benchmarks.memory_problems import Bits, Setting, bits_model, few_repeats
 from l2o.learners import NTM
-from l2o.tasks import Copy
+from l2o.tasks import Copy, RepeatCopy
 from l2o.types import seeded
 
 PROBLEM = Bits(Copy(2, (1, 3)), {"short": (Copy(2, (1, 1)), Copy(2, (3, 3))), "long": (Copy(2, (5, 5)),)})
@@ -51,6 +51,33 @@ def test_the_model_that_is_kept_is_the_best_one_and_a_run_without_a_fault_ends_e
     assert training.told["step"] == 3 + PATIENCE and training.best["badness"] == 0.0
     newest = Training(SETTING, CONFIG, 0, tmp_path)
     assert newest.done and newest.told["step"] == 3 + PATIENCE
+
+
+def test_a_curriculum_grows_to_the_whole_problem(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def easy(grown: float) -> Copy:
+        asked.append(grown)
+        return Copy(2, (1, 1))
+
+    setting = dataclasses.replace(SETTING, problem=dataclasses.replace(PROBLEM, easy=easy), growing=4)
+    training = Training(setting, CONFIG, 0, tmp_path)
+    training.run()
+    assert asked == [0.0, 0.25, 0.5, 0.75] and training.told["step"] == 6
+    assert RUNS["ntm-repeat"].growing and isinstance(RUNS["ntm-repeat"].problem, Bits)
+    assert few_repeats(0.0) == RepeatCopy(length=(1, 1), repeats=(1, 1), known=(1, 10))
+    assert few_repeats(1.0) == dataclasses.replace(RepeatCopy(), known=(1, 10))
+
+
+def test_a_larger_memory_is_judged_with_the_trained_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[NTM] = []
+    monkeypatch.setattr(Bits, "scores", lambda problem, model, *_: judged.append(model) or {"all: a step": 1.0})
+    larger = partial(bits_model, NTM, PROBLEM, controller=4, rows=9, width=3)
+    training = Training(dataclasses.replace(SETTING, judged=larger), CONFIG, 0, tmp_path)
+    training.run()
+    assert training.model.rows == 6 and [model.rows for model in judged] == [9] * 3
+    for name, value in training.model.state_dict().items():
+        assert torch.equal(value, judged[-1].state_dict()[name])
 
 
 def test_wrong_bits_are_told_by_sequence_and_by_step() -> None:
