@@ -42,10 +42,12 @@ class TextLearner(Learner):
 
     def likelihood(self, fast: Fast, rows: Int[Tensor, "rows 2 length"]) -> Float[Tensor, " rows"]:
         """The mean log-likelihood of what is scored of each row; that of a row of padding is the least there is."""
-        return torch.cat([self._likelihood(fast, part) for part in rows.split(self.rows_at_once)])
+        order = _lengths(rows).argsort(stable=True)  # rows of one pass are alike in length, so that little is padding
+        found = torch.cat([self._likelihood(fast, part) for part in rows[order].split(self.rows_at_once)])
+        return found[order.argsort()]
 
     def _likelihood(self, fast: Fast, rows: Int[Tensor, "rows 2 length"]) -> Float[Tensor, " rows"]:
-        rows = rows[..., : _length(rows)]
+        rows = rows[..., : int(_lengths(rows).max())]
         tokens, scored = rows[:, 0], rows[:, 1] == SCORED
         return mean_likelihood(self.logits(fast, tokens), tokens, scored)
 
@@ -79,7 +81,8 @@ def mean_likelihood(
     scored: Bool[Tensor, "rows length"],
 ) -> Float[Tensor, " rows"]:
     """The mean log-likelihood of the scored tokens of each row, given all before them."""
-    each = torch.log_softmax(logits[:, :-1], dim=-1).gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1)
+    said = logits[:, :-1]
+    each = said.gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1) - said.logsumexp(-1)
     counted = scored[:, 1:].to(each.dtype)
     count = counted.sum(-1)
     least = torch.finfo(each.dtype).min / 8  # finite, so that a mean over others with it is no nan
@@ -109,9 +112,9 @@ def packed(
     return tokens.gather(-1, order), roles.gather(-1, order)
 
 
-def _length(rows: Int[Tensor, "rows 2 length"]) -> int:
-    """Of the longest row."""
-    return int((rows[:, 1] != PAD).sum(-1).max())
+def _lengths(rows: Int[Tensor, "rows 2 length"]) -> Int[Tensor, " rows"]:
+    """Tokens of each row."""
+    return (rows[:, 1] != PAD).sum(-1)
 
 
 class InContextLanguageModel(TextLearner):
