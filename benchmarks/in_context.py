@@ -156,9 +156,13 @@ def _predictor(adaptation: Adaptation) -> Method:
 def known(family: FunctionClass) -> dict[str, Method]:
     """What is known to be good at a class of functions."""
     methods: dict[str, Method] = {"least squares": least_squares, "3 nearest": nearest}
+    sparsity = getattr(family, "sparsity", None)
     if family.noise:
-        methods["ridge"] = lambda support, x: ridge(support, x, family.noise**2)
-    if getattr(family, "sparsity", None) is not None:
+        variance = (
+            family.noise**2 * family.dim / (sparsity or family.dim)
+        )  # over that of a weight: the best that is linear
+        methods["ridge"] = lambda support, x: ridge(support, x, variance)
+    if sparsity is not None:
         alpha = min(ALPHAS, key=lambda alpha: _error(family, alpha))
         methods["lasso"] = lambda support, x: lasso(support, x, alpha)
     return methods
@@ -177,7 +181,7 @@ def _ratio(a: Tensor, b: Tensor) -> tuple[float, float]:
 
 def table() -> str:
     """For the docs."""
-    rows, shown = read("in_context"), ("1", "5", "10", "15", "20", "40")
+    rows, shown = sorted(read("in_context"), key=lambda row: row["data"]), ("1", "5", "10", "15", "20", "40")
     heads = ["functions", "attention", "trained by", "inputs", *(f"k = {k}" for k in shown)]
     lines = [line(heads), line(["---"] * len(heads))]
     for row in rows:

@@ -139,6 +139,11 @@ def sparse_linear(shape: Shape) -> EpisodeSuite:
     return _functions(LinearFunctions(dim=10, sparsity=2), shape)
 
 
+def noisy_sparse_linear(shape: Shape) -> EpisodeSuite:
+    """The same with noise .5."""
+    return _functions(LinearFunctions(dim=10, noise=0.5, sparsity=2), shape)
+
+
 def two_layer(shape: Shape) -> EpisodeSuite:
     """Random networks of 20 units over 5 numbers."""
     return _functions(TwoLayerFunctions(dim=5, hidden=20), shape)
@@ -239,6 +244,7 @@ EPISODES: dict[str, Callable[[Shape], EpisodeSuite]] = {
     "tabular-prior": tabular_prior,
     "linear": linear,
     "sparse-linear": sparse_linear,
+    "noisy-sparse-linear": noisy_sparse_linear,
     "two-layer": two_layer,
     "decision-trees": decision_trees,
 }
@@ -251,6 +257,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # one support point only, because learners that take queries in turn learn all numbers of them
     "linear": {"shot": 10, "train_shot": 1, "train_query": 20, "num_episodes": 64},
     "sparse-linear": {"shot": 10, "train_shot": 1, "train_query": 20, "num_episodes": 64},
+    "noisy-sparse-linear": {"shot": 10, "train_shot": 1, "train_query": 20, "num_episodes": 64},
     "two-layer": {"shot": 20, "train_shot": 1, "train_query": 40, "num_episodes": 64},
     "decision-trees": {"shot": 20, "train_shot": 1, "train_query": 40, "num_episodes": 64},
 }
