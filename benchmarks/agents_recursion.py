@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Generator, Tensor
 
-from benchmarks.record import RESULTS, line, read, write
+from benchmarks.record import RESULTS, markdown, read, write
 from l2o.agents.gate import Gate, Verdict
 from l2o.agents.improve import Door
 from l2o.agents.lineage import Lineage
@@ -210,16 +210,16 @@ def table() -> str:
     """The recorded rows in Markdown."""
     rows = read("agents_recursion")
     heads = ["who takes the outer steps", "gate", "rate", "held-out log loss by seed", "rounds taken back"]
-    lines = [line(heads), line(["---"] * len(heads))]
+    lines = []
     for key in dict.fromkeys((row["driver"], row["gate"], row["rate"]) for row in rows):
         of = [row for row in rows if (row["driver"], row["gate"], row["rate"]) == key]
         finals = ", ".join("diverged" if row["final"] is None else f"{row['final']:.3f}" for row in of)
         driver = "the rule itself" if key[0] == "self" else "Adam"
-        cells = [driver, "yes" if key[1] else "no", f"{key[2]:g}", finals, str(sum(row["rejected"] for row in of))]
-        lines.append(line(cells))
+        rejected = sum(row["rejected"] for row in of)
+        lines.append([driver, "yes" if key[1] else "no", f"{key[2]:g}", finals, str(rejected)])
     began, first = rows[0]["curve"][0], rows[0]
     told = f"Log loss of 500 held-out trainings; {began:.3f} before, {len(first['curve']) - 1} rounds."
-    return "\n".join([*lines, "", f"{told} {first['machine']}, commit {first['commit']}."])
+    return markdown(heads, lines, f"{told} {first['machine']}, commit {first['commit']}.")
 
 
 def main(config: Config) -> None:

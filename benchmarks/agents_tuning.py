@@ -22,7 +22,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from benchmarks.record import RESULTS, line, read, readable, write
+from benchmarks.record import RESULTS, markdown, read, readable, write
 from l2o.agents.environments import CartPole
 from l2o.agents.hyper_bandit import HyperBandit
 from l2o.agents.lifetime import Lifetimes
@@ -215,21 +215,20 @@ def tracking() -> str:
     """The recorded rows of `kalman` in Markdown."""
     rows = [row for row in read("agents_tuning") if row["part"] == "kalman"]
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    lines = [line(["noise of the walk / of the measurement", "best step", *methods, "steps that stay as they are"])]
-    lines.append(line(["---"] * (3 + len(methods))))
+    heads = ["noise of the walk / of the measurement", "best step", *methods, "steps that stay as they are"]
+    lines = []
     for ratio in dict.fromkeys(row["noise_ratio"] for row in rows):
         of = [row for row in rows if row["noise_ratio"] == ratio]
         by_method = ([row["error_ratio"] for row in of if row["method"] == name] for name in methods)
         found = [f"{min(one):.3f} to {max(one):.3f}" for one in by_method]
         fixed = "; ".join(f"{step}: {readable(value)}" for step, value in of[0]["fixed"].items())
-        lines.append(line([f"{ratio:g}", f"{of[0]['best_step']:.3f}", *found, fixed]))
+        lines.append([f"{ratio:g}", f"{of[0]['best_step']:.3f}", *found, fixed])
     seeds, worst = {row["seed"] for row in rows}, max(row["worst_lane"] for row in rows)
-    told = (
-        f"Squared error over the least possible, in the last half of 16,000 steps; {len(seeds)} seeds of 256 lanes, of"
+    caption = (
+        f"Squared error over the least possible, in the last half of 16,000 steps; {len(seeds)} seeds of 256 lanes, of "
+        f"which the worst has {worst:.2f}. {rows[0]['machine']}, commit {rows[0]['commit']}."
     )
-    return "\n".join(
-        [*lines, "", f"{told} which the worst has {worst:.2f}. {rows[0]['machine']}, commit {rows[0]['commit']}."]
-    )
+    return markdown(heads, lines, caption)
 
 
 def main(config: Config) -> None:

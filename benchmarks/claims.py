@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.record import line, read, readable
+from benchmarks.record import markdown, read, readable
 
 OPTIMIZERS = "docs/results/optimizers.md"
 NAMES = {"torchopt": "TorchOpt"}
@@ -13,8 +13,7 @@ NAMES = {"torchopt": "TorchOpt"}
 
 def table() -> str:
     """A line a claim: what, how much, and the page where the whole table stands."""
-    lines = [line(["what", "measured", "all of it"]), line(["---"] * 3)]
-    for what, measured, page in (
+    claims = (
         ("the optimizer in the box, untuned, beside AdamW at its best rate", _box(), OPTIMIZERS),
         ("what its step costs", _cost(), OPTIMIZERS),
         ("beside Celo's released weights (24 GPU hours), on small networks", _celo(), OPTIMIZERS),
@@ -30,9 +29,9 @@ def table() -> str:
         ("meta-training on Ray while its workers are killed", _soak(), "docs/guide/cluster.md"),
         ("the gate that an agent's changes must pass", _gate(), "docs/guide/agents.md"),
         ("an optimizer for PPO, untuned, beside Adam at its best rate", _ppo(), "l2o/weights/ppo.md"),
-    ):
-        lines.append(line([what, measured, f"[{Path(page).stem}]({page})"]))
-    return "\n".join(lines)
+    )
+    lines = ([what, measured, f"[{Path(page).stem}]({page})"] for what, measured, page in claims)
+    return markdown(["what", "measured", "all of it"], lines)
 
 
 def _box() -> str:

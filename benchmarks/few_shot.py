@@ -25,6 +25,7 @@ from benchmarks.record import commit, keep
 from l2o.learners.metric.siamese import pairs, verification_accuracy
 from l2o.load import load
 from l2o.tasks.data import omniglot_classes
+from l2o.training import ledger
 from l2o.training.config import read_config
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import JudgeConfig, judge_saved
@@ -130,7 +131,8 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
             if trained(folder) < steps:
                 words = command(config, learner, steps)
                 subprocess.run([sys.executable, "-m", "l2o.cli", *words], check=True)
-        told = json.loads((folder / "test.json").read_text()) if trained(folder) else stopped(folder, config.threads)
+        at_end = made(folder) <= trained(folder)
+        told = json.loads((folder / "test.json").read_text()) if at_end else stopped(folder, config.threads)
         norm = LearnConfig(learner=learner).resolved().norm
         more = {
             "trained_at": began.read_text(),
@@ -160,12 +162,18 @@ def device_of_run(folder: Path) -> str:
 
 def stopped(folder: Path, threads: int) -> dict[str, Any]:
     """The report of a run as it was left, on its best learner so far."""
-    made = json.loads((folder / "ledger.jsonl").read_text().splitlines()[-1])["step"]
-    return {**judge_saved(JudgeConfig(str(folder), threads=threads)), "steps": made, "stopped": True}
+    return {**judge_saved(JudgeConfig(str(folder), threads=threads)), "steps": made(folder), "stopped": True}
+
+
+def made(folder: Path) -> int:
+    """The outer steps of a run so far, finished or not; 0 if there is none."""
+    path = folder / "ledger.jsonl"
+    lines = ledger.read(path) if path.exists() else []
+    return int(lines[-1]["step"]) if lines else 0
 
 
 def trained(folder: Path) -> int:
-    """The outer steps that a finished run has made; 0 if there is none."""
+    """The outer steps that the last finished stage of a run ended at; 0 if there is none."""
     report = folder / "test.json"
     return int(json.loads(report.read_text())["steps"]) if report.exists() else 0
 

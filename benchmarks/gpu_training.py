@@ -26,7 +26,7 @@ from benchmarks.optimizers.language import LARGE
 from benchmarks.optimizers.measures import final, smooth, steps_to, thinned
 from benchmarks.optimizers.sweep import Store
 from benchmarks.optimizers.train import Curve, Run
-from benchmarks.record import keep, line, read
+from benchmarks.record import keep, markdown, read
 from l2o.training.report import plain
 
 RATES = {"adamw": (-7, -6, -5), "muon": (-6, -5, -4)}
@@ -105,17 +105,18 @@ def _row(best: int, finals: dict[int, float], curves: list[Curve], target: float
 def table() -> str:
     """The recorded rows in Markdown."""
     rows, titles = read("gpu_training"), {"ours": "the optimizer in the box", "adamw-1e-3": "AdamW 1e-3"}
-    lines = [line(["optimizer", "steps", "loss", "validation", "model, ms a step", "optimizer, ms a step"])]
-    lines.append(line(["---"] * 6))
+    heads = ["optimizer", "steps", "loss", "validation", "model, ms a step", "optimizer, ms a step"]
+    lines = []
     for row in rows:
         cells = [titles.get(row["method"], row["method"]), str(row["steps"])]
         cells += [f"{row[key]:.3f}" for key in ("final", "validation")]
-        lines.append(line([*cells, *(f"{row[key]:.1f}" for key in ("model_ms", "optimizer_ms"))]))
+        lines.append([*cells, *(f"{row[key]:.1f}" for key in ("model_ms", "optimizer_ms"))])
     first = rows[0]
-    about = (
-        f"A GPT of {first['parameters']:,} parameters on one {first['gpu']}, torch {first['versions']['torch']}, commit"
+    caption = (
+        f"A GPT of {first['parameters']:,} parameters on one {first['gpu']}, torch {first['versions']['torch']}, "
+        f"commit {first['commit']}."
     )
-    return "\n".join([*lines, "", f"{about} {first['commit']}."])
+    return markdown(heads, lines, caption)
 
 
 def main(config: Config) -> None:

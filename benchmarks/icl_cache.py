@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import tyro
 
-from benchmarks.record import keep, line, read
+from benchmarks.record import keep, markdown, read
 from l2o.learners.in_context.language_model import pretrained
 from l2o.learners.in_context.text import InContextLanguageModel
 from l2o.tasks.data.fetch import find
@@ -83,18 +83,17 @@ def table() -> str:
     """For the docs."""
     rows = read("icl_cache")
     counts = list(dict.fromkeys(row["demonstrations"] for row in rows))
-    lines = [line(["method", *(f"{num} demonstrations" for num in counts)]), line(["---"] * (1 + len(counts)))]
+    lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
         times = [row["times_faster"] for row in rows if row["method"] == method]
-        lines.append(line([method, *(f"{value:.1f} times" for value in times)]))
+        lines.append([method, *(f"{value:.1f} times" for value in times)])
     worst = max(row["largest_difference"] for row in rows)
     first = rows[0]
-    lines += [
-        "",
+    caption = (
         f"Faster than the same scores without the cache, for {first['config']['texts']} texts after one reading of the "
-        f"demonstrations; scores differ by {worst:.0e} at most. {first['machine']}, commit {first['commit']}.",
-    ]
-    return "\n".join(lines)
+        f"demonstrations; scores differ by {worst:.0e} at most. {first['machine']}, commit {first['commit']}."
+    )
+    return markdown(["method", *(f"{num} demonstrations" for num in counts)], lines, caption)
 
 
 def main(config: Config) -> None:

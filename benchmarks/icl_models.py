@@ -26,7 +26,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import commit, keep, line, read
+from benchmarks.record import commit, keep, markdown, read
 from l2o.learners.adaptation import Adaptation
 from l2o.learners.in_context.choice import choose_options
 from l2o.learners.in_context.context_weights import LoRA
@@ -168,18 +168,17 @@ def table() -> str:
     """For the README."""
     rows = read("icl_models")
     sets, ways = (list(dict.fromkeys(row[key] for row in rows)) for key in ("set", "how"))
-    lines = [line(["how", *sets]), line(["---"] * (1 + len(sets)))]
+    lines = []
     for way in ways:
         of = {row["set"]: row for row in rows if row["how"] == way}
-        lines.append(line([way, *(_cell(of[name]) if name in of else "" for name in sets)]))
+        lines.append([way, *(_cell(of[name]) if name in of else "" for name in sets)])
     first = rows[0]
-    lines += [
-        "",
+    caption = (
         f"{first['model']}, {first['config']['examples']} examples, at most {first['config']['way']} options; "
         f"{len(first['accuracies'])} draws of {first['items']} texts, 95% intervals over draws. "
-        f"{first['machine']}, commit {first['commit']}.",
-    ]
-    return "\n".join(lines)
+        f"{first['machine']}, commit {first['commit']}."
+    )
+    return markdown(["how", *sets], lines, caption)
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.record import commit, keep, line, read
+from benchmarks.record import commit, keep, markdown, read
 from l2o.files import write_atomically
 from l2o.learners.adaptation import Adaptation
 from l2o.load import load
@@ -183,7 +183,7 @@ def table() -> str:
     """For the docs."""
     rows, shown = sorted(read("in_context"), key=lambda row: row["data"]), ("1", "5", "10", "15", "20", "40")
     heads = ["functions", "attention", "trained by", "inputs", *(f"k = {k}" for k in shown)]
-    lines = [line(heads), line(["---"] * len(heads))]
+    lines = []
     for row in rows:
         kind = "linear" if row["learner"].endswith("linear") else "softmax"
         cells = []
@@ -193,16 +193,15 @@ def table() -> str:
             ratio = "exact" if exact else f"{found['ratio']:.2f} ± {found['half_ratio']:.2f}"
             cells.append(f"{found['error']['transformer']:.3f} ({ratio})")
         trained_by = f"{row['optimizer']}, {row['steps']:,} steps, {row['cpu_seconds'] / 60:.0f} min"
-        lines.append(line([row["data"], kind, trained_by, row["inputs"], *cells]))
-    lines += [
-        "",
+        lines.append([row["data"], kind, trained_by, row["inputs"], *cells])
+    caption = (
         "Squared error over the number of inputs after k examples, in brackets over that of the best of least squares, "
         "ridge, lasso and 3 nearest neighbours on the same functions, with 95% intervals (exact: the best makes next "
         "to no error); in training k is at most 20. "
         f"{rows[0]['config']['functions']:,} functions of one seed; minutes of training are of the CPU. "
-        f"{rows[0]['machine']}, commits {', '.join(sorted({row['computed_at'] for row in rows}))}.",
-    ]
-    return "\n".join(lines)
+        f"{rows[0]['machine']}, commits {', '.join(sorted({row['computed_at'] for row in rows}))}."
+    )
+    return markdown(heads, lines, caption)
 
 
 def main(config: Config) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks import versions
-from benchmarks.record import line, read
+from benchmarks.record import markdown, read
 
 Row = dict[str, Any]
 
@@ -14,19 +14,16 @@ def celo() -> str:
     """How many times fewer steps than the best Adam each takes to that Adam's final loss."""
     rows = read("celo")
     methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "Adam"))
-    lines = [line(["network", *methods, "Adam's rate"]), line(["---"] * (len(methods) + 2))]
+    lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
         of = {row["method"]: row for row in rows if row["task"] == task}
-        lines.append(line([task, *(_times(of[method]) for method in methods), f"{of['Adam']['rate']:g}"]))
+        lines.append([task, *(_times(of[method]) for method in methods), f"{of['Adam']['rate']:g}"])
     first = rows[0]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{first['num_steps']:,} over the steps until the smoothed training loss is at or below Adam's final one, "
-            f"mean over {first['num_seeds']} seeds [95% interval], 0 where it never is. {_where(rows)}",
-        ]
+    caption = (
+        f"{first['num_steps']:,} over the steps until the smoothed training loss is at or below Adam's final one, mean "
+        f"over {first['num_seeds']} seeds [95% interval], 0 where it never is. {_where(rows)}"
     )
+    return markdown(["network", *methods, "Adam's rate"], lines, caption)
 
 
 def history() -> str:
@@ -34,18 +31,15 @@ def history() -> str:
     rows = read("versions")
     methods = list(dict.fromkeys(row["method"] for row in rows))
     scores = versions.scores(rows)
-    lines = [line(["held-out networks", "steps", *methods]), line(["---"] * (len(methods) + 2))]
+    lines = []
     for part, steps in dict.fromkeys((part, steps) for part, steps, _ in scores):
         ratios = [f"{scores[part, steps, method] / scores[part, steps, methods[0]]:.3f}" for method in methods]
-        lines.append(line([part, f"{steps:,}", *ratios]))
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "Final training loss over that of the rule before meta-training, geometric mean over four networks each, "
-            f"{rows[0]['num_seeds']} seeds; losses below a hundredth of the first count as that. {_where(rows)}",
-        ]
+        lines.append([part, f"{steps:,}", *ratios])
+    caption = (
+        "Final training loss over that of the rule before meta-training, geometric mean over four networks each, "
+        f"{rows[0]['num_seeds']} seeds; losses below a hundredth of the first count as that. {_where(rows)}"
     )
+    return markdown(["held-out networks", "steps", *methods], lines, caption)
 
 
 def _times(row: Row) -> str:

@@ -6,7 +6,7 @@ from math import sqrt
 from statistics import mean
 from typing import Any
 
-from benchmarks.record import line, read, readable
+from benchmarks.record import markdown, read, readable
 
 
 def few_shot() -> str:
@@ -14,41 +14,38 @@ def few_shot() -> str:
     rows = read("few_shot")
     order = list(dict.fromkeys(row["learner"] for row in rows))
     rows.sort(key=lambda row: (order.index(row["learner"]), "steps" not in row))  # what is judged again comes after
-    lines = ["| learner | way | accuracy, 1 shot | how queries are normalised | outer steps | CPU minutes |"]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
+    heads = ["learner", "way", "accuracy, 1 shot", "how queries are normalised", "outer steps", "CPU minutes"]
+    lines = []
     for row in rows:
         accuracy = f"{100 * row['score']:.2f}% ± {100 * row['half_interval']:.2f}"
         steps = f"{row['steps']:,}" + ", stopped there" * ("stopped" in row) if "steps" in row else ""
         together = "together" if row["norm"] == "batch" else "alone"
-        lines.append(f"| {row['learner']} | {row['way']} | {accuracy} | {together} | {steps} | {_minutes(row)} |")
+        lines.append([row["learner"], str(row["way"]), accuracy, together, steps, _minutes(row)])
     first = rows[0]
-    lines += [
-        "",
+    caption = (
         f"Conv4-64, the 423 test characters, {first['episodes']:,} episodes, 95% interval over episodes, one seed; the "
         "checkpoint is chosen on 100 other characters. Queries normalised together tell each other what they are "
-        f"(transductive). One thread of {first['machine']}, commits {_commits(rows, 'trained_at')}.",
-    ]
-    return "\n".join(lines)
+        f"(transductive). One thread of {first['machine']}, commits {_commits(rows, 'trained_at')}."
+    )
+    return markdown(heads, lines, caption)
 
 
 def sinusoid() -> str:
     """Mean squared error by number of inner steps."""
     rows = read("sinusoid")
     shown = ("0", "1", "2", "3", "5", "10")
-    lines = ["| learner | trained for | " + " | ".join(f"after {step}" for step in shown) + " |"]
-    lines.append("| --- | --- |" + " --- |" * len(shown))
+    lines = []
     for name in dict.fromkeys(row["learner"] for row in rows):
         of = [row for row in rows if row["learner"] == name]
         errors = [_mean([row["errors"].get(step) for row in of]) for step in shown]
-        lines.append(f"| {name} | {of[0]['inner_steps']} | " + " | ".join(errors) + " |")
+        lines.append([name, str(of[0]["inner_steps"]), *errors])
     first = rows[0]
-    lines += [
-        "",
+    caption = (
         f"Mean squared error on {first['episodes']:,} tasks of 100 points after so many inner steps on 10 points, mean "
         f"over {len({row['seed'] for row in rows})} seeds, {first['steps']:,} outer steps; *diverges*: not finite, or "
-        f"above 100, for at least one seed. {first['machine']}, commits {_commits(rows, 'commit')}.",
-    ]
-    return "\n".join(lines)
+        f"above 100, for at least one seed. {first['machine']}, commits {_commits(rows, 'commit')}."
+    )
+    return markdown(["learner", "trained for", *(f"after {step}" for step in shown)], lines, caption)
 
 
 def inner_rule() -> str:
@@ -56,8 +53,10 @@ def inner_rule() -> str:
     rows = read("inner_rule")
     config, sources = rows[0]["config"], list(dict.fromkeys(row["data"] for row in rows))
     measures = [f"{data}: {_row_of(rows, data)['measure']}" for data in sources]
-    heads = ["inner rule", "outer steps", *(f"{measure} | better than SGD by | CPU min" for measure in measures)]
-    lines = [line(heads), "| --- | --- |" + " --- | --- | --- |" * len(sources)]
+    heads = ["inner rule", "outer steps"]
+    for measure in measures:
+        heads += [measure, "better than SGD by", "CPU min"]
+    lines = []
     for rule in dict.fromkeys(row["rule"] for row in rows):
         cells = [rule, f"{next(row['steps'] for row in rows if row['rule'] == rule):,}"]
         for data in sources:
@@ -66,19 +65,18 @@ def inner_rule() -> str:
             cells.append(_mean([row["score"] for row in of], 4))
             cells.append("" if rule == "SGD" else f"{gain:.4f} ± {half:.4f}")
             cells.append(f"{mean(row['cpu_seconds'] for row in of) / 60:.1f}")
-        lines.append(line(cells))
+        lines.append(cells)
     pairs = len(_row_of(rows, sources[0])["swept"])
     rates = "; ".join(f"{data}: {row['rate']:g}" for data in sources for row in [_row_of(rows, data)])
-    lines += [
-        "",
+    caption = (
         f"After {config['inner_steps']} inner steps on {rows[0]['episodes']:,} held-out tasks, mean of "
         f"{len(config['seeds'])} seeds; differences on the same tasks, 95% interval over tasks. All go on from the "
         f"same MAML, trained with SGD for {config['first_steps']:,} outer steps at the best of {pairs} pairs of rates "
         f"(inner: {rates}), each with the best of two outer rates; rates are chosen on validation tasks. CPU minutes "
         f"after that, compilation in them, beside other work. {rows[0]['machine']}, commits "
-        f"{_commits(rows, 'computed_at')}.",
-    ]
-    return "\n".join(lines)
+        f"{_commits(rows, 'computed_at')}."
+    )
+    return markdown(heads, lines, caption)
 
 
 def _row_of(rows: list[dict[str, Any]], data: str) -> dict[str, Any]:
@@ -88,7 +86,7 @@ def _row_of(rows: list[dict[str, Any]], data: str) -> dict[str, Any]:
 def outer_rule() -> str:
     """The LSTM as outer optimizer against Adam at its best rate."""
     rows = read("outer_rule")
-    lines = ["| learner | LSTM | Adam at its best rate | LSTM / Adam |", "| --- | --- | --- | --- |"]
+    lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
         of = {row["method"]: row for row in rows if row["task"] == task}
         ours, adam = of["LSTM"], of["Adam"]
@@ -99,21 +97,20 @@ def outer_rule() -> str:
             for r in (ours, adam)
         ]
         ratio = "" if ours["final_loss"] is None else f"{ours['final_loss'] / adam['final_loss']:.2f}"
-        lines.append(f"| {task} | {cells[0]} | {cells[1]} ({adam['rate']:.3g}) | {ratio} |")
+        lines.append([task, cells[0], f"{cells[1]} ({adam['rate']:.3g})", ratio])
     first = rows[0]
-    lines += [
-        "",
+    caption = (
         f"Query loss over the last tenth of {first['num_steps']} steps, mean over {first['num_seeds']} seeds [95% "
         f"interval]; Adam's rate in brackets, chosen of 11 on these very runs. {first['machine']}, commit "
-        f"{', '.join(sorted({row['computed_at'] for row in rows}))}.",
-    ]
-    return "\n".join(lines)
+        f"{', '.join(sorted({row['computed_at'] for row in rows}))}."
+    )
+    return markdown(["learner", "LSTM", "Adam at its best rate", "LSTM / Adam"], lines, caption)
 
 
 def meta_step() -> str:
     """Time and memory of a meta-iteration."""
     rows = read("meta_step")
-    lines = ["| meta-iteration | l2o | others: ms, and how many times ours |", "| --- | --- | --- |"]
+    lines = []
     for case in dict.fromkeys(row["case"] for row in rows):
         of = [row for row in rows if row["case"] == case]
         ours = [row for row in of if row["system"].startswith("l2o")]
@@ -122,39 +119,35 @@ def meta_step() -> str:
         others = "; ".join(
             f"{row['system']} {_cost(row)} ({readable(row['wall'] / best['wall'])}x)" for row in of if row not in ours
         )
-        lines.append(f"| {case} | {mine} | {others} |")
+        lines.append([case, mine, others])
     first = rows[0]
-    lines += [
-        "",
+    caption = (
         "Milliseconds, medians of alternating repeats, 1 thread; MiB: the most that the process grows by. Sinusoid: 25 "
         "tasks of 10 points; conv4: 4 tasks, 5-way 1-shot, 15 queries a class; proto: 4 episodes of the same. How many "
-        f"times: of our fastest form. {first['machine']}, commit {_commits(rows, 'commit')}.",
-    ]
-    return "\n".join(lines)
+        f"times: of our fastest form. {first['machine']}, commit {_commits(rows, 'commit')}."
+    )
+    return markdown(["meta-iteration", "l2o", "others: ms, and how many times ours"], lines, caption)
 
 
 def memory() -> str:
     """What networks with a memory get wrong."""
     rows = [row for row in read("memory") if "step" in row]
-    lines = [
-        line(["run", "steps", "CPU minutes", "scores, and targets", "steps that were not finite"]),
-        line(["---"] * 5),
-    ]
+    heads = ["run", "steps", "CPU minutes", "scores, and targets", "steps that were not finite"]
+    lines = []
     for row in rows:
         scores = "; ".join(
             f"{name} {readable(value)}" + (f" ({readable(row['targets'][name])})" if name in row["targets"] else "")
             for name, value in row["scores"].items()
         )
         done = f"{row['step']:,}" + (", until nothing was wrong" if row["faultless"] else "")
-        lines.append(line([row["run"], done, _minutes(row), scores, str(row["skipped"])]))
+        lines.append([row["run"], done, _minutes(row), scores, str(row["skipped"])])
     first = rows[0]
-    lines += [
-        "",
+    caption = (
         "Bits wrong of a sequence, and of a step of its answer, on 1,000 sequences that nothing was chosen by; "
         "instances: accuracy in percent at the first, second, ... drawing of a character. Batches of 16, Adam, one "
-        f"seed. Trained at commits {_commits(rows, 'trained_at')}, judged on {first['machine']}.",
-    ]
-    return "\n".join(lines)
+        f"seed. Trained at commits {_commits(rows, 'trained_at')}, judged on {first['machine']}."
+    )
+    return markdown(heads, lines, caption)
 
 
 def gaussian_classes() -> str:
@@ -162,23 +155,22 @@ def gaussian_classes() -> str:
     rows = read("gaussian_classes")
     limits = {row["learner"]: row["score"] for row in rows if "steps" not in row}
     trained = [row for row in rows if "steps" in row]
-    lines = [line(["learner", "Adam 1e-3", "the optimizer in the box", "CPU minutes", "difference"]), line(["---"] * 5)]
+    lines = []
     for name in dict.fromkeys(row["learner"] for row in trained):
         of = {row["optimizer"]: row for row in trained if row["learner"] == name}
         both = [of.get(optimizer) for optimizer in ("Adam", "default")]
         cells = ["" if row is None else f"{row['score']:.4f} ± {row['half_interval']:.4f}" for row in both]
         minutes = ", ".join("" if row is None else f"{row['cpu_seconds'] / 60:.1f}" for row in both)
         better = "" if None in both else f"{both[1]['score'] - both[0]['score']:+.4f}"  # type: ignore[index]
-        lines.append(line([name, *cells, minutes, better]))
+        lines.append([name, *cells, minutes, better])
     first = trained[0]
     told = ", ".join(f"{name} {value:.4f}" for name, value in limits.items())
-    lines += [
-        "",
+    caption = (
         f"Limits: {told}. {first['train_episodes']:,} training episodes, {first['episodes']:,} test episodes, 95% "
         "interval over them, one seed; neither optimizer was tuned. "
-        f"{first['machine']}, commits {_commits(trained, 'trained_at')}.",
-    ]
-    return "\n".join(lines)
+        f"{first['machine']}, commits {_commits(trained, 'trained_at')}."
+    )
+    return markdown(["learner", "Adam 1e-3", "the optimizer in the box", "CPU minutes", "difference"], lines, caption)
 
 
 def neural_processes() -> str:
@@ -195,21 +187,20 @@ def neural_processes() -> str:
         "90% intervals cover",
         "CPU min",
     )
-    lines = [line(heads), line(["---"] * len(heads))]
+    lines = []
     for row in rows:
         cells = [row["learner"], row["data"], row["optimizer"], f"{row['steps']:,}"]
         cells += [f"{row['log_likelihood']:.3f} ± {row['half_interval']:.3f}"]
         cells += ["" if row["target"] is None else f"{row['target']:.2f}"]
         cells += [f"{row['gap']:.3f} ± {row['half_gap']:.3f}", f"{100 * row['coverage']['0.9']:.1f}%"]
-        lines.append(line([*cells, _minutes(row)]))
+        lines.append([*cells, _minutes(row)])
     first = rows[0]
-    lines += [
-        "",
+    caption = (
         "Nats of a target point, 95% intervals over batches of 16 tasks. The limit: the best that one Gaussian at each "
         "point can reach on the same tasks, for tnp-a that of all points together. One seed. "
-        f"{first['machine']}, commits {_commits(rows, 'computed_at')}.",
-    ]
-    return "\n".join(lines)
+        f"{first['machine']}, commits {_commits(rows, 'computed_at')}."
+    )
+    return markdown(heads, lines, caption)
 
 
 def _minutes(row: dict[str, Any]) -> str:

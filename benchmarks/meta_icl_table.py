@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.meta_icl import WAYS
-from benchmarks.record import line, read
+from benchmarks.record import markdown, read
 from l2o.training.evaluate import half_interval
 
 Key = tuple[str, str, bool, str]
@@ -35,10 +35,8 @@ def table() -> str:
     """For the docs."""
     rows = read("meta_icl")
     found = pooled(rows)
-    lines = [line(HEADS), line(["---"] * len(HEADS))]
-    for key in sorted(found, key=lambda key: (*key[:3], WAYS.index(key[3]))):
-        lines.append(line(_cells(key, found)))
-    return "\n".join([*lines, "", " ".join([*_means(found), *_told(rows)])])
+    keys = sorted(found, key=lambda key: (*key[:3], WAYS.index(key[3])))
+    return markdown(HEADS, (_cells(key, found) for key in keys), " ".join([*_means(found), *_told(rows)]))
 
 
 def pooled(rows: list[dict[str, Any]]) -> Pool:

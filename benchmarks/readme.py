@@ -28,7 +28,7 @@ from benchmarks import (
     speed,
 )
 from benchmarks.optimizers import report
-from benchmarks.record import line, read
+from benchmarks.record import markdown, read
 
 ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", re.DOTALL)
@@ -39,23 +39,22 @@ def quickstart() -> str:
     """Final training loss of every method on every held-out network, and what the LSTM gains on the best other."""
     rows = read("quickstart")
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    lines = [line(["held-out network", *methods, "LSTM's loss / best tuned"]), line(["---"] * (len(methods) + 2))]
+    lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
         of_task = {row["method"]: row for row in rows if row["task"] == task}
         tuned = min(of_task[name]["final_loss"] for name in ("SGD", "momentum", "Adam"))
         ratio = of_task["LSTM"]["final_loss"] / tuned
-        lines.append(line([task, *(_loss(of_task[name]) for name in methods), f"{ratio:.2f}"]))
+        lines.append([task, *(_loss(of_task[name]) for name in methods), f"{ratio:.2f}"])
     first = rows[0]
-    lines += [
-        "",
+    caption = (
         f"Training loss over the last tenth of {first['num_steps']} steps, mean over {first['num_seeds']} seeds "
         "[95% interval]; in brackets "
         "the rate that was chosen, of 11 from 1e-4 to 10, on these very runs. Validation loss at the end: "
         + "; ".join(f"{name} {_mean(rows, name, 'validation'):.2f}" for name in methods)
         + f" (mean over the networks). Meta-training took {first['meta_train_minutes']:.1f} minutes on "
-        f"{first['machine']}, commit {first['commit']}.",
-    ]
-    return "\n".join(lines)
+        f"{first['machine']}, commit {first['commit']}."
+    )
+    return markdown(["held-out network", *methods, "LSTM's loss / best tuned"], lines, caption)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -58,8 +58,13 @@ def readable(number: float) -> str:
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
-def line(cells: Iterable[str]) -> str:
-    """A line of a Markdown table."""
+def markdown(heads: Sequence[str], rows: Iterable[Iterable[str]], caption: str = "") -> str:
+    """A Markdown table, and below it what there is to say about it."""
+    table = "\n".join(_line(cells) for cells in (heads, ["---"] * len(heads), *rows))
+    return f"{table}\n\n{caption}" if caption else table
+
+
+def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.record import line, read, readable
+from benchmarks.record import markdown, read, readable
 
 
 def fuzz() -> str:
     """How many files each reader was given, and what was found."""
     rows = read("fuzz")
-    lines = [line(["files", "accepted", "refused as documented", "findings", "peak memory, MB"]), line(["---"] * 5)]
+    lines = []
     for row in rows:
         numbers = (row["accepted"], row["refused"], len(row["findings"]), row["peak_megabytes"])
-        lines.append(line([row["files"], *(f"{number:,}" for number in numbers)]))
+        lines.append([row["files"], *(f"{number:,}" for number in numbers)])
     minutes, cpu = (sum(row[key] for row in rows) / 60 for key in ("seconds", "cpu_seconds"))
     total = sum(row["accepted"] + row["refused"] for row in rows)
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{total:,} files drawn by hypothesis in {minutes:.0f} minutes of the clock, {cpu:.0f} of the CPU. A "
-            "finding is any error but ValueError and FileNotFoundError, a file that appears or changes, 20 s of the "
-            f"CPU for one file, or memory without end. {rows[0]['machine']}, commit {rows[0]['commit']}.",
-        ]
+    caption = (
+        f"{total:,} files drawn by hypothesis in {minutes:.0f} minutes of the clock, {cpu:.0f} of the CPU. A finding "
+        "is any error but ValueError and FileNotFoundError, a file that appears or changes, 20 s of the CPU for one "
+        f"file, or memory without end. {rows[0]['machine']}, commit {rows[0]['commit']}."
     )
+    return markdown(["files", "accepted", "refused as documented", "findings", "peak memory, MB"], lines, caption)
 
 
 def faults() -> str:
@@ -40,64 +37,60 @@ def faults() -> str:
         "most steps lost",
         "silent harm",
     ]
-    lines = [line(heads), line(["---"] * len(heads))]
+    lines = []
     for row in rows:
         lost = (
             "" if row["most_steps_lost"] is None else f"{row['most_steps_lost']} of {row['steps_between_checkpoints']}"
         )
         numbers = [f"{row[key]:,}" for key in ("faults", "told", "recovered")]
-        lines.append(line([row["subject"], row["fault"], row["file"], *numbers, lost, str(row["silent"])]))
+        lines.append([row["subject"], row["fault"], row["file"], *numbers, lost, str(row["silent"])])
     total = sum(row["faults"] for row in rows)
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{total:,} faults, each in a run of its own of 10 steps that keeps "
-            "checkpoints every second one; then the work goes on and must end with the same bits as one that nothing "
-            f"struck. Told: by an error, a warning or the exit status. {rows[0]['machine']}, "
-            f"commit {rows[0]['commit']}.",
-        ]
+    caption = (
+        f"{total:,} faults, each in a run of its own of 10 steps that keeps checkpoints every second one; then the "
+        "work goes on and must end with the same bits as one that nothing struck. Told: by an error, a warning or the "
+        f"exit status. {rows[0]['machine']}, commit {rows[0]['commit']}."
     )
+    return markdown(heads, lines, caption)
 
 
 def import_time() -> str:
     """Seconds of each program."""
     rows = read("import_time")
-    lines = [line(["program", "seconds of the CPU [range]", "of `import torch`"]), line(["---"] * 3)]
+    lines = []
     for row in rows:
         seconds = f"{readable(row['cpu_seconds'])} [{readable(row['low'])}, {readable(row['high'])}]"
-        lines.append(line([f"`{row['program']}`", seconds, f"{row['ratio_to_torch']:.2f}x"]))
-    last = f"Medians of {rows[0]['config']['repeats']}, in turn. {rows[0]['machine']}, commit {rows[0]['commit']}."
-    return "\n".join([*lines, "", last])
+        lines.append([f"`{row['program']}`", seconds, f"{row['ratio_to_torch']:.2f}x"])
+    caption = f"Medians of {rows[0]['config']['repeats']}, in turn. {rows[0]['machine']}, commit {rows[0]['commit']}."
+    return markdown(["program", "seconds of the CPU [range]", "of `import torch`"], lines, caption)
 
 
 def torch_suite() -> str:
     """How many of torch's own tests each rule passes."""
     rows = read("torch_suite")
-    lines = [line(["rule", "passed", "need a GPU", "excepted", "failed"]), line(["---"] * 5)]
+    lines = []
     for row in rows:
         counts = (len(row[key]) for key in ("skipped", "excepted", "failed"))
-        lines.append(line([row["rule"], str(row["passed"]), *map(str, counts)]))
+        lines.append([row["rule"], str(row["passed"]), *map(str, counts)])
     reasons = {f"`{name}`: {why}" for row in rows for name, why in row["excepted"].items()}
     versions = f"torch {rows[0]['versions']['torch']}, the suite's file has sha256 {rows[0]['file_sha256'][:12]}"
-    last = f"Excepted: {'; '.join(sorted(reasons))}. {versions}, {rows[0]['machine']}, commit {rows[0]['commit']}."
-    return "\n".join([*lines, "", last])
+    caption = f"Excepted: {'; '.join(sorted(reasons))}. {versions}, {rows[0]['machine']}, commit {rows[0]['commit']}."
+    return markdown(["rule", "passed", "need a GPU", "excepted", "failed"], lines, caption)
 
 
 def clients() -> str:
     """Both optimizers in every library."""
     rows = read("clients")
-    lines = [line(["client", "measure", "ours [95%]", "AdamW's default [95%]", "below"]), line(["---"] * 5)]
+    lines = []
     for row in rows:
         cells = (f"{row[m]:.4g} [{row[f'{m}_low']:.4g}, {row[f'{m}_high']:.4g}]" for m in ("ours", "adamw"))
-        lines.append(line([row["client"], row["measure"], *cells, "yes" if row["below"] else "no"]))
+        lines.append([row["client"], row["measure"], *cells, "yes" if row["below"] else "no"])
     first, below = rows[0], sum(row["below"] for row in rows)
-    last = (
+    caption = (
         f"Below AdamW's default on {below} of {len(rows)}. The last tenth of {first['config']['steps']} steps, means "
         f"of {first['config']['seeds']} seeds; reinforcement learning takes the steps that its episodes ask for. "
         f"{first['machine']}, commit {first['commit']}."
     )
-    return "\n".join([*lines, "", last])
+    return markdown(["client", "measure", "ours [95%]", "AdamW's default [95%]", "below"], lines, caption)
 
 
 TABLES: dict[str, Callable[[], str]] = {

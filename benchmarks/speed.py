@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.estimates import TITLES
-from benchmarks.record import RESULTS, read, readable
+from benchmarks.record import RESULTS, markdown, read, readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,13 +29,13 @@ SHOWN = {
 
 def table() -> str:
     """What an inner step and an optimizer's step cost, ours and others', in one run each, and the least they could."""
-    lines = ["| what | l2o | others, and how many times ours | l2o's CPU time / floor |", "| --- | --- | --- | --- |"]
     throughput, steps = read("meta_throughput"), read("step_time")
+    lines = []
     for setting in TITLES:
         for num in sorted({row["num_tasks"] for row in throughput if row["setting"] == setting}):
             group = [row for row in throughput if (row["setting"], row["num_tasks"]) == (setting, num)]
             title = f"meta-training, {TITLES[setting]}, {num} tasks: wall µs an inner step"
-            lines.append(_line(title, group, "system", "wall_microseconds_per_inner_step"))
+            lines.append(_cells(title, group, "system", "wall_microseconds_per_inner_step"))
     for tensors in (1, 200):
         group = [row for row in steps if row["tensors"] == tensors and _near(row["size"])]
         for name, title in SHOWN.items():
@@ -43,19 +43,18 @@ def table() -> str:
             others = [row for row in group if _compares(row, ours)]
             if ours:
                 where = f"10M parameters in {tensors} tensor{'s' * (tensors > 1)}: CPU ns each"
-                lines.append(_line(f"step of the {title}, {where}", ours + others, "optimizer", "cpu_ns"))
+                lines.append(_cells(f"step of the {title}, {where}", ours + others, "optimizer", "cpu_ns"))
     first, step = throughput[0], steps[0]
-    lines += [
-        "",
+    caption = (
         f"Medians of alternating repeats. Meta-training: 64-32-10 perceptrons, batch 64, {first['config']['threads']} "
         "threads; of ours the faster of eager and compiled, learned_optimization jitted 10 steps at a time, higher and "
         "TorchOpt a task at a time, as they do; CPU time has waiting threads in it. First call of our compiled step: "
         f"{_first(throughput)}. "
         f"Steps: {step['config']['threads']} thread, through `LearnedOptimizer`. The floor is the operations over one "
         "core's measured rate of multiply-adds or the bytes over its measured bandwidth, whichever takes longer. "
-        f"{first['machine']}, commits {first['commit']} and {step['commit']}.",
-    ]
-    return "\n".join(lines)
+        f"{first['machine']}, commits {first['commit']} and {step['commit']}."
+    )
+    return markdown(["what", "l2o", "others, and how many times ours", "l2o's CPU time / floor"], lines, caption)
 
 
 def _near(size: int) -> bool:
@@ -69,7 +68,7 @@ def _compares(row: Row, ours: Sequence[Row]) -> bool:
     return bool(ours) and row["like"] == ours[0]["like"] and not row["optimizer"].startswith("l2o")
 
 
-def _line(title: str, rows: Sequence[Row], name: str, key: str) -> str:
+def _cells(title: str, rows: Sequence[Row], name: str, key: str) -> list[str]:
     """Our fastest, then the others with how many times ours they take, then how far ours is from the floor."""
     ours = min((row for row in rows if row[name].startswith("l2o")), key=lambda row: row[key])
     told = []
@@ -80,7 +79,7 @@ def _line(title: str, rows: Sequence[Row], name: str, key: str) -> str:
                 clock = "cpu_microseconds_per_inner_step"
                 ratio += f", CPU time {readable(row[clock] / ours[clock])}x"
             told.append(f"{row[name]} {readable(row[key])} ({ratio})")
-    return f"| {title} | **{readable(ours[key])}** | {'; '.join(told) or '-'} | {readable(ours['cpu_over_floor'])}x |"
+    return [title, f"**{readable(ours[key])}**", "; ".join(told) or "-", f"{readable(ours['cpu_over_floor'])}x"]
 
 
 def _first(rows: Sequence[Row]) -> str:

@@ -22,7 +22,7 @@ import torch
 import tyro
 
 from benchmarks.clients.client import Train, adamw, ours
-from benchmarks.record import RESULTS, line, read, write
+from benchmarks.record import RESULTS, read, write
 from l2o.training.evaluate import interval
 
 CLIENTS = {
@@ -91,9 +91,8 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
             low, high = interval(torch.tensor(finals))
             row |= {method: sum(finals) / len(finals), f"{method}_low": low, f"{method}_high": high}
         row["below"] = row["ours"] < row["adamw"]
-        print(
-            line([name, *(f"{row[m]:.4g} [{row[m + '_low']:.4g}, {row[m + '_high']:.4g}]" for m in ("ours", "adamw"))])
-        )
+        told = (f"{m} {row[m]:.4g} [{row[m + '_low']:.4g}, {row[m + '_high']:.4g}]" for m in ("ours", "adamw"))
+        print(f"{name}: {', '.join(told)}")
         yield row
 
 

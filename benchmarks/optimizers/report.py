@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from benchmarks.optimizers.measures import NOT_REACHED
 from benchmarks.optimizers.methods import BASELINES
 from benchmarks.optimizers.rows import REFERENCES, Row
-from benchmarks.record import line, read
+from benchmarks.record import markdown, read
 
 TITLES = {name: method.name for name, method in BASELINES.items()} | {"ours": "l2o", "ours-tuned": "l2o, tuned"}
 
@@ -15,14 +15,13 @@ TITLES = {name: method.name for name, method in BASELINES.items()} | {"ours": "l
 def table(found: Sequence[Row] | None = None) -> str:
     """All methods over all problems, then step ratios problem by problem; from committed rows if none are given."""
     found = read("optimizers") if found is None else found
-    return "\n".join([*_together(found), "", *_single(found), "", _told(found)])
+    return f"{_together(found)}\n\n{_single(found)}"
 
 
-def _together(found: Sequence[Row]) -> Iterator[str]:
+def _together(found: Sequence[Row]) -> str:
     heads = ["optimizer", "steps to the loss of tuned AdamW, ratio [95%]", "at or below it in training, validation"]
     heads += ["with half the steps", "steps to the loss of tuned Muon, ratio [95%]", "at or below it", "diverged"]
-    yield line(heads)
-    yield line(["---"] * len(heads))
+    lines = []
     of = {(row["method"], row["reference"]): row for row in found if row["kind"] == "aggregate"}
     for method in dict.fromkeys(method for method, _ in of):
         one, other = (of.get((method, reference)) for reference in REFERENCES)
@@ -30,20 +29,22 @@ def _together(found: Sequence[Row]) -> Iterator[str]:
         assert some is not None
         half = f"{one['half_share']:.0%}" if one and "half_share" in one else ""
         cells = [TITLES[method], _ratio(one), _shares(one), half, _ratio(other), _shares(other)]
-        yield line([*cells, f"{some['diverged']} of {some['runs']}"])
+        lines.append([*cells, f"{some['diverged']} of {some['runs']}"])
+    return markdown(heads, lines)
 
 
-def _single(found: Sequence[Row]) -> Iterator[str]:
+def _single(found: Sequence[Row]) -> str:
     single = {(row["problem"], row["method"]): row for row in found if row["kind"] == "problem"}
     methods = dict.fromkeys(method for _, method in single)
-    yield line(["problem", "parameters", *(TITLES[method] for method in methods), "CPU ms of model, AdamW, l2o"])
-    yield line(["---"] * (len(methods) + 3))
+    heads = ["problem", "parameters", *(TITLES[method] for method in methods), "CPU ms of model, AdamW, l2o"]
+    lines = []
     for problem in dict.fromkeys(problem for problem, _ in single):
         of = {method: single[problem, method] for method in methods if (problem, method) in single}
         first = next(iter(of.values()))
         times = [first["model_ms"], *(of[m]["optimizer_ms"] for m in ("adamw", "ours") if m in of)]
         cells = [_cell(of[method]) if method in of else "" for method in methods]
-        yield line([problem, f"{first['parameters']:,}", *cells, ", ".join(f"{ms:.1f}" for ms in times)])
+        lines.append([problem, f"{first['parameters']:,}", *cells, ", ".join(f"{ms:.1f}" for ms in times)])
+    return markdown(heads, lines, _told(found))
 
 
 def _cell(row: Row) -> str:

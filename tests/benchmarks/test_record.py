@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.record import read, write
+from benchmarks.record import markdown, read, write
 
 
 def test_rows_of_others_stay(tmp_path):
@@ -27,3 +27,10 @@ def test_rows_are_there_as_soon_as_they_are_made(tmp_path):
 def test_numbers_that_json_does_not_have_are_refused(tmp_path):
     with pytest.raises(ValueError):
         write("some", {}, [{"score": float("nan")}], tmp_path)
+
+
+def test_tables_have_their_caption_below_them():
+    table = "| a | b |\n| --- | --- |\n| 1 |  |\n| 2 | x |"
+    rows = [["1", ""], ["2", "x"]]
+    assert markdown(["a", "b"], rows) == table
+    assert markdown(("a", "b"), map(iter, rows), "All of it.") == f"{table}\n\nAll of it."

@@ -1,0 +1,39 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import few_shot
+from benchmarks.few_shot import Config, run
+from l2o.training.ledger import Ledger
+
+
+def left(folder: Path, made: int, reported: int | None) -> None:
+    """A run of so many steps, the last of them cut off in writing, and the report of a stage that ended before."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text("learner: reptile\n")
+    ledger = Ledger(folder / "ledger.jsonl")
+    for step in range(1, made + 1):
+        ledger.append({"step": step, "used": [[0, step, 0]], "not_finite": [], "events": []})
+    with open(ledger.path, "a") as file:
+        file.write('{"step": ')
+    if reported is not None:
+        (folder / "test.json").write_text(json.dumps({"score": 0.1, "steps": reported}))
+
+
+@pytest.mark.parametrize(
+    ("made", "reported", "told"),
+    [
+        (3, None, {"score": 0.9, "steps": 3, "stopped": True}),
+        (5, 3, {"score": 0.9, "steps": 5, "stopped": True}),  # in a later stage
+        (5, 5, {"score": 0.1, "steps": 5}),
+    ],
+)
+def test_a_stopped_run_is_reported_as_it_was_left(
+    made: int, reported: int | None, told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(few_shot, "judge_saved", lambda config: {"score": 0.9})
+    left(tmp_path / "reptile", made, reported)
+    (row,) = run(Config(only=("reptile",), finish=False, out=tmp_path))
+    assert {key: row[key] for key in ("score", "steps", "stopped") if key in row} == told
