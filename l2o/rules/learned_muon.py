@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from l2o.kernels.coordinate_mlp import Network
+from l2o.rules.alike import alike, stacked
 from l2o.rules.base import (
     OptState,
     UpdateRule,
@@ -131,10 +132,14 @@ class LearnedMuon(UpdateRule):
         counts = torch.stack([slots[name]["count"] for name in names]) + 1
         second = measured[:, 33] / bias_correction(self.rates[3].to(measured.dtype), counts.to(measured.dtype))
         before = torch.stack([slots[name]["recalled"] for name in names])
-        none = counts.new_zeros(())
-        bare = torch.stack([_bare(grads[name]) if _may_be_table(grads[name]) else none for name in names])
-        bare = bare.to(before.dtype)
-        recalled = recall(measured, before, second, self.rates[:2], bare, counts == 1)
+        batches = [[names[i] for i in batch] for batch in alike([params[name] for name in names])]
+        together = [stacked([grads[name] for name in batch]) for batch in batches]  # gradients
+        bare = dict.fromkeys(names, counts.new_zeros(()))
+        for batch, grad in zip(batches, together, strict=True):
+            if _may_be_table(params[batch[0]]):
+                bare |= zip(batch, _bare(grad).to(before.dtype).unbind(), strict=True)
+        bares = torch.stack([bare[name].to(before.dtype) for name in names])
+        recalled = recall(measured, before, second, self.rates[:2], bares, counts == 1)
         for name, count, own in zip(names, counts, recalled, strict=True):
             kept = slots[name]["recalled"].dtype
             slots[name] = slots[name] | {"count": count.to(kept), "recalled": own.to(kept)}
@@ -143,37 +148,65 @@ class LearnedMuon(UpdateRule):
         inputs = torch.where(is_table, 0.0, numbers(columns, recalled))
         steer = self.steering(inputs, measured, recalled, shared, state.step)
         learned = respond(params, grads, slots, seen, self.net(), self.network)
-        weights = self._weights(steer, measured, counts, inputs).unbind(1)
-        correction = bias_correction(self.rates[3].to(counts.dtype), counts)
-        whole, apart = {}, {}  # directions of matrices, and of what keeps its coordinates apart
-        for name, *weight, corrected in zip(names, *(x.unbind() for x in (*weights, correction)), strict=True):
-            grad = self._bounded(name, params, grads)
-            fast, slow, second = self._averages(grad, slots[name], seen)
-            look, more = weight[0] * fast + weight[1] * slow + weight[2] * grad, learned[name].to(grad.dtype)
-            if grad.ndim >= 2:
-                whole[name] = look + more
-            if grad.ndim < 2 or _may_be_table(grad):
-                second = second / corrected
-                apart[name] = look * torch.rsqrt(second.clamp(min=SMALLEST)) + more
-        sizes = -self.step_scale * steer.factors
-        moving = apart | orthogonal_steps(
-            whole, dict(zip(names, measured[:, -1].unbind(), strict=True)), MATRIX_SHARE, MOST
+        told = torch.cat(
+            [
+                self._weights(steer, measured, counts, inputs),
+                torch.stack(
+                    [
+                        bias_correction(self.rates[3].to(counts.dtype), counts),
+                        measured[:, -1],
+                        is_table.to(counts.dtype),
+                        -self.step_scale * steer.factors,
+                        steer.decays,
+                    ],
+                    dim=1,
+                ),
+            ],
+            dim=1,
         )
-        for name, table in zip(names, is_table.unbind(), strict=True):
-            if name in whole and name in apart:
-                moving[name] = torch.where(table, apart[name], moving[name])
-        for name, size, decay in zip(names, sizes.unbind(), steer.decays.unbind(), strict=True):
-            step = size.to(moving[name].dtype) * moving[name]
-            if name in whole:  # else there is no decay
-                forgotten = decay.to(step.dtype) * params[name].to(step.dtype)
-                # coordinates that have never had a gradient stay
-                step = torch.where(step != 0, step - forgotten, step)
-            updates[name] = step.to(params[name].dtype)
+        of = dict(zip(names, told.unbind(), strict=True))
+        for batch, grad in zip(batches, together, strict=True):
+            slot = {key: stacked([slots[name][key] for name in batch]) for key in LARGE_SLOTS}
+            more, p = (stacked([x[name] for name in batch]) for x in (learned, params))
+            step = self._step(p, grad, slot, seen, more, stacked([of[name] for name in batch]))
+            updates |= zip(batch, step.unbind(), strict=True)
         return updates, OptState(state.step + 1, slots, shared)
 
-    def _bounded(self, name: str, params: Params, grads: Params) -> Tensor:
-        limit = self.network.max_gradient
-        return grads[name].to(working(params[name]).dtype).clamp(-limit, limit)
+    def _step(
+        self,
+        p: Float[Tensor, "n *shape"],
+        grad: Float[Tensor, "n *shape"],
+        slot: dict[str, Tensor],
+        seen: Seen | None,
+        more: Float[Tensor, "n *shape"],
+        told: Float[Tensor, "n 8"],
+    ) -> Float[Tensor, "n *shape"]:
+        """The updates of tensors of one shape.
+
+        Arguments:
+            p, grad: the parameters and their gradients.
+            slot: their averages, as of `remember`.
+            more: what the network over coordinates adds to their directions.
+            told: of each what fast momentum, slow momentum and gradient are multiplied by, the correction of the second
+                moment for its start at zero, the share of its coordinates that move, whether it is a table, the size of
+                its step, and its decay.
+        """
+        dtype, is_vector, limit = working(p).dtype, p.ndim <= 2, self.network.max_gradient
+        shares = told[:, 4]
+        fast_by, slow_by, grad_by, correction, _, table, size, decay = (
+            x.view(-1, *[1] * (p.ndim - 1)) for x in told.to(dtype).unbind(1)
+        )
+        grad, more = grad.to(dtype).clamp(-limit, limit), more.to(dtype)
+        fast, slow, second = self._averages(grad, slot, seen)
+        step = look = fast_by * fast + slow_by * slow + grad_by * grad
+        if is_vector or _may_be_table(p[0]):
+            step = look * torch.rsqrt((second / correction).clamp(min=SMALLEST)) + more
+        if is_vector:  # keeps its coordinates apart, and forgets nothing
+            return (size * step).to(p.dtype)
+        whole = orthogonal_steps(look + more, shares, MATRIX_SHARE, MOST)
+        step = size * (torch.where(table > 0, step, whole) if _may_be_table(p[0]) else whole)
+        # coordinates that have never had a gradient stay
+        return torch.where(step != 0, step - decay * p.to(dtype), step).to(p.dtype)
 
     def _weights(
         self,
@@ -198,10 +231,12 @@ class LearnedMuon(UpdateRule):
             [(1 - r[0]) * scale[:, 0], steer.slow * scale[:, 1], r[0] * ahead + steer.fresh * scale[:, 2]], 1
         )
 
-    def _averages(self, grad: Tensor, slot: dict[str, Tensor], seen: Seen | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _averages(
+        self, grad: Float[Tensor, "n *shape"], slot: dict[str, Tensor], seen: Seen | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Fast and slow momentum and second moment after this gradient, also where `remember` has put that off."""
-        fast, slow, *_ = slot["momenta"].unbind()
-        fast, slow, v = (x.to(grad.dtype) for x in (fast, slow, slot["second"][0]))
+        fast, slow, *_ = slot["momenta"].unbind(1)
+        fast, slow, v = (x.to(grad.dtype) for x in (fast, slow, slot["second"][:, 0]))
         if seen is None or seen.rates is None:
             return fast, slow, v
         r = self.rates.to(grad.dtype).unbind()
@@ -212,6 +247,6 @@ def _may_be_table(p: Tensor) -> bool:
     return p.ndim == 2 and p.shape[0] > p.shape[1]
 
 
-def _bare(grad: Tensor) -> Float[Tensor, ""]:
-    """Share of the rows of a matrix whose gradient is zero."""
-    return 1.0 - (grad != 0).any(dim=1).to(working(grad).dtype).mean()
+def _bare(grads: Float[Tensor, "n rows columns"]) -> Float[Tensor, " n"]:
+    """Share of the rows of matrices whose gradient is zero."""
+    return 1.0 - (grads != 0).any(dim=2).to(working(grads).dtype).mean(dim=1)

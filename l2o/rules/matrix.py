@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from l2o.kernels.coordinate_mlp import Network
+from l2o.rules.alike import alike, stacked
 from l2o.rules.base import OptState, UpdateRule, check, check_mlp, check_scales, working, zero_step
 from l2o.rules.coordinates import LARGE_SLOTS, remember, respond, share_moved
 from l2o.rules.features import NUM_EXTENDED_FEATURES, check_decays, init_averages, initial_rates
@@ -113,9 +114,12 @@ class MatrixRule(UpdateRule):
         updates = respond(learned, grads, slots, seen, self.net(), self.network)
         if self.orthogonalize:
             names = [name for name, u in updates.items() if u.numel()]
-            shares = dict(zip(names, share_moved(slots, seen, names), strict=True)) if names else {}
-            looks = {name: updates[name] for name in names if updates[name].ndim >= 2}
-            updates |= orthogonal_steps(looks, shares, self.step_scale)
+            shares = dict(zip(names, share_moved(slots, seen, names).unbind(), strict=True)) if names else {}
+            matrices = [name for name in names if updates[name].ndim >= 2]
+            for batch in alike([updates[name] for name in matrices]):
+                of = [matrices[i] for i in batch]
+                looks, share = stacked([updates[name] for name in of]), stacked([shares[name] for name in of])
+                updates |= zip(of, orthogonal_steps(looks, share, self.step_scale).unbind(), strict=True)
         for name, p in params.items():
             if name not in learned:
                 updates[name], slots[name] = self._adamw(p, grads[name], state.slots[name])

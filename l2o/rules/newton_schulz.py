@@ -12,7 +12,6 @@ from torch import Tensor
 
 from l2o.rules.base import working
 from l2o.tracing import constant
-from l2o.types import Params
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic a x + b x^3 + c x^5, chosen for its slope at 0: singular values end between about 0.7 and 1.2."""
@@ -41,10 +40,12 @@ def newton_schulz(
     x = x * torch.rsqrt(x.square().sum(dim=(-2, -1), keepdim=True) + 1e-14)
     if x.dtype == torch.float32 and x.shape[-2] >= LARGE and _has_bfloat16(x.device.type):
         x = x.bfloat16()
+    shape, x = x.shape, x if x.ndim == 2 else x.flatten(0, -3)
+    multiply, add = (torch.mm, torch.addmm) if x.ndim == 2 else (torch.bmm, torch.baddbmm)
     for _ in range(num_steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    x = x.to(matrix.dtype)
+        gram = multiply(x, x.mT)
+        x = add(x, add(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x.view(shape).to(matrix.dtype)
     return x if matrix.shape[-2] <= matrix.shape[-1] else x.mT
 
 
@@ -72,18 +73,19 @@ def newton_schulz_many(matrices: Sequence[Float[Tensor, "_ _"]]) -> list[Float[T
     return found
 
 
-def orthogonal_steps(looks: Params, shares: dict[str, Tensor], size: float, most: float = math.inf) -> Params:
+def orthogonal_steps(
+    looks: Float[Tensor, "n *shape"], shares: Float[Tensor, " n"], size: float, most: float = math.inf
+) -> Float[Tensor, "n *shape"]:
     """The nearest orthogonal matrices, of root mean square `size` over the share of their coordinates that move.
 
     Arguments:
-        looks: of rank 2 or more, matrices of the first dimension by all others.
+        looks: of rank 2 or more each, matrices of the first dimension by all others.
         shares: of each, from 0 to 1.
         most: limit on the largest singular value, in those of a matrix of full rank; of low rank it would be more.
     """
-    matrices = newton_schulz_many([working(look).flatten(1) for look in looks.values()])
-    steps = {}
-    for (name, look), matrix in zip(looks.items(), matrices, strict=True):
-        count = (shares[name] * look.numel()).clamp(min=1.0)
-        scale = torch.rsqrt(matrix.square().sum() / count + 1e-9).clamp(max=most * math.sqrt(max(matrix.shape)))
-        steps[name] = (size * scale * matrix).view(look.shape).to(look.dtype)
-    return steps
+    matrices = working(looks).flatten(2)
+    # one alone as a matrix: products of batches are slower
+    found = newton_schulz(matrices[0]).unsqueeze(0) if len(looks) == 1 else newton_schulz(matrices)
+    count = (shares * looks[0].numel()).clamp(min=1.0)
+    scale = torch.rsqrt(found.square().sum(dim=(1, 2)) / count + 1e-9).clamp(max=most * math.sqrt(max(found.shape[1:])))
+    return ((size * scale).to(found.dtype).view(-1, 1, 1) * found).view(looks.shape).to(looks.dtype)

@@ -5,6 +5,7 @@ import torch
 
 from l2o import LearnedOptimizer
 from l2o.rules import LearnedMuon
+from l2o.rules.alike import stacked
 from l2o.rules.newton_schulz import newton_schulz
 from l2o.rules.steering import BARE, NUM_COSINES, NUM_RECALLED, recall, schedule
 from l2o.types import Params, seeded
@@ -277,6 +278,28 @@ def test_kernels_and_the_readable_form_take_the_same_steps() -> None:
             fast, state = rule(grads, state, params, torch.tensor(2.0 - i))
         slow, slow_state = rule(grads, slow_state, params, torch.tensor(2.0 - i))
         torch.testing.assert_close(fast, {k: u.detach() for k, u in slow.items()}, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("grad_enabled", [False, True])
+def test_tensors_of_one_shape_move_as_each_alone(grad_enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {"w1": (6, 4), "k1": (4, 3, 3, 3), "b1": (4,), "s1": (), "w2": (6, 4), "k2": (4, 3, 3, 3), "b2": (4,)}
+    params = {name: draw(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    params["half"] = params["w1"].bfloat16()
+    rule, sizes = trained(), list[int]()
+    monkeypatch.setattr("l2o.rules.learned_muon.stacked", lambda of: sizes.append(len(of)) or stacked(of))
+    found = []
+    for most in (10**6, 0):
+        monkeypatch.setattr("l2o.rules.alike.MOST_ON_CPU", most)
+        state = rule.init(params, 100)
+        for i, grads in enumerate(gradients(params, 3)):
+            grads = {name: grad.to(params[name].dtype) for name, grad in grads.items()}
+            with torch.set_grad_enabled(grad_enabled):
+                updates, state = rule(grads, state, params, torch.tensor(2.0 - i))
+        found.append({name: update.detach() for name, update in updates.items()})
+        assert max(sizes) == (2 if most else 1)
+        sizes.clear()
+    assert list(found[0]) == list(params)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-7)
 
 
 def test_the_drop_in_takes_the_steps_of_the_rule() -> None:
