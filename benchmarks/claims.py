@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
+from benchmarks.meta_icl_table import pooled
 from benchmarks.record import markdown, read, readable
 
 OPTIMIZERS = "docs/results/optimizers.md"
@@ -26,6 +28,7 @@ def table() -> str:
             "docs/results/in_context.md",
         ),
         ("a LoRA of SmolLM2-135M, tuned on 16 examples", _lora(), "docs/results/in_context.md"),
+        ("SmolLM2-135M, meta-trained to learn in context (MetaICL)", _meta_icl(), "docs/results/in_context.md"),
         ("meta-training on Ray while its workers are killed", _soak(), "docs/guide/cluster.md"),
         ("the gate that an agent's changes must pass", _gate(), "docs/guide/agents.md"),
         ("an optimizer for PPO, untuned, beside Adam at its best rate", _ppo(), "l2o/weights/ppo.md"),
@@ -35,16 +38,14 @@ def table() -> str:
 
 
 def _box() -> str:
-    (row,) = (
-        row
-        for row in read("optimizers")
-        if row["kind"] == "aggregate" and (row["method"], row["reference"]) == ("ours", "adamw")
-    )
+    of = {(row["method"], row["reference"]): row for row in read("optimizers") if row["kind"] == "aggregate"}
+    row, muon, beside = of["ours", "adamw"], of["muon", "adamw"], of["ours", "muon"]
     num, (low, high) = row["problems"], row["step_ratio_interval"]
     return (
         f"reaches AdamW's final loss in {row['step_ratio']:.2f} [{low:.2f}, {high:.2f}] of its steps, on {num} "
         f"problems that it was not trained on; training loss ends no higher on {row['train_share'] * num:.0f}, "
-        f"validation loss on {row['validation_share'] * num:.0f}"
+        f"validation loss on {row['validation_share'] * num:.0f}. Muon at its best rate: {muon['step_ratio']:.2f} of "
+        f"the steps, and it ends lower than ours on {(1 - beside['train_share']) * num:.0f}"
     )
 
 
@@ -116,6 +117,21 @@ def _lora() -> str:
     return (
         "accuracy with the optimizer in the box, with Adam at the best of 3 rates, and with the examples in the prompt "
         f"instead: {'; '.join(told)}"
+    )
+
+
+def _meta_icl() -> str:
+    found = pooled([row for row in read("meta_icl") if row["model"] == "smollm2"])
+    gains = {key[1:]: 100 * fmean(gain for _, of in each for gain in of) for key, each in found.items()}
+    minutes = fmean(row["cpu_seconds"] for key, of in found.items() if key[3] == "MetaICL" for row, _ in of) / 60
+    told = (
+        f"{task.removesuffix('-test')}{' with renamed options' if renamed else ''} "
+        f"{gains[task, renamed, 'in-context']:+.0f} and {gains[task, renamed, 'zero-shot']:+.0f}"
+        for task, renamed in dict.fromkeys((task, renamed) for task, renamed, _ in gains)
+    )
+    return (
+        f"{minutes:.0f} CPU minutes; points of accuracy on tasks that it was not trained on, over the model as it was "
+        f"and over training as long without demonstrations: {', '.join(told)}"
     )
 
 
