@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.meta_icl_table import pooled
+from benchmarks.meta_icl_table import mean_of_models, pooled
 from benchmarks.record import markdown, read, readable
 
 OPTIMIZERS = "docs/results/optimizers.md"
@@ -121,14 +121,14 @@ def _lora() -> str:
 
 
 def _meta_icl() -> str:
-    found = pooled([row for row in read("meta_icl") if row["model"] == "smollm2"])
-    gains = {key[1:]: 100 * fmean(gain for _, of in each for gain in of) for key, each in found.items()}
-    minutes = fmean(row["cpu_seconds"] for key, of in found.items() if key[3] == "MetaICL" for row, _ in of) / 60
-    told = (
-        f"{task.removesuffix('-test')}{' with renamed options' if renamed else ''} "
-        f"{gains[task, renamed, 'in-context']:+.0f} and {gains[task, renamed, 'zero-shot']:+.0f}"
-        for task, renamed in dict.fromkeys((task, renamed) for task, renamed, _ in gains)
-    )
+    found = {key: pool for key, pool in pooled(read("meta_icl")).items() if key.model == "smollm2"}
+    gains = {(key.task, key.renamed, key.how): mean_of_models(pool.gains) for key, pool in found.items()}
+    minutes = fmean(s / 60 for key, pool in found.items() if key.how == "MetaICL" for s in pool.cpu_seconds.values())
+    told = []
+    for task, renamed in dict.fromkeys((task, renamed) for task, renamed, _ in gains):
+        over = (gains[task, renamed, how] for how in ("in-context", "zero-shot"))
+        points = " and ".join(f"{100 * mean:+.0f} ± {100 * half:.0f}" for mean, half in over)
+        told.append(f"{task.removesuffix('-test')}{' with renamed options' * renamed} {points}")
     return (
         f"{minutes:.0f} CPU minutes; points of accuracy on tasks that it was not trained on, over the model as it was "
         f"and over training as long without demonstrations: {', '.join(told)}"

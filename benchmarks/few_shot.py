@@ -131,6 +131,8 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
             if trained(folder) < steps:
                 words = command(config, learner, steps)
                 subprocess.run([sys.executable, "-m", "l2o.cli", *words], check=True)
+        if not made(folder):
+            raise ValueError(f"a run must have begun to be judged as it is (--no-finish); {folder} has none.")
         at_end = made(folder) <= trained(folder)
         told = json.loads((folder / "test.json").read_text()) if at_end else stopped(folder, config.threads)
         norm = LearnConfig(learner=learner).resolved().norm

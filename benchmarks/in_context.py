@@ -158,9 +158,8 @@ def known(family: FunctionClass) -> dict[str, Method]:
     methods: dict[str, Method] = {"least squares": least_squares, "3 nearest": nearest}
     sparsity = getattr(family, "sparsity", None)
     if family.noise:
-        variance = (
-            family.noise**2 * family.dim / (sparsity or family.dim)
-        )  # over that of a weight: the best that is linear
+        # over that of a weight: the best that is linear
+        variance = family.noise**2 * family.dim / min(sparsity or family.dim, family.dim)
         methods["ridge"] = lambda support, x: ridge(support, x, variance)
     if sparsity is not None:
         alpha = min(ALPHAS, key=lambda alpha: _error(family, alpha))

@@ -139,8 +139,9 @@ def memory() -> str:
             f"{name} {readable(value)}" + (f" ({readable(row['targets'][name])})" if name in row["targets"] else "")
             for name, value in row["scores"].items()
         )
+        run = row["run"] + ", judged with a larger memory" * row["larger_memory"]
         done = f"{row['step']:,}" + (", until nothing was wrong" if row["faultless"] else "")
-        lines.append([row["run"], done, _minutes(row), scores, str(row["skipped"])])
+        lines.append([run, done, _minutes(row), scores, str(row["skipped"])])
     first = rows[0]
     caption = (
         "Bits wrong of a sequence, and of a step of its answer, on 1,000 sequences that nothing was chosen by; "

@@ -146,7 +146,7 @@ class Training:
         print(f"{self.directory.path.name}: {line}, CPU s {self.told['cpu_seconds']:.0f}", flush=True)
 
     def judge(self, num: int, seed: int, **where: Any) -> Scores:
-        """The model's scores, its `running` statistics measured on training data before."""
+        """Scores of the model, or of one with a larger memory; `running` statistics are of training data."""
         problem, model = self.setting.problem, self.model
         if self.setting.judged is not None:
             model = self.setting.judged().to(self.config.device)
@@ -164,7 +164,9 @@ class Training:
         where = {"part": "test"} if isinstance(self.setting.problem, Characters) else {}
         found = self.judge(self.config.judged, seed=2 * 10**6 + self.seed, **where)
         curve = [{name: plain(value) for name, value in point.items()} for point in self.curve]
-        return {**self.told, "seed": self.seed, "best_step": self.best["step"], "scores": found, "curve": curve}
+        more = {"growing": self.setting.growing, "larger_memory": self.setting.judged is not None}
+        about = {"seed": self.seed, "best_step": self.best["step"], **more}
+        return {**self.told, **about, "scores": found, "curve": curve}
 
     def _save(self) -> None:
         tree = {"told": self.told, "best": self.best, "recent": self.recent, "curve": self.curve, "rate": self.rate}

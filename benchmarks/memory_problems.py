@@ -110,6 +110,10 @@ class Setting:
     judged: Callable[[], nn.Module] | None = None
     growing: int = 0
 
+    def __post_init__(self) -> None:
+        if self.growing and not (isinstance(self.problem, Bits) and self.problem.easy):
+            raise ValueError(f"a curriculum needs easy sequences to begin with; got growing={self.growing} without.")
+
 
 def exactly(num: int) -> tuple[int, int]:
     """A range of one number."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from statistics import fmean
 from typing import Any
 
@@ -12,90 +13,103 @@ from benchmarks.meta_icl import WAYS
 from benchmarks.record import markdown, read
 from l2o.training.evaluate import half_interval
 
-Key = tuple[str, str, bool, str]
-"""Model, task, whether options were renamed, and way to train and judge."""
-
-Pool = dict[Key, list[tuple[dict[str, Any], list[float]]]]
-"""Rows that differ in trained weights and draws alone, each with what MetaICL gains on its draws."""
-
 HEADS = (
     "model",
     "judged on",
     "how",
-    "trained models, draws",
+    "models of MetaICL, draws",
     "accuracy, mean",
     "worst draw",
     "MetaICL is better by",
-    "of each model",
+    "than of each model",
     "CPU minutes",
 )
+
+
+@dataclass(frozen=True)
+class Key:
+    """What rows have in common that differ in trained weights and draws alone."""
+
+    model: str
+    task: str
+    renamed: bool
+    method: str
+    how: str
+
+
+@dataclass
+class Pool:
+    """Rows of one key, by the seed of MetaICL's weights: accuracies, what MetaICL gains on the same draws, CPU time."""
+
+    accuracies: dict[int, list[float]] = field(default_factory=dict)
+    gains: dict[int, list[float]] = field(default_factory=dict)
+    cpu_seconds: dict[int, float] = field(default_factory=dict)
 
 
 def table() -> str:
     """For the docs."""
     rows = read("meta_icl")
     found = pooled(rows)
-    keys = sorted(found, key=lambda key: (*key[:3], WAYS.index(key[3])))
-    return markdown(HEADS, (_cells(key, found) for key in keys), " ".join([*_means(found), *_told(rows)]))
+    keys = sorted(found, key=lambda key: (key.model, key.task, key.renamed, key.method, WAYS.index(key.how)))
+    return markdown(HEADS, (_cells(key, found[key]) for key in keys), " ".join([*_means(found), *_told(rows)]))
 
 
-def pooled(rows: list[dict[str, Any]]) -> Pool:
+def pooled(rows: list[dict[str, Any]]) -> dict[Key, Pool]:
     """Rows by what they have in common."""
     metaicl = {_draws(row): row["accuracies"] for row in rows if row["how"] == "MetaICL"}
-    found: Pool = {}
+    found: dict[Key, Pool] = {}
     for row in rows:
+        pool = found.setdefault(Key(*(row[name.name] for name in fields(Key))), Pool())
         gains = [a - b for a, b in zip(metaicl[_draws(row)], row["accuracies"], strict=True)]
-        found.setdefault((row["model"], row["task"], _renamed(row), row["how"]), []).append((row, gains))
+        pool.accuracies.setdefault(row["seed"], []).extend(row["accuracies"])
+        pool.gains.setdefault(row["seed"], []).extend(gains)
+        pool.cpu_seconds[row["seed"]] = row["cpu_seconds"]
     return found
 
 
+def mean_of_models(by_seed: dict[int, list[float]]) -> tuple[float, float]:
+    """The mean over models of the mean over draws, and half its 95% interval over draws, given these models."""
+    means = [fmean(each) for each in by_seed.values()]
+    halves = [half_interval(torch.tensor(each)) for each in by_seed.values()]
+    return fmean(means), sum(half**2 for half in halves) ** 0.5 / len(halves)
+
+
 def _draws(row: dict[str, Any]) -> tuple[Any, ...]:
-    return *(row[key] for key in ("model", "task", "method", "seed", "first", "items")), _renamed(row)
+    return tuple(row[key] for key in ("model", "task", "renamed", "method", "seed", "first", "items"))
 
 
-def _renamed(row: dict[str, Any]) -> bool:
-    return bool(row.get("renamed", False))  # older rows have options with their own names only
+def _percent(found: tuple[float, float]) -> str:
+    return f"{100 * found[0]:.1f} ± {100 * found[1]:.1f}"
 
 
-def _cells(key: Key, found: Pool) -> list[str]:
-    model, task, renamed, how = key
-    rows, gains = [row for row, _ in found[key]], [gain for _, each in found[key] for gain in each]
-    accuracies = torch.tensor([accuracy for row in rows for accuracy in row["accuracies"]])
-    seeds = sorted({row["seed"] for row in rows})
-    better, of_each = "", ""
-    if how != "MetaICL":
-        better = f"{100 * fmean(gains):.1f} ± {100 * half_interval(torch.tensor(gains)):.1f}"
-        each = [[gain for row, of in found[key] for gain in of if row["seed"] == seed] for seed in seeds]
-        of_each = ", ".join(f"{100 * fmean(of):.1f}" for of in each)
+def _cells(key: Key, pool: Pool) -> list[str]:
+    itself = key.how == "MetaICL"
     return [
-        model,
-        task.removesuffix("-test") + (", renamed" if renamed else ""),
-        how,
-        f"{len(seeds)}, {len(gains)}",
-        f"{100 * float(accuracies.mean()):.1f}% ± {100 * half_interval(accuracies):.1f}",
-        f"{100 * float(accuracies.min()):.1f}%",
-        better,
-        of_each,
-        f"{fmean(row['cpu_seconds'] for row in rows) / 60:.0f}",
+        key.model,
+        key.task.removesuffix("-test") + ", renamed" * key.renamed,
+        key.how,
+        f"{len(pool.gains)}, {sum(map(len, pool.gains.values()))}",
+        _percent(mean_of_models(pool.accuracies)),
+        f"{100 * min(min(each) for each in pool.accuracies.values()):.1f}",
+        "" if itself else _percent(mean_of_models(pool.gains)),
+        "" if itself else ", ".join(f"{100 * fmean(each):.1f}" for each in pool.gains.values()),
+        f"{fmean(pool.cpu_seconds.values()) / 60:.0f}",
     ]
 
 
-def _means(found: Pool) -> Iterator[str]:
+def _means(found: dict[Key, Pool]) -> Iterator[str]:
     """What MetaICL gains on the mean of the sets with their own names, where a model was judged on several."""
-    for model in sorted({key[0] for key in found}):
+    for model in sorted({key.model for key in found}):
         for how in ("zero-shot", "in-context"):
             of = [
-                torch.tensor([gain for _, gains in found[key] for gain in gains])
-                for key in found
-                if key == (model, key[1], False, how)
+                mean_of_models(pool.gains)
+                for key, pool in found.items()
+                if (key.model, key.how, key.renamed) == (model, how, False)
             ]
             if len(of) > 1:
-                mean = fmean(float(gains.mean()) for gains in of)
-                half = sum(half_interval(gains) ** 2 for gains in of) ** 0.5 / len(of)
-                yield (
-                    f"Mean of the {len(of)} sets with their own names: {model}'s MetaICL is better than {how} by "
-                    f"{100 * mean:.1f} ± {100 * half:.1f}."
-                )
+                whole = fmean(mean for mean, _ in of), sum(half**2 for _, half in of) ** 0.5 / len(of)
+                sets = f"Mean of {len(of)} sets with their own names"
+                yield f"{sets}: {model}'s MetaICL is better than {how} by {_percent(whole)}."
 
 
 def _told(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -108,4 +122,7 @@ def _told(rows: list[dict[str, Any]]) -> Iterator[str]:
             f"kinds of question, never trained on, {config['shot']} demonstrations of each, commits "
             f"{', '.join(commits)}."
         )
-    yield f"95% intervals over draws; CPU minutes are of training, a model. {rows[0]['machine']}."
+    yield (
+        "Percent; means over models of means over draws, 95% intervals over draws, given these models; CPU minutes are "
+        f"of training a model. {rows[0]['machine']}."
+    )

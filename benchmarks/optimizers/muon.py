@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from l2o.rules.newton_schulz import newton_schulz_many
+from l2o.rules.alike import alike, stacked
+from l2o.rules.newton_schulz import newton_schulz
 
 
 class Muon(Optimizer):
@@ -57,8 +58,10 @@ class Muon(Optimizer):
             buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
             buffer.lerp_(p.grad, 1 - group["momentum"])
             directions.append(torch.lerp(p.grad, buffer, group["momentum"]).flatten(1))
-        for p, found in zip(params, newton_schulz_many(directions), strict=True):
-            p.add_(found.view_as(p), alpha=-group["lr"] * 0.2 * math.sqrt(max(found.shape)))
+        for batch in alike(directions):
+            found = newton_schulz(stacked([directions[i] for i in batch]))
+            for i, step in zip(batch, found, strict=True):
+                params[i].add_(step.view_as(params[i]), alpha=-group["lr"] * 0.2 * math.sqrt(max(step.shape)))
 
     def _adam(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]

@@ -15,7 +15,7 @@ MOST_ON_CPU, MOST_ELSEWHERE = 2**16, 2**22
 def alike(tensors: Sequence[Tensor]) -> list[list[int]]:
     """The numbers of tensors of one shape and precision, batch by batch; large ones are alone.
 
-    Which goes with which depends on the shapes and the device alone.
+    Which goes with which depends on shape, precision and device alone, never on the numbers.
     """
     batches: list[list[int]] = []
     open_: dict[tuple[torch.Size, torch.dtype], list[int]] = {}

@@ -86,7 +86,7 @@ _deferred: ContextVar[Deferred | None] = ContextVar("_deferred", default=None)
 def deferring(wanted: bool = True) -> Iterator[Deferred]:
     """A rule called inside may return old momenta and second moments, to be brought up to date in place afterwards.
 
-    Nothing large is then allocated or copied, and nothing is lost if the step is not made.
+    No new averages are then allocated, and nothing is lost if the step is not made.
     """
     deferred = Deferred()
     token = _deferred.set(deferred if wanted else None)

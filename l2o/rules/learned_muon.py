@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -38,6 +39,27 @@ MOST = 1.25
 """Largest singular value of a matrix's step over that of an orthogonal one of full rank."""
 SPARSE = 0.5
 """A table is a matrix higher than wide of whose rows a larger share, on average, has no gradient in a step."""
+
+
+class Told(NamedTuple):
+    """What is told the steps of each tensor, (tensors,) each.
+
+    fast, slow, grad: what fast momentum, slow momentum and gradient are multiplied by.
+    correction: of the second moment, for its start at zero.
+    share: of its coordinates that move.
+    table: 1 if it is one, else 0.
+    size: of its step.
+    decay: of a matrix.
+    """
+
+    fast: Tensor
+    slow: Tensor
+    grad: Tensor
+    correction: Tensor
+    share: Tensor
+    table: Tensor
+    size: Tensor
+    decay: Tensor
 
 
 class LearnedMuon(UpdateRule):
@@ -133,11 +155,10 @@ class LearnedMuon(UpdateRule):
         second = measured[:, 33] / bias_correction(self.rates[3].to(measured.dtype), counts.to(measured.dtype))
         before = torch.stack([slots[name]["recalled"] for name in names])
         batches = [[names[i] for i in batch] for batch in alike([params[name] for name in names])]
-        together = [stacked([grads[name] for name in batch]) for batch in batches]  # gradients
         bare = dict.fromkeys(names, counts.new_zeros(()))
-        for batch, grad in zip(batches, together, strict=True):
+        for batch in batches:
             if _may_be_table(params[batch[0]]):
-                bare |= zip(batch, _bare(grad).to(before.dtype).unbind(), strict=True)
+                bare |= zip(batch, _bare(stacked([grads[name] for name in batch])).unbind(), strict=True)
         bares = torch.stack([bare[name].to(before.dtype) for name in names])
         recalled = recall(measured, before, second, self.rates[:2], bares, counts == 1)
         for name, count, own in zip(names, counts, recalled, strict=True):
@@ -148,65 +169,54 @@ class LearnedMuon(UpdateRule):
         inputs = torch.where(is_table, 0.0, numbers(columns, recalled))
         steer = self.steering(inputs, measured, recalled, shared, state.step)
         learned = respond(params, grads, slots, seen, self.net(), self.network)
-        told = torch.cat(
-            [
-                self._weights(steer, measured, counts, inputs),
-                torch.stack(
-                    [
-                        bias_correction(self.rates[3].to(counts.dtype), counts),
-                        measured[:, -1],
-                        is_table.to(counts.dtype),
-                        -self.step_scale * steer.factors,
-                        steer.decays,
-                    ],
-                    dim=1,
-                ),
-            ],
-            dim=1,
+        told = Told(
+            *self._weights(steer, measured, counts, inputs),
+            bias_correction(self.rates[3].to(counts.dtype), counts),
+            measured[:, -1],
+            is_table.to(counts.dtype),
+            -self.step_scale * steer.factors,
+            steer.decays,
         )
-        of = dict(zip(names, told.unbind(), strict=True))
-        for batch, grad in zip(batches, together, strict=True):
-            slot = {key: stacked([slots[name][key] for name in batch]) for key in LARGE_SLOTS}
-            more, p = (stacked([x[name] for name in batch]) for x in (learned, params))
-            step = self._step(p, grad, slot, seen, more, stacked([of[name] for name in batch]))
-            updates |= zip(batch, step.unbind(), strict=True)
+        of = dict(zip(names, torch.stack(told, dim=1).unbind(), strict=True))
+        for batch in batches:
+            grad, p, more = (stacked([x[name] for name in batch]) for x in (grads, params, learned))
+            momenta = stacked([slots[name]["momenta"][:2] for name in batch])
+            second = stacked([slots[name]["second"][0] for name in batch])
+            step = self._step(p, grad, momenta, second, seen, more, stacked([of[name] for name in batch]))
+            updates |= {name: step[i] for i, name in enumerate(batch)}
         return updates, OptState(state.step + 1, slots, shared)
 
     def _step(
         self,
         p: Float[Tensor, "n *shape"],
         grad: Float[Tensor, "n *shape"],
-        slot: dict[str, Tensor],
+        momenta: Float[Tensor, "n 2 *shape"],
+        second: Float[Tensor, "n *shape"],
         seen: Seen | None,
         more: Float[Tensor, "n *shape"],
-        told: Float[Tensor, "n 8"],
+        told: Float[Tensor, "n numbers"],
     ) -> Float[Tensor, "n *shape"]:
         """The updates of tensors of one shape.
 
         Arguments:
             p, grad: the parameters and their gradients.
-            slot: their averages, as of `remember`.
+            momenta, second: their fast and slow momentum and second moment, as of `remember`.
             more: what the network over coordinates adds to their directions.
-            told: of each what fast momentum, slow momentum and gradient are multiplied by, the correction of the second
-                moment for its start at zero, the share of its coordinates that move, whether it is a table, the size of
-                its step, and its decay.
+            told: the numbers of each, as `Told` has them.
         """
         dtype, is_vector, limit = working(p).dtype, p.ndim <= 2, self.network.max_gradient
-        shares = told[:, 4]
-        fast_by, slow_by, grad_by, correction, _, table, size, decay = (
-            x.view(-1, *[1] * (p.ndim - 1)) for x in told.to(dtype).unbind(1)
-        )
+        by = Told(*(x.view(-1, *[1] * (p.ndim - 1)) for x in told.to(dtype).unbind(1)))
         grad, more = grad.to(dtype).clamp(-limit, limit), more.to(dtype)
-        fast, slow, second = self._averages(grad, slot, seen)
-        step = look = fast_by * fast + slow_by * slow + grad_by * grad
+        fast, slow, second = self._averages(grad, momenta, second, seen)
+        step = look = by.fast * fast + by.slow * slow + by.grad * grad
         if is_vector or _may_be_table(p[0]):
-            step = look * torch.rsqrt((second / correction).clamp(min=SMALLEST)) + more
+            step = look * torch.rsqrt((second / by.correction).clamp(min=SMALLEST)) + more
         if is_vector:  # keeps its coordinates apart, and forgets nothing
-            return (size * step).to(p.dtype)
-        whole = orthogonal_steps(look + more, shares, MATRIX_SHARE, MOST)
-        step = size * (torch.where(table > 0, step, whole) if _may_be_table(p[0]) else whole)
+            return (by.size * step).to(p.dtype)
+        whole = orthogonal_steps(look + more, by.share.flatten(), MATRIX_SHARE, MOST)
+        step = by.size * (torch.where(by.table > 0, step, whole) if _may_be_table(p[0]) else whole)
         # coordinates that have never had a gradient stay
-        return torch.where(step != 0, step - decay * p.to(dtype), step).to(p.dtype)
+        return torch.where(step != 0, step - by.decay * p.to(dtype), step).to(p.dtype)
 
     def _weights(
         self,
@@ -214,7 +224,7 @@ class LearnedMuon(UpdateRule):
         measured: Float[Tensor, "tensors k"],
         counts: Float[Tensor, " tensors"],
         inputs: Float[Tensor, " tensors"],
-    ) -> Float[Tensor, "tensors 3"]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What fast momentum, slow momentum and gradient of each tensor are multiplied by.
 
         A matrix's are first brought to unit root mean square, a vector's corrected for their start at zero; the fast
@@ -227,16 +237,17 @@ class LearnedMuon(UpdateRule):
         is_vector = inputs == 0
         scale = torch.where(is_vector.unsqueeze(1), corrected, unit)
         ahead = torch.where(is_vector, 1.0, scale[:, 0])
-        return torch.stack(
-            [(1 - r[0]) * scale[:, 0], steer.slow * scale[:, 1], r[0] * ahead + steer.fresh * scale[:, 2]], 1
-        )
+        return (1 - r[0]) * scale[:, 0], steer.slow * scale[:, 1], r[0] * ahead + steer.fresh * scale[:, 2]
 
     def _averages(
-        self, grad: Float[Tensor, "n *shape"], slot: dict[str, Tensor], seen: Seen | None
+        self,
+        grad: Float[Tensor, "n *shape"],
+        momenta: Float[Tensor, "n 2 *shape"],
+        second: Float[Tensor, "n *shape"],
+        seen: Seen | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Fast and slow momentum and second moment after this gradient, also where `remember` has put that off."""
-        fast, slow, *_ = slot["momenta"].unbind(1)
-        fast, slow, v = (x.to(grad.dtype) for x in (fast, slow, slot["second"][:, 0]))
+        fast, slow, v = (x.to(grad.dtype) for x in (*momenta.unbind(1), second))
         if seen is None or seen.rates is None:
             return fast, slow, v
         r = self.rates.to(grad.dtype).unbind()

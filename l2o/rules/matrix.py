@@ -119,7 +119,8 @@ class MatrixRule(UpdateRule):
             for batch in alike([updates[name] for name in matrices]):
                 of = [matrices[i] for i in batch]
                 looks, share = stacked([updates[name] for name in of]), stacked([shares[name] for name in of])
-                updates |= zip(of, orthogonal_steps(looks, share, self.step_scale).unbind(), strict=True)
+                steps = orthogonal_steps(looks, share, self.step_scale)
+                updates |= {name: steps[i] for i, name in enumerate(of)}
         for name, p in params.items():
             if name not in learned:
                 updates[name], slots[name] = self._adamw(p, grads[name], state.slots[name])

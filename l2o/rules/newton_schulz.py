@@ -4,7 +4,7 @@ https://kellerjordan.github.io/posts/muon/)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -40,7 +40,9 @@ def newton_schulz(
     x = x * torch.rsqrt(x.square().sum(dim=(-2, -1), keepdim=True) + 1e-14)
     if x.dtype == torch.float32 and x.shape[-2] >= LARGE and _has_bfloat16(x.device.type):
         x = x.bfloat16()
-    shape, x = x.shape, x if x.ndim == 2 else x.flatten(0, -3)
+    shape = x.shape
+    if x.ndim > 3:
+        x = x.flatten(0, -3)
     multiply, add = (torch.mm, torch.addmm) if x.ndim == 2 else (torch.bmm, torch.baddbmm)
     for _ in range(num_steps):
         gram = multiply(x, x.mT)
@@ -56,21 +58,6 @@ def _has_bfloat16(device: str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     told: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
     return device == "cpu" and any(told.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def newton_schulz_many(matrices: Sequence[Float[Tensor, "_ _"]]) -> list[Float[Tensor, "_ _"]]:
-    """`newton_schulz` of each matrix; those of one shape, up to transposition, go through it as one batch."""
-    wide = [x if x.shape[0] <= x.shape[1] else x.mT for x in matrices]
-    groups: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
-    for i, x in enumerate(wide):
-        groups.setdefault((x.shape, x.dtype), []).append(i)
-    found = list(matrices)
-    for members in groups.values():
-        one = len(members) == 1
-        batch = newton_schulz(wide[members[0]] if one else torch.stack([wide[i] for i in members]))
-        for i, x in zip(members, [batch] if one else batch.unbind(), strict=True):
-            found[i] = x if wide[i] is matrices[i] else x.mT
-    return found
 
 
 def orthogonal_steps(

@@ -140,7 +140,7 @@ def sparse_linear(shape: Shape) -> EpisodeSuite:
 
 
 def noisy_sparse_linear(shape: Shape) -> EpisodeSuite:
-    """The same with noise .5."""
+    """Linear functions of 10 numbers, of which 2 count, with noise .5."""
     return _functions(LinearFunctions(dim=10, noise=0.5, sparsity=2), shape)
 
 

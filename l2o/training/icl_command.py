@@ -72,6 +72,7 @@ def icl(config: IclConfig, folder: Path, show_progress: bool = True) -> dict[str
         "learner": config.learner,
         "method": config.method,
         "shot": config.shot,
+        "renamed": config.renamed,
         "steps": config.steps,
         "inner_steps": config.inner_steps,
         "cpu_seconds": cpu_seconds,
@@ -219,6 +220,7 @@ class _Evaluator:
 def show(report: dict[str, Any]) -> None:
     """The report in the terminal."""
     about = f"{report['model']}, {report['learner']}, {report['method']}, {report['shot']} shots of each option"
+    about += ", options renamed" if report["renamed"] else ""
     shown = Table("held-out task", "accuracy, mean ± 95%", "worst", "macro-F1", title=about, title_justify="left")
     for name, of in report["tasks"].items():
         half = "" if of["half_interval"] is None else f" ± {100 * of['half_interval']:.1f}"

@@ -64,7 +64,8 @@ def test_a_curriculum_grows_to_the_whole_problem(tmp_path: Path) -> None:
     training = Training(setting, CONFIG, 0, tmp_path)
     training.run()
     assert asked == [0.0, 0.25, 0.5, 0.75] and training.told["step"] == 6
-    assert RUNS["ntm-repeat"].growing and isinstance(RUNS["ntm-repeat"].problem, Bits)
+    with pytest.raises(ValueError, match="a curriculum needs easy sequences"):
+        dataclasses.replace(SETTING, growing=4)
     assert few_repeats(0.0) == RepeatCopy(length=(1, 1), repeats=(1, 1), known=(1, 10))
     assert few_repeats(1.0) == dataclasses.replace(RepeatCopy(), known=(1, 10))
 

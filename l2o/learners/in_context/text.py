@@ -10,6 +10,7 @@ from torch import Tensor
 
 from l2o.learners.base import Fast, Learner, Outcome, accuracy_of
 from l2o.learners.in_context.language_model import LanguageModel, Past
+from l2o.rules.base import working
 from l2o.tasks.episodes import Episode, Examples
 from l2o.tasks.text_episodes import CONTEXT, PAD, SCORED
 
@@ -47,7 +48,7 @@ class TextLearner(Learner):
         return found[order.argsort()]
 
     def _likelihood(self, fast: Fast, rows: Int[Tensor, "rows 2 length"]) -> Float[Tensor, " rows"]:
-        rows = rows[..., : int(_lengths(rows).max())]
+        rows = rows[..., : max(1, int(_lengths(rows).max()))]
         tokens, scored = rows[:, 0], rows[:, 1] == SCORED
         return mean_likelihood(self.logits(fast, tokens), tokens, scored)
 
@@ -81,7 +82,7 @@ def mean_likelihood(
     scored: Bool[Tensor, "rows length"],
 ) -> Float[Tensor, " rows"]:
     """The mean log-likelihood of the scored tokens of each row, given all before them."""
-    said = logits[:, :-1]
+    said = working(logits[:, :-1])  # a difference of two large numbers
     each = said.gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1) - said.logsumexp(-1)
     counted = scored[:, 1:].to(each.dtype)
     count = counted.sum(-1)

@@ -284,7 +284,7 @@ def test_kernels_and_the_readable_form_take_the_same_steps() -> None:
 def test_tensors_of_one_shape_move_as_each_alone(grad_enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = {"w1": (6, 4), "k1": (4, 3, 3, 3), "b1": (4,), "s1": (), "w2": (6, 4), "k2": (4, 3, 3, 3), "b2": (4,)}
     params = {name: draw(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
-    params["half"] = params["w1"].bfloat16()
+    params["half"], params["double"] = params["w1"].bfloat16(), params["w1"].double()
     rule, sizes = trained(), list[int]()
     monkeypatch.setattr("l2o.rules.learned_muon.stacked", lambda of: sizes.append(len(of)) or stacked(of))
     found = []

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from l2o.rules import AdamW, MatrixRule
+from l2o.rules.alike import stacked
 from l2o.rules.features import init_averages, split_rates, stack_features, update_averages
 from l2o.rules.reference import ADAM_FEATURE
 from l2o.types import Params, seeded
@@ -53,6 +54,19 @@ def test_orthogonalised_steps_have_equal_singular_values() -> None:
     update = first_update(MatrixRule(orthogonalize=True), {"w": draw(6, 3)}, {"w": draw(6, 3, seed=1)})["w"]
     values = torch.linalg.svdvals(update)
     assert values[0] / values[-1] < 2
+
+
+def test_orthogonalised_tensors_of_one_shape_move_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {"w1": (6, 4), "k1": (4, 3, 3, 3), "b": (4,), "w2": (6, 4), "k2": (4, 3, 3, 3)}
+    params = {name: draw(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    params["w3"] = params["w1"].double()
+    grads = {name: (i + 1) * draw(*p.shape, seed=10 + i).to(p.dtype) for i, (name, p) in enumerate(params.items())}
+    rule, sizes = MatrixRule(orthogonalize=True), list[int]()
+    monkeypatch.setattr("l2o.rules.matrix.stacked", lambda of: sizes.append(len(of)) or stacked(of))
+    together = first_update(rule, params, grads)
+    assert max(sizes) == 2
+    monkeypatch.setattr("l2o.rules.alike.MOST_ON_CPU", 0)
+    torch.testing.assert_close(together, first_update(rule, params, grads), rtol=1e-3, atol=1e-7)
 
 
 def test_vectors_are_moved_by_adam_with_their_own_rate() -> None:
