@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from benchmarks.optimizers.measures import NOT_REACHED
-from benchmarks.optimizers.methods import BASELINES
-from benchmarks.optimizers.rows import REFERENCES, Row
+from benchmarks.optimizers.methods import BASELINES, OURS, rate
+from benchmarks.optimizers.rows import REFERENCES, Row, swept
 from benchmarks.record import markdown, read
 
 TITLES = {name: method.name for name, method in BASELINES.items()} | {"ours": "l2o", "ours-tuned": "l2o, tuned"}
 
 
 def table(found: Sequence[Row] | None = None) -> str:
-    """All methods over all problems, then step ratios problem by problem; from committed rows if none are given."""
+    """All methods over all problems, at their best rates and at one for all; then problem by problem.
+
+    From committed rows if none are given.
+    """
     found = read("optimizers") if found is None else found
-    return f"{_together(found)}\n\n{_single(found)}"
+    return "\n\n".join(filter(None, [_together(found), _at_one_rate(found), _single(found)]))
 
 
 def _together(found: Sequence[Row]) -> str:
@@ -31,6 +35,27 @@ def _together(found: Sequence[Row]) -> str:
         cells = [TITLES[method], _ratio(one), _shares(one), half, _ratio(other), _shares(other)]
         lines.append([*cells, f"{some['diverged']} of {some['runs']}"])
     return markdown(heads, lines)
+
+
+def _at_one_rate(found: Sequence[Row]) -> str:
+    """On how many problems a baseline that nobody tunes would end below l2o; empty where one of them is missing."""
+    rows = [row for row in found if row["kind"] == "problem" and row["method"] == "ours"]
+    ours = {row["problem"]: math.inf if row["train"] is None else row["train"] for row in rows}
+    tried = {
+        (method, problem): losses
+        for (problem, method), losses in swept(found).items()
+        if problem in ours and method not in OURS
+    }
+    # those that were tried everywhere
+    rates = sorted(set.intersection(*(set(each) for each in tried.values()))) if tried else []
+    if not rates:
+        return ""
+    lines = []
+    for method in dict.fromkeys(method for method, _ in tried):
+        of = {problem: each for (name, problem), each in tried.items() if name == method}
+        below = [sum(each[k] < ours[problem] for problem, each in of.items()) for k in rates]
+        lines.append([TITLES[method], *(f"{count} of {len(of)}" for count in below)])
+    return markdown(["one rate for all problems: ends below l2o on", *(f"{rate(k):g}" for k in rates)], lines)
 
 
 def _single(found: Sequence[Row]) -> str:

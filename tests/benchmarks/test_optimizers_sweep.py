@@ -228,6 +228,20 @@ def test_the_table_is_made_of_rows():
     assert "| b | 100 | 1 (1.00) | 1 (" in text and "| 2 (-) |" in text and "Left out" not in text
 
 
+def test_baselines_at_one_rate_for_all_are_set_against_what_is_not_tuned():
+    tried = {
+        ("a", "adamw"): {-6: 3.0, -5: 3.0},
+        ("b", "adamw"): {-6: 1.0, -5: 3.0},
+        ("a", "muon"): {-6: 0.5, -5: -1.0},
+        ("b", "muon"): {-6: 1.0, -5: math.inf, -4: 0.0},
+    }
+    context = {"config": {"sweep_seeds": 1, "threads": 1}, "commit": "abc", **machine()}
+    of = [row(replace(one, swept=tried.get((one.problem, one.method), {}))) for one in synthetic()]
+    text = table([{**one, **context} for one in compared(of)])
+    assert "ends below l2o on | 0.001 | 0.00316 |\n" in text
+    assert "| AdamW | 1 of 2 | 0 of 2 |" in text and "| Muon | 1 of 2 | 1 of 2 |" in text
+
+
 def test_the_table_tells_what_was_left_out():
     context = {"config": {"sweep_seeds": 1, "threads": 1}, "commit": "abc", **machine()}
     found = compared([row(one) for one in synthetic() if (one.problem, one.method) != ("b", "muon")])
