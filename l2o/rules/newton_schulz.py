@@ -41,8 +41,9 @@ def newton_schulz(
     if x.dtype == torch.float32 and x.shape[-2] >= LARGE and _has_bfloat16(x.device.type):
         x = x.bfloat16()
     shape = x.shape
-    if x.ndim > 3:
+    if x.ndim > 2:
         x = x.flatten(0, -3)
+        x = x[0] if len(x) == 1 else x  # a batch of one is multiplied more slowly
     multiply, add = (torch.mm, torch.addmm) if x.ndim == 2 else (torch.bmm, torch.baddbmm)
     for _ in range(num_steps):
         gram = multiply(x, x.mT)
@@ -70,9 +71,7 @@ def orthogonal_steps(
         shares: of each, from 0 to 1.
         most: limit on the largest singular value, in those of a matrix of full rank; of low rank it would be more.
     """
-    matrices = working(looks).flatten(2)
-    # one alone as a matrix: products of batches are slower
-    found = newton_schulz(matrices[0]).unsqueeze(0) if len(looks) == 1 else newton_schulz(matrices)
+    found = newton_schulz(working(looks).flatten(2))
     count = (shares * looks[0].numel()).clamp(min=1.0)
     scale = torch.rsqrt(found.square().sum(dim=(1, 2)) / count + 1e-9).clamp(max=most * math.sqrt(max(found.shape[1:])))
     return ((size * scale).to(found.dtype).view(-1, 1, 1) * found).view(looks.shape).to(looks.dtype)
