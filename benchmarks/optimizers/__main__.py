@@ -2,7 +2,7 @@
 
     python -m benchmarks.optimizers --rule default --record       # hours; goes on where it was stopped
     python -m benchmarks.optimizers --only convnet gpt --optimizers adamw muon --record    # adds to the rows there are
-    python -m benchmarks.optimizers --stress                      # long, large, tiny, half-precision
+    python -m benchmarks.optimizers --stress --device cuda        # long, large, tiny, half-precision
     python -m benchmarks.optimizers --time                        # milliseconds of every problem, hours of it all
 
 What is recorded takes the place of rows of the same problems and methods; ratios, table and picture are made of all.
@@ -45,6 +45,7 @@ class Config:
         slow: also run Muon on the wide perceptron, over a second a step.
         threads: CPU threads.
         stress: run the hard cases instead.
+        device: of the hard cases; the comparison itself is the CPU's.
         time: measure how long it all would take instead.
         out: folder of runs, rows and picture.
         record: keep rows and picture in benchmarks/results.
@@ -60,6 +61,7 @@ class Config:
     slow: bool = False
     threads: int = 1
     stress: bool = False
+    device: str = "cpu"
     time: bool = False
     out: Path = Path("runs/optimizers")
     record: bool = False
@@ -91,7 +93,7 @@ def _write(config: Config, single: list[Row], folder: Path) -> None:
 def stressed(config: Config) -> None:
     """The hard cases; rows and a table."""
     wanted = methods.chosen((stress.REFERENCE, *(config.optimizers or ("ours",))), config.rule)
-    found = list(stress.stress(wanted, Store(config.out / "runs")))
+    found = list(stress.stress(wanted, Store(config.out / "runs"), device=config.device))
     keep("optimizers_stress", config, found)
     Console().print(stress.shown(found))
 

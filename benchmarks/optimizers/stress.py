@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from rich.table import Table
 
 from benchmarks.optimizers.measures import diverged, final, value_ratio
@@ -51,16 +52,20 @@ CASES = {
 }
 
 
-def stress(methods: dict[str, Method], store: Store, cases: dict[str, Case] = CASES) -> Iterator[dict[str, Any]]:
+def stress(
+    methods: dict[str, Method], store: Store, cases: dict[str, Case] = CASES, device: str = "cpu"
+) -> Iterator[dict[str, Any]]:
     """One row a case and method, of which one is the reference."""
+    where = "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
     for name, case in cases.items():
-        curves = {key: store.get(_run(case, method)) for key, method in methods.items()}
+        curves = {key: store.get(_run(case, method, device)) for key, method in methods.items()}
         reference = float(final(curves[REFERENCE].losses))
         for key, curve in curves.items():
             end = float(final(curve.losses))
             row = {
                 "case": name,
                 "method": key,
+                "device": where,
                 "parameters": curve.num_parameters,
                 "steps": case.problem.steps,
                 "first": float(curve.losses[0]),
@@ -75,10 +80,10 @@ def stress(methods: dict[str, Method], store: Store, cases: dict[str, Case] = CA
             yield {key: plain(value) for key, value in row.items()}
 
 
-def _run(case: Case, method: Method) -> Run:
+def _run(case: Case, method: Method, device: str) -> Run:
     if case.weight_decay is not None:
         method = replace(method, weight_decay=case.weight_decay)
-    return Run(case.problem, method, method.fixed, 0, case.problem.steps, **case.options)
+    return Run(case.problem, method, method.fixed, 0, case.problem.steps, device=device, **case.options)
 
 
 def shown(rows: list[dict[str, Any]]) -> Table:
