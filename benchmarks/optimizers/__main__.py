@@ -45,7 +45,8 @@ class Config:
         slow: also run Muon on the wide perceptron, over a second a step.
         threads: CPU threads.
         stress: run the hard cases instead.
-        device: of the hard cases; the comparison itself is the CPU's.
+        cases: which of the hard ones; all if empty.
+        device: of the hard cases, as `Run` has it; the comparison itself is the CPU's.
         time: measure how long it all would take instead.
         out: folder of runs, rows and picture.
         record: keep rows and picture in benchmarks/results.
@@ -61,6 +62,7 @@ class Config:
     slow: bool = False
     threads: int = 1
     stress: bool = False
+    cases: tuple[str, ...] = ()
     device: str = "cpu"
     time: bool = False
     out: Path = Path("runs/optimizers")
@@ -93,8 +95,9 @@ def _write(config: Config, single: list[Row], folder: Path) -> None:
 def stressed(config: Config) -> None:
     """The hard cases; rows and a table."""
     wanted = methods.chosen((stress.REFERENCE, *(config.optimizers or ("ours",))), config.rule)
-    found = list(stress.stress(wanted, Store(config.out / "runs"), device=config.device))
-    keep("optimizers_stress", config, found)
+    cases = stress.chosen(config.cases, config.steps)
+    found = list(stress.stress(wanted, Store(config.out / "runs"), cases, config.device))
+    keep("optimizers_stress", config, found, by=("case", "method"))
     Console().print(stress.shown(found))
 
 

@@ -188,7 +188,7 @@ class SkipGram(Problem):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         words, others = batch
-        target = torch.zeros(others.shape, dtype=torch.float32)
+        target = torch.zeros(others.shape, dtype=torch.float32, device=others.device)
         target[:, 0] = 1.0
         return F.binary_cross_entropy_with_logits(model(words, others), target, reduction="sum") / len(words)
 

@@ -98,6 +98,8 @@ def _told(found: Sequence[Row]) -> str:
     absent = [f"{TITLES[m]} on {p}" for p in {p for p, _ in single} for m in methods if (p, m) not in single]
     left_out = f" Left out: {', '.join(sorted(absent))}." if absent else ""
     config, commits = first["config"], ", ".join(dict.fromkeys(row["commit"] for row in found))
+    places = {(row["method"], place) for row in found for place in row.get("made_on", ()) if place != first["machine"]}
+    elsewhere = "".join(f" ({TITLES[method]} also on {place})" for method, place in sorted(places))
     return (
         f"{num} problems that no optimizer here was meta-trained on, {first['seeds']} seeds. Ratio: median steps over "
         "seeds until the smoothed training loss is at or below the final one of the tuned baseline, over those that "
@@ -106,6 +108,6 @@ def _told(found: Sequence[Row]) -> str:
         f"{config['sweep_seeds']} other seed(s), chosen by final training loss; linear rise over 5%, then a cosine "
         "(Schedule-Free: as its authors do). Weight decay 0.01 but for SGD and l2o. l2o: as it is; tuned: its step "
         "times the best of the same sweep. Below: final training loss (mean of the last 5% of steps), in brackets the "
-        f"ratio to AdamW, - if never.{left_out} {config['threads']} thread of {first['machine']}, commits "
-        f"{commits}."
+        f"ratio to AdamW, - if never.{left_out} {config['threads']} thread of {first['machine']}{elsewhere}, "
+        f"commits {commits}."
     )

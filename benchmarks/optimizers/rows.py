@@ -50,6 +50,7 @@ def row(result: Result) -> Row:
         "diverged": int(diverged(result.losses).sum()),
         "model_ms": result.model_ms,
         "optimizer_ms": result.optimizer_ms,
+        "made_on": list(result.machines),
         "own_steps": _own_steps(result),
         "curve_steps": steps.tolist(),
         "curves": [_numbers(curve) for curve in curves],

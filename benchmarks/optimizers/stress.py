@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
 
 from benchmarks.optimizers.measures import diverged, final, value_ratio
 from benchmarks.optimizers.methods import Method
 from benchmarks.optimizers.problem import Problem
 from benchmarks.optimizers.problems import PROBLEMS
-from benchmarks.optimizers.sweep import Store
-from benchmarks.optimizers.train import Run
+from benchmarks.optimizers.sweep import Store, shortened
+from benchmarks.optimizers.train import Run, device_name
 from l2o.training.report import plain
 
 REFERENCE = "adamw-1e-3"
@@ -52,11 +51,25 @@ CASES = {
 }
 
 
+def chosen(names: tuple[str, ...], steps: int | None = None) -> dict[str, Case]:
+    """Cases by name, all if none is named, and all of so many steps.
+
+    Raises:
+        ValueError: there is no case of such a name.
+    """
+    unknown = [name for name in names if name not in CASES]
+    if unknown:
+        raise ValueError(f"cases must be among {', '.join(CASES)}; got {', '.join(unknown)}.")
+    cases = {name: CASES[name] for name in names or CASES}
+    problems = shortened({name: case.problem for name, case in cases.items()}, steps)
+    return {name: replace(case, problem=problems[name]) for name, case in cases.items()}
+
+
 def stress(
-    methods: dict[str, Method], store: Store, cases: dict[str, Case] = CASES, device: str = "cpu"
+    methods: dict[str, Method], store: Store, cases: dict[str, Case], device: str = "cpu"
 ) -> Iterator[dict[str, Any]]:
     """One row a case and method, of which one is the reference."""
-    where = "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
+    where = device_name(device)
     for name, case in cases.items():
         curves = {key: store.get(_run(case, method, device)) for key, method in methods.items()}
         reference = float(final(curves[REFERENCE].losses))

@@ -18,7 +18,7 @@ from benchmarks.optimizers.measures import best_of, final
 from benchmarks.optimizers.methods import OURS, Method
 from benchmarks.optimizers.problem import Problem
 from benchmarks.optimizers.train import Curve, Run, train
-from benchmarks.record import commit
+from benchmarks.record import commit, machine
 from l2o.files import write_atomically
 
 SWEEP_SEED = 1000
@@ -40,6 +40,7 @@ class Result:
         swept: final loss of every rate that was tried.
         losses, validation: (seeds, steps) and (seeds, evaluations).
         half: the same losses of runs that were planned for half the steps; ours only.
+        machines: where the runs were made, as far as they tell.
     """
 
     problem: str
@@ -52,6 +53,7 @@ class Result:
     num_parameters: int
     model_ms: float
     optimizer_ms: float
+    machines: tuple[str, ...] = ()
 
 
 @dataclass
@@ -62,12 +64,14 @@ class Store:
         folder: of the files.
         tell: is called with a line before every run that is made.
         remaining: seconds that are still to be spent, as far as that can be told.
+        seconds, machines: that runs so far took, and where they were made, by problem and method.
     """
 
     folder: Path
     tell: Callable[[str], None] = print
     remaining: Callable[[], str] = lambda: ""
     seconds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    machines: dict[tuple[str, str], set[str]] = field(default_factory=dict)
 
     def path(self, run: Run) -> Path:
         """The file of a run."""
@@ -83,8 +87,10 @@ class Store:
             start = time.monotonic()
             curve = train(run)
             _write(path, run, curve, time.monotonic() - start)
-        curve, seconds = _read(path)
-        self.seconds.setdefault((type(run.problem).__name__, run.method.name), []).append(seconds)
+        curve, told = _read(path)
+        pair = type(run.problem).__name__, run.method.name
+        self.seconds.setdefault(pair, []).append(float(told["seconds"]))
+        self.machines.setdefault(pair, set()).update([told["machine"]] if "machine" in told else [])
         return curve
 
 
@@ -93,17 +99,17 @@ def _title(run: Run) -> str:
 
 
 def _write(path: Path, run: Run, curve: Curve, seconds: float) -> None:
-    told = {"settings": run.settings(), "commit": commit(), "seconds": seconds}
+    told = {"settings": run.settings(), "commit": commit(), "machine": machine()["machine"], "seconds": seconds}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, told=json.dumps(told), **curve._asdict())
     write_atomically(path, buffer.getvalue())
 
 
-def _read(path: Path) -> tuple[Curve, float]:
+def _read(path: Path) -> tuple[Curve, dict[str, Any]]:
     with np.load(path, allow_pickle=False) as file:
         fields: dict[str, Any] = {name: file[name] for name in Curve._fields}
-        seconds = float(json.loads(str(file["told"]))["seconds"])
-    return Curve(**{k: v if v.ndim else v.item() for k, v in fields.items()}), seconds
+        told = json.loads(str(file["told"]))
+    return Curve(**{k: v if v.ndim else v.item() for k, v in fields.items()}), told
 
 
 @dataclass
@@ -169,6 +175,7 @@ class Comparison:
             curves[0].num_parameters,
             float(np.median([curve.model_ms for curve in curves])),
             float(np.median([curve.optimizer_ms for curve in curves])),
+            tuple(sorted(self.store.machines[type(self.problems[problem]).__name__, one.name])),
         )
 
     def num_runs(self, method: str) -> int:

@@ -37,7 +37,8 @@ class Run:
         dtype: of parameters and inputs.
         accumulate: batches whose gradients are averaged for a step.
         autocast: compute in bfloat16 where torch deems it safe.
-        device: where to compute; batches are drawn on the CPU, the same for all devices.
+        device: where to compute; batches are drawn on the CPU, the same for all devices. The name of a GPU finds runs
+            that were made on one of that name.
     """
 
     problem: Problem
@@ -53,7 +54,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """As JSON; the file of a run is named by its hash."""
         own = {key: getattr(self, key) for key in ("half_decades", "seed", "steps", "dtype", "accumulate", "autocast")}
-        own |= {} if self.device == "cpu" else {"device": torch.cuda.get_device_name(self.device)}
+        own |= {} if self.device == "cpu" else {"device": device_name(self.device)}
         problem = {"problem": type(self.problem).__name__, **asdict(self.problem)}
         return {**own, "problem": problem, "method": self.method.identity()}
 
@@ -69,6 +70,11 @@ class Curve(NamedTuple):
     model_ms: float
     optimizer_ms: float
     num_parameters: int
+
+
+def device_name(device: str) -> str:
+    """What tells runs of one kind of device from others': the name of a GPU, which names itself too."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 def train(run: Run) -> Curve:

@@ -249,6 +249,14 @@ def test_the_table_tells_what_was_left_out():
     assert next(r for r in found if r["kind"] == "aggregate" and r["reference"] == "muon")["problems"] == 1
 
 
+def test_the_table_tells_of_runs_on_other_machines(tmp_path):
+    told = comparison(tmp_path, [], names=("adamw",)).run()
+    assert told[0].machines == (machine()["machine"],)
+    context = {"config": {"sweep_seeds": 1, "threads": 1}, "commit": "abc", **machine()}
+    rows = [row(replace(told[0], machines=(machine()["machine"], "an abacus")))]
+    assert "(AdamW also on an abacus), commits" in table([one | context for one in compared(rows)])
+
+
 def test_the_command_writes_rows_and_a_picture(tmp_path, capsys):
     config = Config(
         rule="adam", only=("regression",), optimizers=("adamw", "muon", "ours"), seeds=2, steps=20, out=tmp_path
@@ -277,6 +285,19 @@ def test_stress_is_measured_against_adamw(tmp_path):
     found = list(stress(methods.chosen(("adamw-1e-3", "ours"), "adam"), Store(tmp_path, lambda line: None), cases))
     assert [row["method"] for row in found] == ["adamw-1e-3", "ours"]
     assert found[0]["ratio"] == 1.0 and all(row["finite"] for row in found)
+
+
+def test_hard_cases_are_kept_beside_those_of_other_runs(tmp_path, monkeypatch):
+    case = Case(Regression(), {})
+    monkeypatch.setattr("benchmarks.optimizers.stress.CASES", {"one": case, "two": replace(case, weight_decay=0.1)})
+    for name in ("one", "two"):
+        main(Config(rule="adam", stress=True, cases=(name,), steps=20, out=tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "optimizers_stress.jsonl").read_text().splitlines()]
+    assert [(row["case"], row["steps"], row["device"]) for row in rows] == [
+        (name, 20, "cpu") for name in ("one", "one", "two", "two")
+    ]
+    with pytest.raises(ValueError, match="cases must be among one, two; got three"):
+        main(Config(rule="adam", stress=True, cases=("three",), out=tmp_path))
 
 
 def test_problems_can_be_shortened():
