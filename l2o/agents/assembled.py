@@ -49,7 +49,7 @@ def proposers_of(config: AgentConfig, suite: LifeSuite, living: Living, seed: in
     if config.recurse:
         found["optimizer"] = Recursion(config.learned_rule(), partial(_islands, config, kinds))
     if config.choose:
-        found["chooser"] = InTurn((Choice("chooser", OPTIONS), ChooserLearning(graph_of(kinds), seed)))
+        found["chooser"] = InTurn((ChooserLearning(graph_of(kinds), seed), Choice("chooser", OPTIONS)))
     if config.plan and any(can_plan(kind.environment) for kind in suite.validation.values()):
         found["planner"] = Choice("planner", PLANS)
     if config.recall:

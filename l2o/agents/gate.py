@@ -80,6 +80,9 @@ class Gate:
         batch: tasks scored at once.
         max_pairs: tasks after which a trial ends undecided, which is a rejection.
         hopeless: evidence of as much for worse ends a trial early; it costs no validity.
+        pace: nor does it to end a trial undecided once the logarithm of its evidence is less than this part of what a
+            steady way to the end would have brought; 0: never. So `max_pairs` may be large: only what looks good takes
+            them.
         max_slowdown: times as long as the old version's that scoring may take; None: any time.
         grace: seconds besides, for what other work on the machine does to clocks.
     """
@@ -88,12 +91,15 @@ class Gate:
     batch: int = 64
     max_pairs: int = 512
     hopeless: float = 20.0
+    pace: float = 0.25
     max_slowdown: float | None = 10.0
     grace: float = 10.0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.alpha < 1.0:
             raise ValueError(f"alpha must be between 0 and 1, for it is a probability; got {self.alpha}.")
+        if not 0.0 <= self.pace < 1.0:
+            raise ValueError(f"pace must be in [0, 1): at 1 hardly anything would be in time; got {self.pace}.")
         if self.batch < 1 or self.max_pairs < self.batch:
             raise ValueError(f"a trial needs a batch of tasks; got batch={self.batch} and max_pairs={self.max_pairs}.")
 
@@ -103,7 +109,7 @@ class Gate:
 
     @torch.no_grad()
     def judge(self, old: Score, new: Score, trial: int, generator: Generator) -> Verdict:
-        """Score both on freshly drawn tasks, until it is clear which is better or `max_pairs` are spent.
+        """Score both on freshly drawn tasks, until it is clear which is better, or that it will hardly become so.
 
         Whatever the new one does (raise, return what is not finite, take too long) is a reason to reject it; errors of
         the old one are raised.
@@ -143,6 +149,8 @@ class Gate:
                 return verdict("better")
             if worse.add(-difference) >= self.hopeless:
                 return verdict("worse")
+            if better.value < needed ** (self.pace * pairs / self.max_pairs):
+                return verdict("undecided")
         return verdict("undecided")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -65,6 +66,14 @@ class Living:
         """The weights that lives begin with."""
         found = self.memory.recall(kind, spec["library"]["reach"])
         return None if found is None else found.params
+
+
+def from_nothing(spec: AgentSpec) -> AgentSpec:
+    """The agent as it learns by itself: it recalls no skill, and does not plan."""
+    alone: dict[str, Any] = {"planner": {"name": "none"}, "library": {"reach": 0.0}}
+    for part, value in alone.items():
+        spec = spec.replaced(part, value, spec.versions[part]) if part in spec.parts else spec
+    return spec
 
 
 def hyperparameters_of(spec: AgentSpec, kind: Kind) -> Hyperparameters:

@@ -109,30 +109,31 @@ def short() -> LifeSuite:
 
 
 def worlds() -> LifeSuite:
-    """Lives of 1,536 steps and 32 updates, in which skills can be carried over, since policies are of one size.
+    """Lives of 1,536 steps and 32 updates, in which skills can be carried over where policies are of one size.
 
-    Validation: other physics. Test: physics further out, and a wider network, which no skill fits.
+    Training: three cart poles, which are slow to learn, and three point masses, which soon know enough. Validation:
+    other physics, and a wider network, which no skill fits. Test: physics further out, and a network wider still.
     """
     few = PPO(num_envs=16, num_steps=12)
     pole = Kind(CartPole(0.2, 200), (16,), Hyperparameters(discount=0.98, value=0.02), few, 8)
     mass = Kind(PointMass(2, 0.2, 50), (16,), HYPERPARAMETERS, few, 8)
-    far_pole, far_mass = CartPole(0.8, 200), PointMass(2, 0.8, 50)
+
+    def both(spread: float) -> tuple[Kind, Kind]:
+        cart, point = CartPole(spread, 200), PointMass(2, spread, 50)
+        return replace(pole, environment=cart), replace(mass, environment=point)
+
+    (near, near_mass), (wide, wide_mass), (other, other_mass), (far, far_mass) = map(both, (0.4, 0.6, 0.5, 0.8))
     return LifeSuite(
         {
             "cart pole": pole,
-            "wide cart pole": replace(pole, environment=CartPole(0.6, 200)),
+            "wide cart pole": near,
+            "wider cart pole": wide,
             "point mass": mass,
-            "wide point mass": replace(mass, environment=PointMass(2, 0.6, 50)),
+            "wide point mass": near_mass,
+            "wider point mass": wide_mass,
         },
-        {
-            "cart pole": replace(pole, environment=CartPole(0.5, 200)),
-            "point mass": replace(mass, environment=PointMass(2, 0.5, 50)),
-        },
-        {
-            "cart pole": replace(pole, environment=far_pole),
-            "point mass": replace(mass, environment=far_mass),
-            "cart pole, wider network": replace(pole, environment=far_pole, hidden=(32,)),
-        },
+        {"cart pole": other, "point mass": other_mass, "cart pole, wider network": replace(other, hidden=(24,))},
+        {"cart pole": far, "point mass": far_mass, "cart pole, wider network": replace(far, hidden=(32,))},
     )
 
 

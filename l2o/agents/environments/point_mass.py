@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -62,47 +62,63 @@ class PointMass(Environment):
         middle = 2.0 * torch.rand(*shape, self.num_obstacles, 2, generator=generator) - 1.0
         low, high = RADII
         radius = low + (high - low) * torch.rand(*shape, self.num_obstacles, generator=generator)
+        clear = _outside(middle.unbind(-1), goal.unsqueeze(-2).unbind(-1), radius)  # moved off the goal
         return {
             **around(PHYSICS, self.spread, generator, shape),
             "goal": goal,
-            "middle": _outside(middle, goal.unsqueeze(-2), radius.unsqueeze(-1)),  # moved off the goal
+            "middle": torch.stack(clear, dim=-1),
             "radius": radius,
         }
 
     def reset(self, world: World, noise: Float[Tensor, "*batch 2"]) -> State:
-        position = self._free(world, 2.0 * noise - 1.0)
+        position = torch.stack(self._free(world, *(2.0 * noise - 1.0).unbind(-1)), dim=-1)
         return {"position": position, "velocity": torch.zeros_like(position)}
 
     def step(
         self, world: World, state: State, action: Float[Tensor, "*batch 2"], noise: Float[Tensor, "*batch 0"]
     ) -> tuple[State, Float[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
-        mass, drag = world["mass"].unsqueeze(-1), world["drag"].unsqueeze(-1)
-        force = action.clamp(-1.0, 1.0) - drag * state["velocity"]
-        velocity = state["velocity"] + SECONDS * force / mass
-        wanted = state["position"] + SECONDS * velocity
-        position = self._free(world, wanted)
-        out = position - wanted  # along the normal of what was run into
-        into = (velocity * out).sum(-1, keepdim=True).clamp(max=0.0)
-        velocity = velocity - into * out / out.square().sum(-1, keepdim=True).clamp(min=1e-12)
-        distance = torch.linalg.vector_norm(world["goal"] - position, dim=-1)
-        return {"position": position, "velocity": velocity}, -distance / DIAMETER, torch.zeros_like(distance).bool()
+        mass, drag = world["mass"], world["drag"]
+        (x, y), (u, v) = state["position"].unbind(-1), state["velocity"].unbind(-1)
+        right, up = action.clamp(-1.0, 1.0).unbind(-1)
+        u, v = u + SECONDS * (right - drag * u) / mass, v + SECONDS * (up - drag * v) / mass
+        wanted = x + SECONDS * u, y + SECONDS * v
+        x, y = self._free(world, *wanted)
+        out_x, out_y = x - wanted[0], y - wanted[1]  # along the normal of what was run into
+        into = (u * out_x + v * out_y).clamp(max=0.0) / (out_x * out_x + out_y * out_y).clamp(min=1e-12)
+        velocity = torch.stack([u - into * out_x, v - into * out_y], dim=-1)
+        goal_x, goal_y = world["goal"].unbind(-1)
+        distance = _length(goal_x - x, goal_y - y)
+        after = {"position": torch.stack([x, y], dim=-1), "velocity": velocity}
+        return after, -distance / DIAMETER, torch.zeros_like(distance).bool()
 
     def observe(self, world: World, state: State) -> Float[Tensor, "*batch o"]:
         position = state["position"]
         to_middle = (world["middle"] - position.unsqueeze(-2)).flatten(-2)
         return torch.cat([position, state["velocity"], world["goal"] - position, to_middle, world["radius"]], dim=-1)
 
-    def _free(self, world: World, position: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+    def _free(
+        self, world: World, x: Float[Tensor, "*batch"], y: Float[Tensor, "*batch"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         """The position, out of each obstacle in turn and inside the square."""
         for i in range(self.num_obstacles):
-            position = _outside(position, world["middle"][..., i, :], world["radius"][..., i : i + 1])
-        return position.clamp(-1.0, 1.0)
+            middle = world["middle"][..., i, :].unbind(-1)
+            x, y = _outside((x, y), middle, world["radius"][..., i])
+        return x.clamp(-1.0, 1.0), y.clamp(-1.0, 1.0)
 
 
-def _outside(
-    point: Float[Tensor, "*batch 2"], middle: Float[Tensor, "*#batch 2"], radius: Float[Tensor, "*batch 1"]
-) -> Float[Tensor, "*batch 2"]:
+Point: TypeAlias = tuple[Tensor, Tensor]
+"""Both coordinates apart: on so small an axis operations are slow."""
+
+
+def _outside(point: Point, middle: Point, radius: Float[Tensor, "*batch"]) -> Point:
     """Points, those inside of a circle moved to the nearest point on it."""
-    way = point - middle
-    distance = torch.linalg.vector_norm(way, dim=-1, keepdim=True)
-    return torch.where(distance < radius, middle + way * (radius / distance.clamp(min=1e-6)), point)
+    way_x, way_y = point[0] - middle[0], point[1] - middle[1]
+    distance = _length(way_x, way_y)
+    inside, factor = distance < radius, radius / distance
+    x, y = middle[0] + way_x * factor, middle[1] + way_y * factor
+    return torch.where(inside, x, point[0]), torch.where(inside, y, point[1])
+
+
+def _length(x: Float[Tensor, "*batch"], y: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Of a vector; that of none has a gradient of 0."""
+    return (x * x + y * y).clamp(min=1e-12).sqrt()

@@ -10,7 +10,7 @@ from torch import Generator
 from l2o.agents.factors import knobs_around, moved
 from l2o.agents.improve import Proposer
 from l2o.agents.kind import Kind, one_of
-from l2o.agents.living import Living, hyperparameters_of
+from l2o.agents.living import Living, from_nothing, hyperparameters_of
 from l2o.agents.population import Population
 from l2o.agents.spec import AgentSpec, Proposal
 from l2o.types import Theta
@@ -19,8 +19,8 @@ from l2o.types import Theta
 class Exchange(Proposer):
     """Lets families live a life with the agent's hyperparameters and others around them, and proposes what won.
 
-    In a family the worst take over weights and hyperparameters from the best (see `Population`); proposed is the
-    geometric mean, over families, of what the best members ended with.
+    They live from nothing (see `from_nothing`). In a family the worst take over weights and hyperparameters from the
+    best (see `Population`); proposed is the geometric mean, over families, of what the best members ended with.
 
     Arguments:
         living: how the agent lives.
@@ -43,7 +43,7 @@ class Exchange(Proposer):
 
     def propose(self, spec: AgentSpec, generator: Generator) -> Proposal:
         kind = one_of(self.kinds, generator)
-        present, lifetimes = hyperparameters_of(spec, kind), self.living.lifetimes(spec, kind)
+        present, lifetimes = hyperparameters_of(spec, kind), self.living.lifetimes(from_nothing(spec), kind)
         knobs = knobs_around(present)
         population = Population(lifetimes, self.num_members, knobs, present)
         values = {}

@@ -10,7 +10,7 @@ from torch import Generator
 from l2o.agents.factors import knobs_around, moved
 from l2o.agents.improve import Proposer
 from l2o.agents.kind import Kind, one_of
-from l2o.agents.living import Living, hyperparameters_of
+from l2o.agents.living import Living, from_nothing, hyperparameters_of
 from l2o.agents.spec import AgentSpec, Proposal
 from l2o.agents.tuning import KNOBS, SelfTuning, Tuner
 from l2o.types import Theta
@@ -19,7 +19,8 @@ from l2o.types import Theta
 class Gradients(Proposer):
     """Lets agents live a life in which their hyperparameters follow meta-gradients, and proposes where these led.
 
-    Proposed is the geometric mean over lives. What has no meta-gradient stays (see `SelfTuning`).
+    They live from nothing (see `from_nothing`). Proposed is the geometric mean over lives. What has no meta-gradient
+    stays (see `SelfTuning`).
 
     Arguments:
         living: how the agent lives.
@@ -39,7 +40,7 @@ class Gradients(Proposer):
 
     def propose(self, spec: AgentSpec, generator: Generator) -> Proposal:
         kind = one_of(self.kinds, generator)
-        present, lifetimes = hyperparameters_of(spec, kind), self.living.lifetimes(spec, kind)
+        present, lifetimes = hyperparameters_of(spec, kind), self.living.lifetimes(from_nothing(spec), kind)
         tuner = Tuner(knobs_around(present, names=KNOBS), self.rate)
         tuning = SelfTuning(lifetimes, tuner, present)
         theta: Theta = dict(lifetimes.rule.named_parameters())

@@ -46,7 +46,7 @@ def agent(**factors):
 
 
 LIVING = Living(Nothing())
-TUNERS = [Trials(LIVING, [KIND], num_changes=5, num_lives=4), Gradients(LIVING, [KIND], num_lives=8)]
+TUNERS = [Trials(LIVING, [KIND], num_changes=15, num_lives=8), Gradients(LIVING, [KIND], num_lives=8)]
 
 
 def test_what_the_best_members_of_all_families_ended_with_is_proposed(monkeypatch):
