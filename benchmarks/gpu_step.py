@@ -28,7 +28,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from benchmarks.peers.protocol import shapes
-from benchmarks.record import keep, readable
+from benchmarks.record import keep, markdown, read, readable
 from benchmarks.step_time import MAKE_RULE, TORCH
 from l2o import LearnedOptimizer, load
 
@@ -128,6 +128,23 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
                 }
             del work
             torch.cuda.empty_cache()
+
+
+def table() -> str:
+    """Milliseconds of a step from the recorded rows in Markdown, and in brackets how many of AdamW's that is."""
+    rows = read("gpu_step")
+    sizes = list(dict.fromkeys((row["parameters"], row["tensors"]) for row in rows))
+    lines = []
+    for name in dict.fromkeys(row["optimizer"] for row in rows):
+        of = {(row["parameters"], row["tensors"]): row for row in rows if row["optimizer"] == name}
+        lines.append([name, *(f"{of[size]['ms']:.1f} ({of[size]['over_adamw_foreach']:.1f})" for size in sizes)])
+    first = rows[0]
+    caption = (
+        "Milliseconds of a step by the clock, median of "
+        f"{first['config']['repeats']}, in brackets over those of torch's AdamW with foreach. {first['gpu']}, "
+        f"{first['machine']}, torch {first['versions']['torch']}, commit {first['commit']}."
+    )
+    return markdown(["optimizer", *(f"{size:,} parameters in {num} tensors" for size, num in sizes)], lines, caption)
 
 
 def main(config: Config) -> None:

@@ -104,17 +104,20 @@ def _row(best: int, finals: dict[int, float], curves: list[Curve], target: float
 
 def table() -> str:
     """The recorded rows in Markdown."""
-    rows, titles = read("gpu_training"), {"ours": "the optimizer in the box", "adamw-1e-3": "AdamW 1e-3"}
-    heads = ["optimizer", "steps", "loss", "validation", "model, ms a step", "optimizer, ms a step"]
+    rows = [row for row in read("gpu_training") if row["steps"] == Config.steps]
+    titles = {"ours": "the optimizer in the box", "adamw": "AdamW", "adamw-1e-3": "AdamW 1e-3", "muon": "Muon"}
+    heads = ["optimizer", "rate, of those tried", "loss", "best validation", "steps to AdamW's loss"]
     lines = []
     for row in rows:
-        cells = [titles.get(row["method"], row["method"]), str(row["steps"])]
-        cells += [f"{row[key]:.3f}" for key in ("final", "validation")]
-        lines.append([*cells, *(f"{row[key]:.1f}" for key in ("model_ms", "optimizer_ms"))])
+        tried = f"{row['rate']:g} of {len(row['swept'])}" if len(row["swept"]) > 1 else f"{row['rate']:g}, fixed"
+        cells = [titles[row["method"]], tried, *(f"{row[key]:.3f}" for key in ("final", "best_validation"))]
+        reached = row.get("steps_to_adamw")
+        lines.append([*cells, "" if row["method"] == "adamw" else "never" if reached is None else f"{reached:,.0f}"])
     first = rows[0]
     caption = (
-        f"A GPT of {first['parameters']:,} parameters on one {first['gpu']}, torch {first['versions']['torch']}, "
-        f"commit {first['commit']}."
+        f"A GPT of {first['parameters']:,} parameters, {first['steps']:,} steps in bfloat16 where torch deems it safe, "
+        f"{len(first['config']['seeds'])} seed; loss: mean of the last 5% of steps. {first['gpu']}, torch "
+        f"{first['versions']['torch']}, commit {first['commit']}."
     )
     return markdown(heads, lines, caption)
 

@@ -17,6 +17,7 @@ from benchmarks import (
     agents_tuning,
     claims,
     cluster,
+    gpu_step,
     gpu_training,
     icl_cache,
     icl_models,
@@ -27,7 +28,7 @@ from benchmarks import (
     robustness,
     speed,
 )
-from benchmarks.optimizers import report
+from benchmarks.optimizers import report, stress
 from benchmarks.record import markdown, read
 
 ROOT = Path(__file__).parents[1]
@@ -61,9 +62,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "claims": claims.table,
     "quickstart": quickstart,
     "optimizers": report.table,
+    "hard_cases": stress.table,
     "celo": in_the_box.celo,
     "versions": in_the_box.history,
     "speed": speed.table,
+    "gpu_step": gpu_step.table,
     "gpu_training": gpu_training.table,
     "few_shot": learners.few_shot,
     "meta_step": learners.meta_step,

@@ -15,6 +15,7 @@ from benchmarks.optimizers.problem import Problem
 from benchmarks.optimizers.problems import PROBLEMS
 from benchmarks.optimizers.sweep import Store, shortened
 from benchmarks.optimizers.train import Run, device_name
+from benchmarks.record import markdown, read
 from l2o.training.report import plain
 
 REFERENCE = "adamw-1e-3"
@@ -97,6 +98,24 @@ def _run(case: Case, method: Method, device: str) -> Run:
     if case.weight_decay is not None:
         method = replace(method, weight_decay=case.weight_decay)
     return Run(case.problem, method, method.fixed, 0, case.problem.steps, device=device, **case.options)
+
+
+def table() -> str:
+    """The recorded cases in Markdown, each a line."""
+    rows, lines = read("optimizers_stress"), []
+    for name in [name for name in CASES if any(row["case"] == name for row in rows)]:
+        of = {row["method"]: row for row in rows if row["case"] == name}
+        ours, reference = of["ours"], of[REFERENCE]
+        cells = [name, f"{ours['parameters']:,}", f"{ours['steps']:,}", f"{ours['first']:.3g}"]
+        cells += [f"{one['final']:.3g}" if one["finite"] else "diverges" for one in (reference, ours)]
+        lines.append([*cells, f"{ours['ratio']:.2f}", ours["device"].replace("cpu", "CPU")])
+    heads = ["case", "parameters", "steps", "loss at first", "AdamW 1e-3, at the end", "l2o", "ratio", "computed on"]
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    caption = (
+        "Training loss, mean of the last 5% of steps, one seed, both untuned. CPU: one thread of "
+        f"{rows[0]['machine']}; commits {commits}."
+    )
+    return markdown(heads, lines, caption)
 
 
 def shown(rows: list[dict[str, Any]]) -> Table:
