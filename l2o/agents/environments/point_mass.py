@@ -62,7 +62,7 @@ class PointMass(Environment):
         middle = 2.0 * torch.rand(*shape, self.num_obstacles, 2, generator=generator) - 1.0
         low, high = RADII
         radius = low + (high - low) * torch.rand(*shape, self.num_obstacles, generator=generator)
-        clear = _outside(middle.unbind(-1), goal.unsqueeze(-2).unbind(-1), radius)  # moved off the goal
+        clear = _outside(_apart(middle), _apart(goal.unsqueeze(-2)), radius)  # moved off the goal
         return {
             **around(PHYSICS, self.spread, generator, shape),
             "goal": goal,
@@ -101,13 +101,16 @@ class PointMass(Environment):
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         """The position, out of each obstacle in turn and inside the square."""
         for i in range(self.num_obstacles):
-            middle = world["middle"][..., i, :].unbind(-1)
-            x, y = _outside((x, y), middle, world["radius"][..., i])
+            x, y = _outside((x, y), _apart(world["middle"][..., i, :]), world["radius"][..., i])
         return x.clamp(-1.0, 1.0), y.clamp(-1.0, 1.0)
 
 
 Point: TypeAlias = tuple[Tensor, Tensor]
 """Both coordinates apart: on so small an axis operations are slow."""
+
+
+def _apart(points: Float[Tensor, "*batch 2"]) -> Point:
+    return points[..., 0], points[..., 1]
 
 
 def _outside(point: Point, middle: Point, radius: Float[Tensor, "*batch"]) -> Point:

@@ -1,13 +1,17 @@
-"""Adaptation hyperparameters by trial: a population of changes lives in one batch, the best is proposed."""
+"""Adaptation hyperparameters by trial: a population of changes lives in one batch, what the better ones share stays."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Generator
+from jaxtyping import Float
+from torch import Generator, Tensor
 
 from l2o.agents.factors import SCALES, scaled
+from l2o.agents.gate import Verdict
 from l2o.agents.improve import Proposer
 from l2o.agents.kind import Kind
 from l2o.agents.living import Living, from_nothing
@@ -15,43 +19,81 @@ from l2o.agents.spec import AgentSpec, Proposal
 
 
 class Trials(Proposer):
-    """Changes each factor of the agent's hyperparameters at random, and proposes the change that lived best.
+    """Changes each factor of the agent's hyperparameters at random, and goes where the changes lead that lived better.
 
-    All changes, and none, live in one batch on the kinds that the agent learns from, in the same worlds with the same
-    chances, from nothing (see `from_nothing`); the gate then judges the best of them on others.
+    An evolution strategy: changes come in pairs of opposite ones, and the logarithms of the better half, weighted by
+    rank, add up to the step (Hansen, 2016, https://arxiv.org/abs/1604.00772, section 2.2). All of them live in one
+    batch on the kinds that the agent learns from, in the same worlds with the same chances, from nothing (see
+    `from_nothing`); the gate judges on others. Where it found a step neither better nor worse, the next one goes on
+    from there.
 
     Arguments:
         living: how the agent lives.
         kinds: to live on.
-        num_changes: tried at once.
-        num_lives: of each, on each kind.
+        num_pairs: of changes, tried at once.
+        num_lives: of each change, on each kind.
+        num_steps: until a proposal.
         spread: each factor changes by exp of a normal number times this.
     """
 
     part = "hyperparameters"
 
     def __init__(
-        self, living: Living, kinds: Sequence[Kind], num_changes: int = 15, num_lives: int = 4, spread: float = 0.4
+        self,
+        living: Living,
+        kinds: Sequence[Kind],
+        num_pairs: int = 8,
+        num_lives: int = 4,
+        num_steps: int = 3,
+        spread: float = 0.4,
     ) -> None:
-        if not kinds or num_changes < 1 or num_lives < 1 or not spread > 0:
+        if not kinds or min(num_pairs, num_lives, num_steps) < 1 or not spread > 0:
             raise ValueError(
-                "tuning needs a kind of life, a change, a life and a positive spread; got "
-                f"{len(kinds)}, {num_changes}, {num_lives}, {spread}."
+                "tuning needs a kind of life, a pair of changes, a life, a step and a positive spread; got "
+                f"{len(kinds)}, {num_pairs}, {num_lives}, {num_steps}, {spread}."
             )
         self.living, self.kinds, self.spread = living, tuple(kinds), spread
-        self.num_changes, self.num_lives = num_changes, num_lives
+        self.num_pairs, self.num_lives, self.num_steps = num_pairs, num_lives, num_steps
+        self.begun: dict[str, float] = {}
+        self.reached: dict[str, float] = {}
 
     def propose(self, spec: AgentSpec, generator: Generator) -> Proposal:
-        names, copies = tuple(SCALES), self.num_changes + 1
-        changes = torch.exp(self.spread * torch.randn(self.num_changes, len(names), generator=generator))
-        changes = torch.cat([torch.ones(1, len(names)), changes])
-        tried = changes * torch.tensor([spec[self.part][name] for name in names])
-        factors = {name: x.repeat_interleave(self.num_lives) for name, x in zip(names, tried.unbind(1), strict=True)}
-        means, alone = torch.zeros(copies), from_nothing(spec)
+        present: dict[str, float] = spec[self.part]
+        if present != self.begun:  # it was changed from elsewhere
+            self.begun = self.reached = dict(present)
+        value = self.reached
+        for _ in range(self.num_steps):
+            value = self._step(spec, value, generator)
+        return Proposal(self.part, value, f"Trials of {2 * self.num_pairs * self.num_steps}")
+
+    def hear(self, proposal: Proposal, verdict: Verdict) -> None:
+        if verdict.accepted:
+            self.begun = proposal.value
+        self.reached = proposal.value if verdict.accepted or verdict.reason == "undecided" else self.begun
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"begun": self.begun, "reached": self.reached}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.begun, self.reached = state["begun"], state["reached"]
+
+    def _step(self, spec: AgentSpec, value: dict[str, float], generator: Generator) -> dict[str, float]:
+        noise = torch.randn(self.num_pairs, len(SCALES), generator=generator)
+        noise = torch.cat([noise, -noise])
+        ranks = self._scores(spec, value, noise, generator).argsort(descending=True).argsort()
+        weights = (math.log(self.num_pairs + 0.5) - torch.log1p(ranks.float())).clamp(min=0.0)
+        step = self.spread * (weights / weights.sum()) @ noise
+        return {name: value[name] * math.exp(x) for name, x in zip(SCALES, step.tolist(), strict=True)}
+
+    def _scores(
+        self, spec: AgentSpec, value: dict[str, float], noise: Float[Tensor, "changes factors"], generator: Generator
+    ) -> Float[Tensor, " changes"]:
+        """How well each change lived, summed over kinds."""
+        tried = torch.tensor([value[name] for name in SCALES]) * torch.exp(self.spread * noise)
+        factors = {name: x.repeat_interleave(self.num_lives) for name, x in zip(SCALES, tried.unbind(1), strict=True)}
+        copies, alone, total = len(tried), from_nothing(spec), torch.zeros(len(tried))
         for kind in self.kinds:
             hyper = scaled(kind.hyperparameters, factors)
             scores = self.living.scores(alone, kind, generator, copies * self.num_lives, copies, hyper)
-            means += scores.view(copies, self.num_lives).mean(dim=1)
-        best = int(means[1:].argmax()) + 1
-        value = {name: float(x) for name, x in zip(names, tried[best], strict=True)}
-        return Proposal(self.part, value, f"Trials, best of {self.num_changes}")
+            total += scores.view(copies, self.num_lives).mean(dim=1)
+        return total

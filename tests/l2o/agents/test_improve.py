@@ -42,6 +42,25 @@ def test_a_better_version_is_accepted_and_a_worse_one_is_not(tmp_path):
     assert spec["skill"]["level"] == pytest.approx(0.1)  # the old one is as it was
 
 
+def test_a_trial_that_is_behind_ends_and_one_that_looks_good_goes_on():
+    def score(mean):
+        return lambda generator, num: 0.5 + mean + 0.2 * (torch.rand(num, generator=generator) - 0.5)
+
+    def noisy(mean):
+        return lambda generator, num: (score(mean)(generator, num) + 0.2 * torch.randn(num)).clamp(0.0, 1.0)
+
+    patient, hasty = Gate(batch=32, max_pairs=1024, pace=0.0), Gate(batch=32, max_pairs=1024)
+    torch.manual_seed(0)
+    assert patient.judge(score(0.0), score(0.0), 5, seeded(0)).pairs == 1024
+    verdict = hasty.judge(score(0.0), score(0.0), 5, seeded(0))
+    assert (verdict.reason, verdict.pairs) == ("undecided", 32)
+    verdict = hasty.judge(score(0.0), noisy(0.05), 5, seeded(0))
+    assert verdict.accepted and 32 < verdict.pairs < 1024
+    for pace in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="pace must be"):
+            Gate(pace=pace)
+
+
 def test_noise_is_accepted_in_no_more_than_alpha_of_runs():
     # differences that are symmetric, or rarely good and often a little bad, or the other way round; all with mean 0
     draws = {

@@ -1,6 +1,7 @@
 """Proposers of hyperparameters: by trial, by exchange, by meta-gradients; and those of a few values."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,7 +47,13 @@ def agent(**factors):
 
 
 LIVING = Living(Nothing())
-TUNERS = [Trials(LIVING, [KIND], num_changes=15, num_lives=8), Gradients(LIVING, [KIND], num_lives=8)]
+
+
+def name_of(tuner):
+    return type(tuner).__name__
+
+
+TUNERS = [Trials(LIVING, [KIND]), Gradients(LIVING, [KIND], num_lives=8)]
 
 
 def test_what_the_best_members_of_all_families_ended_with_is_proposed(monkeypatch):
@@ -71,14 +78,68 @@ def test_what_the_best_members_of_all_families_ended_with_is_proposed(monkeypatc
     assert value["entropy"] == 1.0  # that of the kind is 0
 
 
+@pytest.mark.parametrize("tuner", [*TUNERS, Exchange(LIVING, [KIND], num_families=1, num_members=4)], ids=name_of)
+def test_tuners_learn_from_nothing(tuner, monkeypatch):
+    seen = []
+    for name in ("lifetimes", "scores"):
+        method = getattr(Living, name)
+
+        def watched(self, spec, *args, method=method):
+            seen.append((spec["planner"], spec["library"], spec["optimizer"]))
+            return method(self, spec, *args)
+
+        monkeypatch.setattr(Living, name, watched)
+    spec = agent().replaced("planner", {"name": "cem", "horizon": 2, "budget": 2}, 1)
+    spec = spec.replaced("library", {"reach": 1.0}, 2)
+    tuner.propose(spec, seeded(0))
+    assert seen and all(one == ({"name": "none"}, {"reach": 0.0}, spec["optimizer"]) for one in seen)
+
+
+class Known(Living):
+    """Lives whose worth is known: the nearer the learning rate is to 8 times the kind's, the better."""
+
+    def scores(self, spec, kind, generator, num, copies=1, hyperparameters=None):
+        away = torch.log(hyperparameters.learning_rate / kind.hyperparameters.learning_rate / 8.0).abs()
+        return 1.0 / (1.0 + away + 0.02 * torch.rand(num, generator=generator))
+
+
+def told(trials, proposal, reason):
+    trials.hear(proposal, Verdict(reason == "better", reason, 1.0, 20.0, 0.1, 64))
+
+
+def test_trials_go_where_lives_are_better_and_go_on_from_what_is_undecided():
+    trials, spec = Trials(Known(Nothing()), [KIND, replace(KIND, hidden=(12,))]), agent()
+    rates = []
+    for i in range(5):
+        proposal = trials.propose(spec, seeded(i))
+        rates.append(proposal.value["learning_rate"])
+        told(trials, proposal, "undecided")
+    assert rates[0] > 1.5 and rates[-1] == pytest.approx(8.0, rel=0.3)
+    told(trials, proposal, "worse")
+    assert trials.propose(spec, seeded(0)).value["learning_rate"] == pytest.approx(rates[0])
+
+
+def test_trials_begin_from_what_others_changed_and_are_resumed():
+    trials, spec = Trials(Known(Nothing()), [KIND]), agent()
+    told(trials, trials.propose(spec, seeded(0)), "undecided")
+    again = Trials(Known(Nothing()), [KIND])
+    again.load_state_dict(trials.state_dict())
+    assert again.propose(spec, seeded(1)).value == trials.propose(spec, seeded(1)).value
+    changed = agent(entropy=2.0)
+    fresh = Trials(Known(Nothing()), [KIND]).propose(changed, seeded(1)).value
+    assert trials.propose(changed, seeded(1)).value == fresh
+    told(trials, Proposal("hyperparameters", fresh, "Trials"), "better")
+    assert trials.propose(changed.replaced("hyperparameters", fresh, 1), seeded(2)).value["entropy"] != fresh["entropy"]
+    assert trials.begun == fresh
+
+
 def test_an_exchange_lives_and_proposes_factors_for_everything():
     value = Exchange(LIVING, [KIND], num_families=1, num_members=4).propose(agent(), seeded(0)).value
     assert set(value) == set(SCALES) and all(math.isfinite(x) and x > 0 for x in value.values())
 
 
-@pytest.mark.parametrize("tuner", TUNERS, ids=lambda tuner: type(tuner).__name__)
-def test_a_rate_that_is_far_too_small_is_raised(tuner):
-    spec = agent(learning_rate=0.1)
+def test_a_rate_that_is_far_too_small_is_raised_by_meta_gradients():
+    spec, tuner = agent(learning_rate=0.1), Gradients(LIVING, [KIND], num_lives=8)
     for i in range(2):  # as if the gate took them
         proposal = tuner.propose(spec, seeded(i))
         assert set(proposal.value) == set(SCALES) and proposal.part == "hyperparameters"
