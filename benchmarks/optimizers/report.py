@@ -46,16 +46,16 @@ def _at_one_rate(found: Sequence[Row]) -> str:
         for (problem, method), losses in swept(found).items()
         if problem in ours and method not in OURS
     }
-    # those that were tried everywhere
-    rates = sorted(set.intersection(*(set(each) for each in tried.values()))) if tried else []
-    if not rates:
-        return ""
-    lines = []
+    below: dict[str, dict[int, str]] = {}
     for method in dict.fromkeys(method for method, _ in tried):
         of = {problem: each for (name, problem), each in tried.items() if name == method}
-        below = [sum(each[k] < ours[problem] for problem, each in of.items()) for k in rates]
-        lines.append([TITLES[method], *(f"{count} of {len(of)}" for count in below)])
-    return markdown(["one rate for all problems: ends below l2o on", *(f"{rate(k):g}" for k in rates)], lines)
+        everywhere = set.intersection(*(set(each) for each in of.values()))
+        counts = {k: sum(each[k] < ours[problem] for problem, each in of.items()) for k in everywhere}
+        below[method] = {k: f"{count} of {len(of)}" for k, count in counts.items()}
+    rates = sorted({k for cells in below.values() for k in cells})
+    lines = [[TITLES[method], *(cells.get(k, "") for k in rates)] for method, cells in below.items()]
+    heads = ["one rate for all problems: ends below l2o on", *(f"{rate(k):g}" for k in rates)]
+    return markdown(heads, lines) if rates else ""
 
 
 def _single(found: Sequence[Row]) -> str:
