@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -30,6 +28,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from benchmarks.record import keep
+from benchmarks.turns import Step, rates
 from l2o.compiled import traced
 from l2o.learners import MLP
 from l2o.learners.black_box.weight_generator import WeightGenerator
@@ -56,9 +55,6 @@ class Config:
     fused: bool = True
     out: Path = Path("runs/hypernetworks")
     record: bool = False
-
-
-Step = Callable[[], object]
 
 
 def ours(chunk: int | None, config: Config) -> Step:
@@ -143,16 +139,8 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     makers = {"l2o": ours, "l2o, recorded": recorded} | ({} if config.peer is None else {"hypnettorch": theirs})
     for kind, chunk in (("full", None), ("chunked", CHUNK)):
         steps = {name: make(chunk, config) for name, make in makers.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in steps}
-        for turn in range(config.turns + 1):
-            for name, step in steps.items():
-                start = time.process_time()
-                for _ in range(config.iterations):
-                    step()
-                if turn:  # the first one warms up
-                    seconds[name].append((time.process_time() - start) / config.iterations)
-        for name, of in seconds.items():
-            yield {"kind": kind, "system": name, "per_cpu_second": 1 / median(of), "load": os.getloadavg()[0]}
+        for name, rate in rates(steps, config.turns, config.iterations).items():
+            yield {"kind": kind, "system": name, "per_cpu_second": rate, "load": os.getloadavg()[0]}
 
 
 def main(config: Config) -> None:
