@@ -89,7 +89,7 @@ def judged(gate: Gate, draw: Draw, trial: int, generator: Generator) -> Verdict:
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
     """One row a shape of null runs, one a gain and trial."""
-    gate = Gate(config.alpha, config.batch, config.max_pairs, max_slowdown=None)
+    gate = Gate(config.alpha, config.batch, config.max_pairs, pace=0.0, max_slowdown=None)
     for name, draw in shapes(config).items():
         false, accepted = 0, 0
         for number in range(config.num_runs):

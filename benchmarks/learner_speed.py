@@ -4,9 +4,9 @@
 
 The neural Turing machine of 128 rows of 20 and an LSTM of 100 on copying 20 rows of 8 bits, beside pytorch-ntm
 (https://github.com/loudinthecloud/pytorch-ntm, commit 3c64937); and the transformer neural process (TNP-D, six layers
-of 64) on 16 tasks of 24 context and 13 target points, beside TNP-pytorch (https://github.com/tung-nd/TNP-pytorch, commit
-73df922; its `device='cuda'` is taken back). PATHs are clones; what is None is left out. An iteration is loss, gradient
-and the optimizer's step on a batch that is drawn beforehand; both sides have the same shapes, loss and optimizer.
+of 64) on 16 tasks of 24 context and 13 target points, beside TNP-pytorch (https://github.com/tung-nd/TNP-pytorch,
+commit 73df922; its `device='cuda'` is taken back). PATHs are clones; what is None is left out. An iteration is loss,
+gradient and the optimizer's step on a batch drawn beforehand; both sides have the same shapes, loss and optimizer.
 
 Rates are iterations for each second of this process's own CPU time, on one thread, medians over turns that the systems
 take one after the other; other load on the machine slows both, through caches, and is told.

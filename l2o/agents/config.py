@@ -43,7 +43,7 @@ class AgentConfig(PoolConfig):
         only: parameters of it that are trained (a regular expression).
         tune: rounds between proposals of hyperparameters: by trial, by populations and by meta-gradients, in turn.
         recurse: of an optimizer, that the present one has trained.
-        choose: of a chooser of skills: by hand, and meta-learned, in turn.
+        choose: of a chooser of skills: meta-learned, and by hand, in turn.
         plan: of a planner, for environments that can be planned in.
         recall: of how near a skill of the library must be for new lives to begin with it.
         chooser: that the agent begins with: uniform, or progress (see `LearningProgress`).
@@ -80,7 +80,7 @@ class AgentConfig(PoolConfig):
     std: float = 0.1
     alpha: float = 0.05
     batch: int = 64
-    max_pairs: int = 256
+    max_pairs: int = 768
     report_every: int = 0
     report_lives: int = 32
     seed: int = 0

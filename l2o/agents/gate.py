@@ -80,18 +80,18 @@ class Gate:
         batch: tasks scored at once.
         max_pairs: tasks after which a trial ends undecided, which is a rejection.
         hopeless: evidence of as much for worse ends a trial early; it costs no validity.
-        pace: nor does it to end a trial undecided once the logarithm of its evidence is less than this part of what a
-            steady way to the end would have brought; 0: never. So `max_pairs` may be large: only what looks good takes
-            them.
+        pace: a trial also ends, undecided, once the logarithms of its evidence for better and of that for worse are
+            both below this part of pairs / max_pairs of what they need; 0: never. It costs no validity either, and lets
+            `max_pairs` be large, since only what looks good or bad takes them.
         max_slowdown: times as long as the old version's that scoring may take; None: any time.
         grace: seconds besides, for what other work on the machine does to clocks.
     """
 
     alpha: float = 0.05
     batch: int = 64
-    max_pairs: int = 512
+    max_pairs: int = 1024
     hopeless: float = 20.0
-    pace: float = 0.25
+    pace: float = 0.5
     max_slowdown: float | None = 10.0
     grace: float = 10.0
 
@@ -149,7 +149,8 @@ class Gate:
                 return verdict("better")
             if worse.add(-difference) >= self.hopeless:
                 return verdict("worse")
-            if better.value < needed ** (self.pace * pairs / self.max_pairs):
+            due = self.pace * pairs / self.max_pairs
+            if self.pace and better.value < needed**due and worse.value < self.hopeless**due:
                 return verdict("undecided")
         return verdict("undecided")
 

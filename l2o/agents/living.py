@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -69,11 +68,9 @@ class Living:
 
 
 def from_nothing(spec: AgentSpec) -> AgentSpec:
-    """The agent as it learns by itself: it recalls no skill, and does not plan."""
-    alone: dict[str, Any] = {"planner": {"name": "none"}, "library": {"reach": 0.0}}
-    for part, value in alone.items():
-        spec = spec.replaced(part, value, spec.versions[part]) if part in spec.parts else spec
-    return spec
+    """The agent as it learns by itself: it does not plan, and recalls no skill."""
+    spec = spec.replaced("planner", {"name": "none"}, spec.versions["planner"])
+    return spec.replaced("library", {"reach": 0.0}, spec.versions["library"])
 
 
 def hyperparameters_of(spec: AgentSpec, kind: Kind) -> Hyperparameters:

@@ -122,15 +122,15 @@ def worlds() -> LifeSuite:
         cart, point = CartPole(spread, 200), PointMass(2, spread, 50)
         return replace(pole, environment=cart), replace(mass, environment=point)
 
-    (near, near_mass), (wide, wide_mass), (other, other_mass), (far, far_mass) = map(both, (0.4, 0.6, 0.5, 0.8))
+    (wide, wide_mass), (wider, wider_mass), (other, other_mass), (far, far_mass) = map(both, (0.4, 0.6, 0.5, 0.8))
     return LifeSuite(
         {
             "cart pole": pole,
-            "wide cart pole": near,
-            "wider cart pole": wide,
+            "wide cart pole": wide,
+            "wider cart pole": wider,
             "point mass": mass,
-            "wide point mass": near_mass,
-            "wider point mass": wide_mass,
+            "wide point mass": wide_mass,
+            "wider point mass": wider_mass,
         },
         {"cart pole": other, "point mass": other_mass, "cart pole, wider network": replace(other, hidden=(24,))},
         {"cart pole": far, "point mass": far_mass, "cart pole, wider network": replace(far, hidden=(32,))},

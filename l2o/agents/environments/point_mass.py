@@ -123,5 +123,5 @@ def _outside(point: Point, middle: Point, radius: Float[Tensor, "*batch"]) -> Po
 
 
 def _length(x: Float[Tensor, "*batch"], y: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """Of a vector; that of none has a gradient of 0."""
+    """Of a vector; of one without length the gradient is 0."""
     return (x * x + y * y).clamp(min=1e-12).sqrt()

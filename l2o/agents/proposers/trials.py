@@ -25,7 +25,7 @@ class Trials(Proposer):
     rank, add up to the step (Hansen, 2016, https://arxiv.org/abs/1604.00772, section 2.2). All of them live in one
     batch on the kinds that the agent learns from, in the same worlds with the same chances, from nothing (see
     `from_nothing`); the gate judges on others. Where it found a step neither better nor worse, the next one goes on
-    from there.
+    from there. A proposal takes `2 num_pairs num_steps num_lives` lives of each kind, in `num_steps` batches.
 
     Arguments:
         living: how the agent lives.
@@ -67,9 +67,7 @@ class Trials(Proposer):
         return Proposal(self.part, value, f"Trials of {2 * self.num_pairs * self.num_steps}")
 
     def hear(self, proposal: Proposal, verdict: Verdict) -> None:
-        if verdict.accepted:
-            self.begun = proposal.value
-        self.reached = proposal.value if verdict.accepted or verdict.reason == "undecided" else self.begun
+        self.reached = proposal.value if verdict.reason == "undecided" else self.begun
 
     def state_dict(self) -> dict[str, Any]:
         return {"begun": self.begun, "reached": self.reached}
@@ -95,5 +93,5 @@ class Trials(Proposer):
         for kind in self.kinds:
             hyper = scaled(kind.hyperparameters, factors)
             scores = self.living.scores(alone, kind, generator, copies * self.num_lives, copies, hyper)
-            total += scores.view(copies, self.num_lives).mean(dim=1)
+            total += scores.nan_to_num(0.0).view(copies, self.num_lives).mean(dim=1)
         return total

@@ -42,20 +42,26 @@ def test_a_better_version_is_accepted_and_a_worse_one_is_not(tmp_path):
     assert spec["skill"]["level"] == pytest.approx(0.1)  # the old one is as it was
 
 
-def test_a_trial_that_is_behind_ends_and_one_that_looks_good_goes_on():
-    def score(mean):
-        return lambda generator, num: 0.5 + mean + 0.2 * (torch.rand(num, generator=generator) - 0.5)
+def of(mean):
+    """Scores of tasks that are worth more or less, and of chances that are each agent's own."""
 
-    def noisy(mean):
-        return lambda generator, num: (score(mean)(generator, num) + 0.2 * torch.randn(num)).clamp(0.0, 1.0)
+    def score(generator, num):
+        tasks, chances = torch.rand(num, generator=generator), torch.randn(num, generator=generator)
+        return (0.4 + 0.2 * tasks + mean * (1.0 + 2.0 * chances)).clamp(0.0, 1.0)
 
-    patient, hasty = Gate(batch=32, max_pairs=1024, pace=0.0), Gate(batch=32, max_pairs=1024)
-    torch.manual_seed(0)
-    assert patient.judge(score(0.0), score(0.0), 5, seeded(0)).pairs == 1024
-    verdict = hasty.judge(score(0.0), score(0.0), 5, seeded(0))
-    assert (verdict.reason, verdict.pairs) == ("undecided", 32)
-    verdict = hasty.judge(score(0.0), noisy(0.05), 5, seeded(0))
-    assert verdict.accepted and 32 < verdict.pairs < 1024
+    return score
+
+
+def test_trials_go_on_only_while_they_look_good_or_bad():
+    patient, hasty = (Gate(batch=32, max_pairs=1024, pace=pace) for pace in (0.0, 0.5))
+    means = (0.04, 0.0, -0.04)
+    for mean, reason in zip(means, ("better", "undecided", "worse"), strict=True):
+        verdicts = [hasty.judge(of(0.0), of(mean), 5, seeded(seed)) for seed in range(10)]
+        assert sum(one.reason == reason for one in verdicts) >= 9, (mean, verdicts)
+        assert max(one.pairs for one in verdicts) < 1024
+    assert all(hasty.judge(of(0.0), of(0.0), 5, seeded(seed)).pairs == 32 for seed in range(10))
+    unclear = [patient.judge(of(0.0), of(0.003), 5, seeded(seed)) for seed in range(5)]
+    assert all(one.pairs == 1024 or one.reason != "undecided" for one in unclear)
     for pace in (-0.1, 1.0):
         with pytest.raises(ValueError, match="pace must be"):
             Gate(pace=pace)

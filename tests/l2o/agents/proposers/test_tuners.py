@@ -22,6 +22,7 @@ from l2o.agents.proposers.in_turn import InTurn
 from l2o.agents.proposers.trials import Trials
 from l2o.agents.spec import AgentSpec, Proposal, packed
 from l2o.rules import Adam
+from l2o.training.checkpoint import load_tree, save_tree
 from l2o.types import seeded
 
 KIND = Kind(CartPole(0.2, 50), (8,), algorithm=PPO(num_envs=4, num_steps=16, num_epochs=2), num_iterations=6)
@@ -49,11 +50,11 @@ def agent(**factors):
 LIVING = Living(Nothing())
 
 
-def name_of(tuner):
-    return type(tuner).__name__
-
-
-TUNERS = [Trials(LIVING, [KIND]), Gradients(LIVING, [KIND], num_lives=8)]
+TUNERS = {
+    "trials": lambda: Trials(LIVING, [KIND], num_steps=2),
+    "exchange": lambda: Exchange(LIVING, [KIND], num_families=1, num_members=4),
+    "gradients": lambda: Gradients(LIVING, [KIND], num_lives=8),
+}
 
 
 def test_what_the_best_members_of_all_families_ended_with_is_proposed(monkeypatch):
@@ -78,17 +79,16 @@ def test_what_the_best_members_of_all_families_ended_with_is_proposed(monkeypatc
     assert value["entropy"] == 1.0  # that of the kind is 0
 
 
-@pytest.mark.parametrize("tuner", [*TUNERS, Exchange(LIVING, [KIND], num_families=1, num_members=4)], ids=name_of)
-def test_tuners_learn_from_nothing(tuner, monkeypatch):
-    seen = []
-    for name in ("lifetimes", "scores"):
-        method = getattr(Living, name)
+@pytest.mark.parametrize("name", TUNERS)
+def test_tuners_learn_from_nothing(name, monkeypatch):
+    seen, tuner = [], TUNERS[name]()
+    for method in (Living.lifetimes, Living.scores):
 
         def watched(self, spec, *args, method=method):
             seen.append((spec["planner"], spec["library"], spec["optimizer"]))
             return method(self, spec, *args)
 
-        monkeypatch.setattr(Living, name, watched)
+        monkeypatch.setattr(Living, method.__name__, watched)
     spec = agent().replaced("planner", {"name": "cem", "horizon": 2, "budget": 2}, 1)
     spec = spec.replaced("library", {"reach": 1.0}, 2)
     tuner.propose(spec, seeded(0))
@@ -119,18 +119,40 @@ def test_trials_go_where_lives_are_better_and_go_on_from_what_is_undecided():
     assert trials.propose(spec, seeded(0)).value["learning_rate"] == pytest.approx(rates[0])
 
 
-def test_trials_begin_from_what_others_changed_and_are_resumed():
+def test_trials_begin_from_what_others_changed_and_are_resumed(tmp_path):
     trials, spec = Trials(Known(Nothing()), [KIND]), agent()
     told(trials, trials.propose(spec, seeded(0)), "undecided")
     again = Trials(Known(Nothing()), [KIND])
-    again.load_state_dict(trials.state_dict())
-    assert again.propose(spec, seeded(1)).value == trials.propose(spec, seeded(1)).value
-    changed = agent(entropy=2.0)
-    fresh = Trials(Known(Nothing()), [KIND]).propose(changed, seeded(1)).value
-    assert trials.propose(changed, seeded(1)).value == fresh
-    told(trials, Proposal("hyperparameters", fresh, "Trials"), "better")
-    assert trials.propose(changed.replaced("hyperparameters", fresh, 1), seeded(2)).value["entropy"] != fresh["entropy"]
-    assert trials.begun == fresh
+    save_tree(trials.state_dict(), tmp_path / "state")
+    again.load_state_dict(load_tree(tmp_path / "state"))
+    proposal = trials.propose(spec, seeded(1))
+    assert again.propose(spec, seeded(1)).value == proposal.value
+    for reason, changed in (("undecided", agent(entropy=2.0)), ("better", agent(**proposal.value))):
+        told(trials, proposal, reason)
+        fresh = Trials(Known(Nothing()), [KIND]).propose(changed, seeded(2)).value
+        assert trials.propose(changed, seeded(2)).value == fresh
+
+
+def test_each_change_of_trials_lives_its_own_lives():
+    noise = torch.randn(3, len(SCALES), generator=seeded(0))
+    value = dict.fromkeys(SCALES, 1.0)
+    trials = Trials(LIVING, [KIND], num_lives=5, spread=0.8)
+    together = trials._scores(agent(), value, noise, seeded(1))
+    alone = [trials._scores(agent(), value, change[None], seeded(1)) for change in noise]
+    assert len(set(together.tolist())) == 3
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_lives_that_are_not_finite_are_the_worst():
+    class Broken(Known):
+        def scores(self, spec, kind, generator, num, copies=1, hyperparameters=None):
+            scores = super().scores(spec, kind, generator, num, copies, hyperparameters)
+            return torch.where(
+                hyperparameters.learning_rate > 1.2 * kind.hyperparameters.learning_rate, math.nan, scores
+            )
+
+    value = Trials(Broken(Nothing()), [KIND]).propose(agent(), seeded(0)).value
+    assert 0.5 < value["learning_rate"] < 1.2
 
 
 def test_an_exchange_lives_and_proposes_factors_for_everything():
