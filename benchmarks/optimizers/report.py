@@ -98,7 +98,12 @@ def _told(found: Sequence[Row]) -> str:
     absent = [f"{TITLES[m]} on {p}" for p in {p for p, _ in single} for m in methods if (p, m) not in single]
     left_out = f" Left out: {', '.join(sorted(absent))}." if absent else ""
     config, commits = first["config"], ", ".join(dict.fromkeys(row["commit"] for row in found))
-    places = {(row["method"], place) for row in found for place in row.get("made_on", ()) if place != first["machine"]}
+    places = {
+        (row["method"], place)
+        for row in found
+        for place in row.get("made_on", ())
+        if not place.startswith(first["machine"])
+    }
     elsewhere = "".join(f" ({TITLES[method]} also on {place})" for method, place in sorted(places))
     return (
         f"{num} problems that no optimizer here was meta-trained on, {first['seeds']} seeds. Ratio: median steps over "

@@ -80,6 +80,7 @@ def stress(
                 "case": name,
                 "method": key,
                 "device": where,
+                "made_on": sorted(store.machines[type(case.problem).__name__, methods[key].name]),
                 "parameters": curve.num_parameters,
                 "steps": case.problem.steps,
                 "first": float(curve.losses[0]),
@@ -110,10 +111,11 @@ def table() -> str:
         cells += [f"{one['final']:.3g}" if one["finite"] else "diverges" for one in (reference, ours)]
         lines.append([*cells, f"{ours['ratio']:.2f}", ours["device"].replace("cpu", "CPU")])
     heads = ["case", "parameters", "steps", "loss at first", "AdamW 1e-3, at the end", "l2o", "ratio", "computed on"]
-    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    commits = dict.fromkeys(row["commit"] for row in rows)
+    places = dict.fromkeys(place for row in rows for place in row["made_on"])
     caption = (
-        "Training loss, mean of the last 5% of steps, one seed, both untuned. CPU: one thread of "
-        f"{rows[0]['machine']}; commits {commits}."
+        "Training loss, mean of the last 5% of steps, one seed, both untuned. CPU: one thread. Machines: "
+        f"{'; '.join(places)}; commits {', '.join(commits)}."
     )
     return markdown(heads, lines, caption)
 

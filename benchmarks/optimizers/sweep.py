@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.optimizers.measures import best_of, final
 from benchmarks.optimizers.methods import OURS, Method
@@ -40,7 +41,7 @@ class Result:
         swept: final loss of every rate that was tried.
         losses, validation: (seeds, steps) and (seeds, evaluations).
         half: the same losses of runs that were planned for half the steps; ours only.
-        machines: where the runs were made, as far as they tell.
+        machines: where the runs were made, and with which torch, as far as they tell.
     """
 
     problem: str
@@ -80,9 +81,17 @@ class Store:
         return self.folder / type(run.problem).__name__ / f"{key}.npz"
 
     def get(self, run: Run) -> Curve:
-        """The curve of a run, from its file or made now."""
+        """The curve of a run, from its file or made now.
+
+        Raises:
+            ValueError: it is not there, and its device is the name of a GPU.
+        """
         path = self.path(run)
         if not path.exists():
+            if run.device.split(":")[0] not in ("cpu", "cuda"):
+                raise ValueError(
+                    f"runs on {run.device!r} can only be found, not made, and {path} is not there; give cpu or cuda."
+                )
             self.tell(f"{_title(run)}{self.remaining()}")
             start = time.monotonic()
             curve = train(run)
@@ -99,7 +108,8 @@ def _title(run: Run) -> str:
 
 
 def _write(path: Path, run: Run, curve: Curve, seconds: float) -> None:
-    told = {"settings": run.settings(), "commit": commit(), "machine": machine()["machine"], "seconds": seconds}
+    where = f"{machine()['machine']}, torch {torch.__version__}"
+    told = {"settings": run.settings(), "commit": commit(), "machine": where, "seconds": seconds}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, told=json.dumps(told), **curve._asdict())
     write_atomically(path, buffer.getvalue())

@@ -73,7 +73,7 @@ class Curve(NamedTuple):
 
 
 def device_name(device: str) -> str:
-    """What tells runs of one kind of device from others': the name of a GPU, which names itself too."""
+    """What tells runs of one kind of device from others': the name of its GPU; a name stands for itself."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import l2o
 from benchmarks.optimizers import measures, methods, sweep
@@ -251,9 +252,9 @@ def test_the_table_tells_what_was_left_out():
 
 def test_the_table_tells_of_runs_on_other_machines(tmp_path):
     told = comparison(tmp_path, [], names=("adamw",)).run()
-    assert told[0].machines == (machine()["machine"],)
+    assert told[0].machines == (f"{machine()['machine']}, torch {torch.__version__}",)
     context = {"config": {"sweep_seeds": 1, "threads": 1}, "commit": "abc", **machine()}
-    rows = [row(replace(told[0], machines=(machine()["machine"], "an abacus")))]
+    rows = [row(replace(told[0], machines=(*told[0].machines, "an abacus")))]
     assert "(AdamW also on an abacus), commits" in table([one | context for one in compared(rows)])
 
 
@@ -296,6 +297,9 @@ def test_hard_cases_are_kept_beside_those_of_other_runs(tmp_path, monkeypatch):
     assert [(row["case"], row["steps"], row["device"]) for row in rows] == [
         (name, 20, "cpu") for name in ("one", "one", "two", "two")
     ]
+    assert all(row["made_on"] == [f"{machine()['machine']}, torch {torch.__version__}"] for row in rows)
+    with pytest.raises(ValueError, match="can only be found, not made"):
+        main(Config(rule="adam", stress=True, cases=("one",), steps=20, device="An abacus", out=tmp_path))
     with pytest.raises(ValueError, match="cases must be among one, two; got three"):
         main(Config(rule="adam", stress=True, cases=("three",), out=tmp_path))
 
