@@ -47,7 +47,8 @@ def _box() -> str:
         f"problems that it was not trained on; training loss ends no higher on {row['train_share'] * num:.0f}, "
         f"validation loss on {row['validation_share'] * num:.0f}. Muon at its best rate: {muon['step_ratio']:.2f} of "
         f"the steps, and it ends lower than ours on {(1 - beside['train_share']) * num:.0f}; with the same sweep ours "
-        f"takes {tuned['step_ratio']:.2f} and ends no higher than Muon on {tuned_beside['train_share'] * num:.0f}"
+        f"takes {tuned['step_ratio']:.2f} and ends no higher than Muon on {tuned_beside['train_share'] * num:.0f}. "
+        f"SOAP at its best rate: {of['soap', 'adamw']['step_ratio']:.2f}"
     )
 
 

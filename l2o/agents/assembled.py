@@ -11,7 +11,7 @@ from l2o.agents.improve import Assess, Door, Proposer
 from l2o.agents.kind import Kind
 from l2o.agents.lifetime_es import LifetimeES
 from l2o.agents.lineage import Lineage
-from l2o.agents.living import Living, policy_scores
+from l2o.agents.living import NO_PLAN, Living, policy_scores
 from l2o.agents.planning.model import can_plan
 from l2o.agents.practice import Exercise
 from l2o.agents.proposers.choice import Choice
@@ -27,11 +27,10 @@ from l2o.distributed.pool import WorkerPool
 from l2o.types import Theta
 
 PLANS: list[dict[str, Any]] = [
-    {"name": "none"},
+    NO_PLAN,
     {"name": "cem", "horizon": 4, "budget": 8},
-    {"name": "cem", "horizon": 8, "budget": 16},
+    {"name": "cem", "horizon": 8, "budget": 8},
     {"name": "gradient", "horizon": 4, "budget": 4},
-    {"name": "gradient", "horizon": 8, "budget": 7},
 ]
 """Planners that are tried."""
 
@@ -44,7 +43,7 @@ def proposers_of(config: AgentConfig, suite: LifeSuite, living: Living, seed: in
     kinds = tuple(suite.train.values())
     found: dict[str, Proposer] = {}
     if config.tune:
-        tuners = (Trials(living, kinds), Exchange(living, kinds), Gradients(living, kinds))
+        tuners = (Trials(living, kinds), Gradients(living, kinds), Exchange(living, kinds))
         found["hyperparameters"] = InTurn(tuners)
     if config.recurse:
         found["optimizer"] = Recursion(config.learned_rule(), partial(_islands, config, kinds))

@@ -27,6 +27,9 @@ from l2o.types import draw_seed, seeded
 BETS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
 """Parts of its wealth that a gambler bets on each difference; one gambler for each, all with the same part of 1."""
 
+Known: TypeAlias = dict[tuple[int, int], tuple[Tensor, float]]
+"""Scores that were found, and the seconds they took, by seed and number of tasks."""
+
 Score: TypeAlias = Callable[[Generator, int], Float[Tensor, " num"]]
 """(generator, num) -> scores in [0, 1] on `num` held-out tasks; equal generators give equal tasks and chances."""
 
@@ -108,7 +111,7 @@ class Gate:
         return trial * (trial + 1) / self.alpha
 
     @torch.no_grad()
-    def judge(self, old: Score, new: Score, trial: int, generator: Generator) -> Verdict:
+    def judge(self, old: Score, new: Score, trial: int, generator: Generator, known: Known | None = None) -> Verdict:
         """Score both on freshly drawn tasks, until it is clear which is better, or that it will hardly become so.
 
         Whatever the new one does (raise, return what is not finite, take too long) is a reason to reject it; errors of
@@ -117,7 +120,9 @@ class Gate:
         Arguments:
             trial: its number in the run, from 1.
             generator: of the tasks.
+            known: of the old one, from trials on the same tasks; what is not there is added.
         """
+        known = {} if known is None else known
         needed, better, worse = self.needed(trial), Evidence(), Evidence()
         total, pairs = 0.0, 0
 
@@ -127,7 +132,9 @@ class Gate:
 
         while pairs < self.max_pairs:
             num, seed = min(self.batch, self.max_pairs - pairs), draw_seed(generator)
-            before, seconds = _timed(old, seed, num)
+            if (seed, num) not in known:
+                known[seed, num] = _timed(old, seed, num)
+            before, seconds = known[seed, num]
             try:
                 after, taken = _timed(new, seed, num)
             except Exception as error:  # whatever a proposal raises

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from l2o.agents.gate import Gate, Verdict
+from l2o.agents.gate import Gate, Known, Verdict
 from l2o.agents.lineage import Lineage
 from l2o.agents.spec import AgentSpec, Proposal, is_finite
 from l2o.types import draw_seed, seeded
@@ -49,6 +49,10 @@ class Door:
     Each part has a gate of its own, with its share of `alpha`: all together accept a change that is none with
     probability `gate.alpha` at most, in a run of any length.
 
+    Trials of a round are on the same tasks until one is accepted, so that the agent that is there has to be scored on
+    them once. The probabilities add up as before, since nothing is proposed in knowledge of how another proposal fared
+    on these tasks: a proposer hears of its own alone, and proposes once a round.
+
     Arguments:
         gate: of the whole agent.
         lineage: where trials are recorded.
@@ -61,11 +65,20 @@ class Door:
     ) -> None:
         self.gate, self.lineage, self.assess = gate, lineage, assess
         self.assess_part = assess_part or {}
+        self.next_round()
+
+    def next_round(self) -> None:
+        """Take other tasks from now on."""
+        self.seed: int | None = None
+        self.versions: dict[str, int] = {}
+        self.known: dict[Assess, Known] = {}
 
     def consider(self, spec: AgentSpec, proposal: Proposal, generator: Generator) -> tuple[AgentSpec, Verdict]:
         """The agent after a proposal: with the new version, or the very same one."""
         seed = draw_seed(generator)  # one number a trial, however many tasks it takes
-        verdict = self._faults(spec, proposal) or self._judge(spec, proposal, seeded(seed))
+        if self.seed is None or self.versions != spec.versions:
+            self.seed, self.versions, self.known = seed, spec.versions, {}
+        verdict = self._faults(spec, proposal) or self._judge(spec, proposal, seeded(self.seed))
         return self.lineage.record(spec, proposal, verdict)
 
     def ask(self, spec: AgentSpec, proposer: Proposer, generator: Generator) -> tuple[AgentSpec, Verdict]:
@@ -89,6 +102,7 @@ class Door:
                 lambda g, num: assess(new, g, num),
                 self.lineage.trials_of(proposal.part) + 1,
                 generator,
+                self.known.setdefault(assess, {}),
             )
 
     def _gate(self, spec: AgentSpec) -> Gate:

@@ -19,6 +19,9 @@ from l2o.agents.practice import Exercise
 from l2o.agents.spec import AgentSpec, unpacked
 from l2o.types import Params
 
+NO_PLAN = {"name": "none"}
+"""The part of an agent that does not plan."""
+
 
 @dataclass(frozen=True)
 class Living:
@@ -69,7 +72,7 @@ class Living:
 
 def from_nothing(spec: AgentSpec) -> AgentSpec:
     """The agent as it learns by itself: it does not plan, and recalls no skill."""
-    spec = spec.replaced("planner", {"name": "none"}, spec.versions["planner"])
+    spec = spec.replaced("planner", NO_PLAN, spec.versions["planner"])
     return spec.replaced("library", {"reach": 0.0}, spec.versions["library"])
 
 

@@ -108,6 +108,7 @@ class Agent:
         """One round: choose, practise, propose, gate, store."""
         number = self.number + 1
         generator = seeded(self.config.seed + 1_000_003 * number)
+        self.door.next_round()
         index = self.choose(generator)
         exercise = self.exercises[index]
         share, trials = self._practise(exercise, generator)

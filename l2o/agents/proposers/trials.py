@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from l2o.agents.factors import SCALES, scaled
 from l2o.agents.gate import Verdict
 from l2o.agents.improve import Proposer
 from l2o.agents.kind import Kind
-from l2o.agents.living import Living, from_nothing
+from l2o.agents.living import NO_PLAN, Living, from_nothing
 from l2o.agents.spec import AgentSpec, Proposal
 
 
@@ -23,9 +24,10 @@ class Trials(Proposer):
 
     An evolution strategy: changes come in pairs of opposite ones, and the logarithms of the better half, weighted by
     rank, add up to the step (Hansen, 2016, https://arxiv.org/abs/1604.00772, section 2.2). All of them live in one
-    batch on the kinds that the agent learns from, in the same worlds with the same chances, from nothing (see
-    `from_nothing`); the gate judges on others. Where it found a step neither better nor worse, the next one goes on
-    from there. A proposal takes `2 num_pairs num_steps num_lives` lives of each kind, in `num_steps` batches.
+    batch on the kinds that the agent learns from, in the same worlds with the same chances, without a planner: from
+    nothing (see `from_nothing`), and where the agent recalls skills, with these too. The gate judges on others. Where
+    it found a step neither better nor worse, the next one goes on from there. A proposal takes
+    `2 num_pairs num_steps num_lives` lives of each kind, or twice as many.
 
     Arguments:
         living: how the agent lives.
@@ -64,7 +66,7 @@ class Trials(Proposer):
         value = self.reached
         for _ in range(self.num_steps):
             value = self._step(spec, value, generator)
-        return Proposal(self.part, value, f"Trials of {2 * self.num_pairs * self.num_steps}")
+        return Proposal(self.part, value, f"Trials, {2 * self.num_pairs * self.num_steps} changes")
 
     def hear(self, proposal: Proposal, verdict: Verdict) -> None:
         self.reached = proposal.value if verdict.reason == "undecided" else self.begun
@@ -89,9 +91,14 @@ class Trials(Proposer):
         """How well each change lived, summed over kinds."""
         tried = torch.tensor([value[name] for name in SCALES]) * torch.exp(self.spread * noise)
         factors = {name: x.repeat_interleave(self.num_lives) for name, x in zip(SCALES, tried.unbind(1), strict=True)}
-        copies, alone, total = len(tried), from_nothing(spec), torch.zeros(len(tried))
-        for kind in self.kinds:
+        copies, total = len(tried), torch.zeros(len(tried))
+        for one, kind in product(self._ways(spec), self.kinds):
             hyper = scaled(kind.hyperparameters, factors)
-            scores = self.living.scores(alone, kind, generator, copies * self.num_lives, copies, hyper)
+            scores = self.living.scores(one, kind, generator, copies * self.num_lives, copies, hyper)
             total += scores.nan_to_num(0.0).view(copies, self.num_lives).mean(dim=1)
         return total
+
+    def _ways(self, spec: AgentSpec) -> list[AgentSpec]:
+        """How lives begin: from nothing, and with a recalled skill, which steps that are too long would spoil."""
+        recalls = spec.replaced("planner", NO_PLAN, spec.versions["planner"])
+        return [from_nothing(spec), *([recalls] if spec["library"]["reach"] > 0.0 else [])]

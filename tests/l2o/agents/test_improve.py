@@ -52,6 +52,32 @@ def of(mean):
     return score
 
 
+def test_trials_of_a_round_are_on_the_same_tasks_until_one_is_accepted(tmp_path):
+    seen = []
+
+    def watched(spec, generator, num):
+        seen.append((float(spec["skill"]["level"]), float(torch.rand((), generator=generator))))
+        return assess(spec, generator, num)
+
+    door, spec = new_door(tmp_path, watched, Gate(batch=32, max_pairs=32))
+
+    def tasks_of(level, since):
+        return [task for one, task in seen[since:] if one == pytest.approx(level)]
+
+    door.consider(spec, Proposal("skill", level(0.05)), seeded(0))
+    door.consider(spec, Proposal("skill", level(0.06)), seeded(1))
+    assert len(tasks_of(0.1, 0)) == 1 and tasks_of(0.05, 0) == tasks_of(0.06, 0) == tasks_of(0.1, 0)
+    after, verdict = door.consider(spec, Proposal("skill", level(0.9)), seeded(2))
+    assert verdict.accepted
+    since = len(seen)
+    door.consider(after, Proposal("skill", level(0.05)), seeded(3))
+    assert tasks_of(0.9, since) and tasks_of(0.9, since) != tasks_of(0.1, 0)
+    since = len(seen)
+    door.next_round()
+    door.consider(after, Proposal("skill", level(0.05)), seeded(4))
+    assert len(tasks_of(0.9, since)) == 1
+
+
 def test_trials_go_on_only_while_they_look_good_or_bad():
     patient, hasty = (Gate(batch=32, max_pairs=1024, pace=pace) for pace in (0.0, 0.5))
     means = (0.04, 0.0, -0.04)

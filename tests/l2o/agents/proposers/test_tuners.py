@@ -11,7 +11,7 @@ from l2o.agents.factors import SCALES
 from l2o.agents.gate import Verdict
 from l2o.agents.improve import Proposer
 from l2o.agents.kind import Kind
-from l2o.agents.living import Living
+from l2o.agents.living import NO_PLAN, Living
 from l2o.agents.memory import SkillMemory
 from l2o.agents.population import Members, Population
 from l2o.agents.ppo import PPO
@@ -80,7 +80,7 @@ def test_what_the_best_members_of_all_families_ended_with_is_proposed(monkeypatc
 
 
 @pytest.mark.parametrize("name", TUNERS)
-def test_tuners_learn_from_nothing(name, monkeypatch):
+def test_tuners_learn_from_nothing_and_trials_from_skills_too(name, monkeypatch):
     seen, tuner = [], TUNERS[name]()
     for method in (Living.lifetimes, Living.scores):
 
@@ -92,7 +92,9 @@ def test_tuners_learn_from_nothing(name, monkeypatch):
     spec = agent().replaced("planner", {"name": "cem", "horizon": 2, "budget": 2}, 1)
     spec = spec.replaced("library", {"reach": 1.0}, 2)
     tuner.propose(spec, seeded(0))
-    assert seen and all(one == ({"name": "none"}, {"reach": 0.0}, spec["optimizer"]) for one in seen)
+    assert seen and all(planner == NO_PLAN and optimizer is spec["optimizer"] for planner, _, optimizer in seen)
+    reaches = {library["reach"] for _, library, _ in seen}
+    assert reaches == ({0.0, 1.0} if name == "trials" else {0.0})
 
 
 class Known(Living):
