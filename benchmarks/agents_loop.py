@@ -10,9 +10,9 @@ at the best rate of a sweep, constant or decaying, chosen on the very lives that
 curve are shares of the possible return. The planner knows the physics of the world that it acts in, and the library
 what was practised: PPO with Adam has neither, and the agents without planning, or without library, say what they give.
 
-An agent of all parts takes an estimated 4 minutes of a CPU core (from 7 seconds a round in a short trial, 12 where it
-plans), one with a part frozen 2 to 4, the sweep of Adam one: 10 seeds of all about 3.5 core-hours. Rows are kept as
-each agent ends, and agents go on where they were: run it again after a crash, or for more seeds.
+An agent of all parts takes about 3 minutes of a CPU core, one with a part frozen 1 to 3, the sweep of Adam one: 10
+seeds of all about 2.5 core-hours. Rows are kept as each agent ends, and agents go on where they were: run it again
+after a crash, or for more seeds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.agents_ppo import ADAM_RATES, returns
-from benchmarks.record import RESULTS, read, write
+from benchmarks.record import RESULTS, markdown, read, write
 from l2o.agents.config import AgentConfig
 from l2o.agents.loop import Agent
 from l2o.agents.spec import AgentSpec
@@ -159,13 +159,25 @@ def kept(config: Config) -> list[dict[str, Any]]:
     return [row for row in rows if all(row["config"][name] == value for name, value in wanted.items())]
 
 
-def shown(rows: list[dict[str, Any]]) -> Table:
+def table() -> str:
+    """The recorded rows in Markdown."""
+    rows = read("agents_loop")
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    caption = (
+        f"Area under the curve of {rows[0]['config']['num_lives']} lives of each kind, as a share of the possible "
+        f"return; means over {len(by_seed(rows, WHOLE))} agents of each sort, {rows[0]['config']['rounds']} rounds "
+        f"each; differences are paired by seed. {rows[0]['machine']}, commits {commits}."
+    )
+    return markdown(*lines_of(rows), caption)
+
+
+def lines_of(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Areas by contestant and kind, means over seeds, and how much more the whole agent has, paired by seed."""
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    table = Table("agent", *kinds, "mean", "all parts: more by", "95% interval over seeds")
+    kinds, lines = list(dict.fromkeys(row["kind"] for row in rows)), []
     whole = by_seed(rows, WHOLE)
-    for agent in dict.fromkeys(row["agent"] for row in rows):
-        cells = []
+    agents = dict.fromkeys(row["agent"] for row in rows)
+    for agent in [WHOLE, *(one for one in (*AGENTS, BEGINNING, ADAM) if one in agents and one != WHOLE)]:
+        cells = [agent]
         for kind in kinds:
             of = [row["area"] for row in rows if row["agent"] == agent and row["kind"] == kind]
             cells.append(f"{sum(of) / len(of):.3f}")
@@ -173,11 +185,13 @@ def shown(rows: list[dict[str, Any]]) -> Table:
         pairs = [(area, mine.get(0 if agent == ADAM else seed)) for seed, area in whole.items()]
         more = torch.tensor([area - other for area, other in pairs if other is not None])
         cells.append(f"{sum(mine.values()) / len(mine):.3f}")
-        if agent != WHOLE and len(more):
+        if agent == WHOLE or not len(more):
+            cells.append("")
+        else:
             low, high = interval(more) if len(more) > 1 else (float("nan"), float("nan"))
-            cells += [f"{float(more.mean()):+.3f}", f"{low:+.3f} to {high:+.3f}"]
-        table.add_row(agent, *cells)
-    return table
+            cells.append(f"{float(more.mean()):+.3f} [{low:+.3f}, {high:+.3f}]")
+        lines.append(cells)
+    return ["agent", *kinds, "mean", "all parts: more by [95% over seeds]"], lines
 
 
 def by_seed(rows: list[dict[str, Any]], agent: str) -> dict[int, float]:
@@ -190,7 +204,11 @@ def by_seed(rows: list[dict[str, Any]], agent: str) -> dict[int, float]:
 def main(config: Config) -> None:
     """Live, keep the rows, and show them."""
     torch.set_num_threads(1)
-    Console().print(shown(run(config)))
+    heads, lines = lines_of(run(config))
+    shown = Table(*heads)
+    for cells in lines:
+        shown.add_row(*cells)
+    Console().print(shown)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    agents_loop,
     agents_recursion,
     agents_tuning,
     claims,
@@ -59,6 +60,7 @@ def quickstart() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "agents_loop": agents_loop.table,
     "claims": claims.table,
     "quickstart": quickstart,
     "optimizers": report.table,
