@@ -1,6 +1,7 @@
 """The optimizer in the box beside Celo's released weights, on networks for 8x8 digits.
 
     python -m benchmarks.celo --weights FOLDER --record        # with celo_theta.npz and celo_adam_theta.npz
+    python -m benchmarks.celo --only "perceptron 32" --record  # adds to the rows there are
 
 Both have been meta-trained on small networks for 8x8 images: Celo for 24 GPU hours on MNIST, Fashion-MNIST, CIFAR-10
 and SVHN, ours on one half of the digits and other data. All train on the other half here, from the same initial weights
@@ -87,7 +88,7 @@ def main(config: Config) -> None:
     """Compare, write."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    keep("celo", config, rows)
+    keep("celo", config, rows, by=("task", "method"))
 
 
 if __name__ == "__main__":

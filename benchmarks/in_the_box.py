@@ -48,4 +48,5 @@ def _times(row: Row) -> str:
 
 
 def _where(rows: list[Row]) -> str:
-    return f"{rows[0]['machine']}, commit {rows[0]['commit']}."
+    commits = list(dict.fromkeys(row["commit"] for row in rows))
+    return f"{rows[0]['machine']}, commit{'s' * (len(commits) > 1)} {', '.join(commits)}."
