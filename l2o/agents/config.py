@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from l2o.agents.factors import SCALES
+from l2o.agents.factors import FACTORS
 from l2o.agents.gate import Gate
 from l2o.agents.proposers.choosing import OPTIONS
 from l2o.agents.spec import packed
@@ -113,7 +113,7 @@ class AgentConfig(PoolConfig):
         """The agent's parts before its first round, but for its policies."""
         return {
             "optimizer": packed(self.first_rule()),
-            "hyperparameters": dict.fromkeys(SCALES, 1.0),
+            "hyperparameters": dict.fromkeys(FACTORS, 1.0),
             "chooser": next(one for one in OPTIONS if one["name"] == self.chooser),
             "planner": {"name": "none"},
             "library": {"reach": 0.0},

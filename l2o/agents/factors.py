@@ -24,9 +24,22 @@ SCALES: dict[str, Scale] = {
 """What has a factor, and what it multiplies: the hyperparameter, or its distance from 1 (`complement`)."""
 
 
-def scaled(base: Hyperparameters, factors: Mapping[str, Number]) -> Hyperparameters:
-    """Hyperparameters, each times its factor, which may be a tensor of one for every lane."""
-    return base._replace(**{name: _times(getattr(base, name), factor, name) for name, factor in factors.items()})
+RECALLED = "recalled"
+"""A factor by itself: on the learning rate of lives that begin with a skill, which long steps would spoil."""
+
+FACTORS = (*SCALES, RECALLED)
+"""All that an agent has."""
+
+
+def scaled(base: Hyperparameters, factors: Mapping[str, Number], recalled: bool = False) -> Hyperparameters:
+    """Hyperparameters, each times its factor, which may be a tensor of one for every lane.
+
+    Arguments:
+        recalled: whether they are for lives that begin with a skill.
+    """
+    found = {name: _times(getattr(base, name), factors[name], name) for name in SCALES if name in factors}
+    after = base._replace(**found)
+    return after._replace(learning_rate=after.learning_rate * factors[RECALLED]) if recalled else after
 
 
 def knobs_around(base: Hyperparameters, reach: float = 10.0, names: Iterable[str] = tuple(SCALES)) -> dict[str, Knob]:

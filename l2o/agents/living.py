@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from l2o.agents.advantages import Number
 from l2o.agents.factors import scaled
 from l2o.agents.kind import Kind
 from l2o.agents.lifetime import Lifetimes
@@ -44,16 +45,17 @@ class Living:
         generator: Generator,
         num: int,
         copies: int = 1,
-        hyperparameters: Hyperparameters | None = None,
+        factors: Mapping[str, Number] | None = None,
     ) -> Float[Tensor, " num"]:
         """The share of the possible return of each of `num` whole lives.
 
         Arguments:
             copies: see `Kind.scores`.
-            hyperparameters: in place of the agent's.
+            factors: of hyperparameters, in place of the agent's; tensors have one for each life.
         """
-        hyper = hyperparameters_of(spec, kind) if hyperparameters is None else hyperparameters
         rule, first = unpacked(spec["optimizer"]), self._recalled(spec, kind)
+        factors = spec["hyperparameters"] if factors is None else factors
+        hyper = scaled(kind.hyperparameters, factors, recalled=first is not None)
         return _thinking(kind, spec).scores(rule, generator, num, copies, hyperparameters=hyper, first=first)
 
     def scores_of(
@@ -77,7 +79,7 @@ def from_nothing(spec: AgentSpec) -> AgentSpec:
 
 
 def hyperparameters_of(spec: AgentSpec, kind: Kind) -> Hyperparameters:
-    """A kind's, as the agent has them."""
+    """A kind's, as the agent has them for what begins from nothing."""
     return scaled(kind.hyperparameters, spec["hyperparameters"])
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from l2o.agents.factors import SCALES, scaled
+from l2o.agents.factors import FACTORS, RECALLED
 from l2o.agents.gate import Verdict
 from l2o.agents.improve import Proposer
 from l2o.agents.kind import Kind
@@ -78,23 +78,24 @@ class Trials(Proposer):
         self.begun, self.reached = state["begun"], state["reached"]
 
     def _step(self, spec: AgentSpec, value: dict[str, float], generator: Generator) -> dict[str, float]:
-        noise = torch.randn(self.num_pairs, len(SCALES), generator=generator)
+        noise = torch.randn(self.num_pairs, len(FACTORS), generator=generator)
+        if len(self._ways(spec)) == 1:  # nothing says how to go on from a skill
+            noise[:, FACTORS.index(RECALLED)] = 0.0
         noise = torch.cat([noise, -noise])
         ranks = self._scores(spec, value, noise, generator).argsort(descending=True).argsort()
         weights = (math.log(self.num_pairs + 0.5) - torch.log1p(ranks.float())).clamp(min=0.0)
         step = self.spread * (weights / weights.sum()) @ noise
-        return {name: value[name] * math.exp(x) for name, x in zip(SCALES, step.tolist(), strict=True)}
+        return {name: value[name] * math.exp(x) for name, x in zip(FACTORS, step.tolist(), strict=True)}
 
     def _scores(
         self, spec: AgentSpec, value: dict[str, float], noise: Float[Tensor, "changes factors"], generator: Generator
     ) -> Float[Tensor, " changes"]:
         """How well each change lived, summed over kinds."""
-        tried = torch.tensor([value[name] for name in SCALES]) * torch.exp(self.spread * noise)
-        factors = {name: x.repeat_interleave(self.num_lives) for name, x in zip(SCALES, tried.unbind(1), strict=True)}
+        tried = torch.tensor([value[name] for name in FACTORS]) * torch.exp(self.spread * noise)
+        factors = {name: x.repeat_interleave(self.num_lives) for name, x in zip(FACTORS, tried.unbind(1), strict=True)}
         copies, total = len(tried), torch.zeros(len(tried))
         for one, kind in product(self._ways(spec), self.kinds):
-            hyper = scaled(kind.hyperparameters, factors)
-            scores = self.living.scores(one, kind, generator, copies * self.num_lives, copies, hyper)
+            scores = self.living.scores(one, kind, generator, copies * self.num_lives, copies, factors)
             total += scores.nan_to_num(0.0).view(copies, self.num_lives).mean(dim=1)
         return total
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from l2o.agents.environments import CartPole
-from l2o.agents.factors import SCALES
+from l2o.agents.factors import FACTORS, RECALLED
 from l2o.agents.gate import Verdict
 from l2o.agents.improve import Proposer
 from l2o.agents.kind import Kind
 from l2o.agents.living import NO_PLAN, Living
-from l2o.agents.memory import SkillMemory
+from l2o.agents.memory import Recalled, SkillMemory
 from l2o.agents.population import Members, Population
 from l2o.agents.ppo import PPO
 from l2o.agents.proposers.choice import Choice
@@ -41,7 +41,7 @@ class Nothing(SkillMemory):
 def agent(**factors):
     return AgentSpec.of(
         optimizer=packed(Adam(lr=3e-3)),
-        hyperparameters=dict.fromkeys(SCALES, 1.0) | factors,
+        hyperparameters=dict.fromkeys(FACTORS, 1.0) | factors,
         planner={"name": "none"},
         library={"reach": 0.0},
     )
@@ -100,8 +100,8 @@ def test_tuners_learn_from_nothing_and_trials_from_skills_too(name, monkeypatch)
 class Known(Living):
     """Lives whose worth is known: the nearer the learning rate is to 8 times the kind's, the better."""
 
-    def scores(self, spec, kind, generator, num, copies=1, hyperparameters=None):
-        away = torch.log(hyperparameters.learning_rate / kind.hyperparameters.learning_rate / 8.0).abs()
+    def scores(self, spec, kind, generator, num, copies=1, factors=None):
+        away = torch.log(factors["learning_rate"] / 8.0).abs()
         return 1.0 / (1.0 + away + 0.02 * torch.rand(num, generator=generator))
 
 
@@ -136,8 +136,8 @@ def test_trials_begin_from_what_others_changed_and_are_resumed(tmp_path):
 
 
 def test_each_change_of_trials_lives_its_own_lives():
-    noise = torch.randn(3, len(SCALES), generator=seeded(0))
-    value = dict.fromkeys(SCALES, 1.0)
+    noise = torch.randn(3, len(FACTORS), generator=seeded(0))
+    value = dict.fromkeys(FACTORS, 1.0)
     trials = Trials(LIVING, [KIND], num_lives=5, spread=0.8)
     together = trials._scores(agent(), value, noise, seeded(1))
     alone = [trials._scores(agent(), value, change[None], seeded(1)) for change in noise]
@@ -145,13 +145,29 @@ def test_each_change_of_trials_lives_its_own_lives():
     torch.testing.assert_close(together, torch.cat(alone))
 
 
+def test_lives_with_a_recalled_skill_have_a_learning_rate_of_their_own():
+    class Remembers(Nothing):
+        def recall(self, kind, reach):
+            return Recalled(1, kind.policy.init(seeded(0))) if reach > 0 else None
+
+    living = Living(Remembers())
+
+    def scores(reach, **factors):
+        spec = agent(**factors).replaced("library", {"reach": reach}, 1)
+        return living.scores(spec, KIND, seeded(0), 4).tolist()
+
+    assert Trials(living, [KIND]).propose(agent(), seeded(0)).value[RECALLED] == 1.0
+    spec = agent().replaced("library", {"reach": 1.0}, 1)
+    assert Trials(living, [KIND]).propose(spec, seeded(0)).value[RECALLED] != 1.0
+    assert scores(0.0, recalled=5.0) == scores(0.0)
+    assert scores(1.0, recalled=5.0) == scores(1.0, learning_rate=5.0) != scores(1.0)
+
+
 def test_lives_that_are_not_finite_are_the_worst():
     class Broken(Known):
-        def scores(self, spec, kind, generator, num, copies=1, hyperparameters=None):
-            scores = super().scores(spec, kind, generator, num, copies, hyperparameters)
-            return torch.where(
-                hyperparameters.learning_rate > 1.2 * kind.hyperparameters.learning_rate, math.nan, scores
-            )
+        def scores(self, spec, kind, generator, num, copies=1, factors=None):
+            scores = super().scores(spec, kind, generator, num, copies, factors)
+            return torch.where(factors["learning_rate"] > 1.2, math.nan, scores)
 
     value = Trials(Broken(Nothing()), [KIND]).propose(agent(), seeded(0)).value
     assert 0.5 < value["learning_rate"] < 1.2
@@ -159,14 +175,14 @@ def test_lives_that_are_not_finite_are_the_worst():
 
 def test_an_exchange_lives_and_proposes_factors_for_everything():
     value = Exchange(LIVING, [KIND], num_families=1, num_members=4).propose(agent(), seeded(0)).value
-    assert set(value) == set(SCALES) and all(math.isfinite(x) and x > 0 for x in value.values())
+    assert set(value) == set(FACTORS) and all(math.isfinite(x) and x > 0 for x in value.values())
 
 
 def test_a_rate_that_is_far_too_small_is_raised_by_meta_gradients():
     spec, tuner = agent(learning_rate=0.1), Gradients(LIVING, [KIND], num_lives=8)
     for i in range(2):  # as if the gate took them
         proposal = tuner.propose(spec, seeded(i))
-        assert set(proposal.value) == set(SCALES) and proposal.part == "hyperparameters"
+        assert set(proposal.value) == set(FACTORS) and proposal.part == "hyperparameters"
         assert all(math.isfinite(x) and x > 0 for x in proposal.value.values())
         spec = spec.replaced("hyperparameters", proposal.value, i + 1)
     assert spec["hyperparameters"]["learning_rate"] > 0.12
