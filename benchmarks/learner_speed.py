@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.memory_problems import exactly
-from benchmarks.record import keep
+from benchmarks.record import keep, markdown, read
 from benchmarks.turns import Step, rates
 from l2o.learners import NTM, Adaptation, meta_grad
 from l2o.learners.neural_process.transformer import TransformerNeuralProcess
@@ -177,6 +177,23 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         for system, rate in found.items():
             more = {"times_the_peer": rate / found[list(found)[-1]], "load": os.getloadavg()[0]}
             yield {"workload": name, "system": system, "per_cpu_second": rate, **more}
+
+
+def table() -> str:
+    """The recorded rows, and those of hypernetworks, in Markdown."""
+    rows, other = read("learner_speed"), read("hypernetworks")
+    rows += [row | {"workload": f"hypernetwork, {row['kind']}"} for row in other]
+    lines = []
+    for name in dict.fromkeys(row["workload"] for row in rows):
+        of = {row["system"]: row["per_cpu_second"] for row in rows if row["workload"] == name}
+        peer = list(of)[-1]
+        lines.append([name, peer, f"{of[peer]:.1f}", f"{of['l2o']:.1f}", f"{of['l2o'] / of[peer]:.2f}"])
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    caption = (
+        f"Training iterations for each CPU second of one thread, medians of {rows[0]['config']['turns']} turns. "
+        f"{rows[0]['machine']}, commits {commits}."
+    )
+    return markdown(["workload", "beside", "its rate", "l2o", "times as fast"], lines, caption)
 
 
 def main(config: Config) -> None:
