@@ -165,8 +165,8 @@ def table() -> str:
     commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
     caption = (
         f"Area under the curve of {rows[0]['config']['num_lives']} lives of each kind, as a share of the possible "
-        f"return; means over {len(by_seed(rows, WHOLE))} agents of each sort, {rows[0]['config']['rounds']} rounds "
-        f"each; differences are paired by seed. {rows[0]['machine']}, commits {commits}."
+        f"return; means over agents, {rows[0]['config']['rounds']} rounds each; differences are paired by seed. "
+        f"{rows[0]['machine']}, commits {commits}."
     )
     return markdown(*lines_of(rows), caption)
 
@@ -182,16 +182,17 @@ def lines_of(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
             of = [row["area"] for row in rows if row["agent"] == agent and row["kind"] == kind]
             cells.append(f"{sum(of) / len(of):.3f}")
         mine = by_seed(rows, agent)
+        cells.insert(1, str(len(mine)))
         pairs = [(area, mine.get(0 if agent == ADAM else seed)) for seed, area in whole.items()]
         more = torch.tensor([area - other for area, other in pairs if other is not None])
         cells.append(f"{sum(mine.values()) / len(mine):.3f}")
         if agent == WHOLE or not len(more):
             cells.append("")
         else:
-            low, high = interval(more) if len(more) > 1 else (float("nan"), float("nan"))
-            cells.append(f"{float(more.mean()):+.3f} [{low:+.3f}, {high:+.3f}]")
+            low, high = interval(more) if len(more) > 2 else (float("nan"), float("nan"))
+            cells.append(f"{float(more.mean()):+.3f}" + f" [{low:+.3f}, {high:+.3f}]" * (len(more) > 2))
         lines.append(cells)
-    return ["agent", *kinds, "mean", "all parts: more by [95% over seeds]"], lines
+    return ["agent", "how many", *kinds, "mean", "all parts: more by [95% over seeds]"], lines
 
 
 def by_seed(rows: list[dict[str, Any]], agent: str) -> dict[int, float]:
