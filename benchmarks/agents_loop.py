@@ -186,11 +186,9 @@ def lines_of(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         pairs = [(area, mine.get(0 if agent == ADAM else seed)) for seed, area in whole.items()]
         more = torch.tensor([area - other for area, other in pairs if other is not None])
         cells.append(f"{sum(mine.values()) / len(mine):.3f}")
-        if agent == WHOLE or not len(more):
-            cells.append("")
-        else:
-            low, high = interval(more) if len(more) > 2 else (float("nan"), float("nan"))
-            cells.append(f"{float(more.mean()):+.3f}" + f" [{low:+.3f}, {high:+.3f}]" * (len(more) > 2))
+        cells.append("" if agent == WHOLE or not len(more) else f"{float(more.mean()):+.3f}")
+        if agent != WHOLE and len(more) > 2:
+            cells[-1] += " [{:+.3f}, {:+.3f}]".format(*interval(more))
         lines.append(cells)
     return ["agent", "how many", *kinds, "mean", "all parts: more by [95% over seeds]"], lines
 

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import l2o
 from benchmarks.optimizers.muon import Muon, parted
+from benchmarks.optimizers.problem import check_names
 from l2o.rules.base import UpdateRule
 from l2o.saved import to_bytes
 from l2o.training.outer import rate_factor
@@ -174,9 +175,7 @@ def chosen(names: tuple[str, ...], rule: str) -> dict[str, Method]:
     Raises:
         ValueError: there is no method or no rule of such a name.
     """
-    unknown = [name for name in names if name not in NAMES]
-    if unknown:
-        raise ValueError(f"optimizers must be among {', '.join(NAMES)}; got {', '.join(unknown)}.")
+    check_names("optimizers", names, NAMES)
     names = tuple(name for name in NAMES if name in (names or NAMES))
     known = BASELINES | (ours(rule) if set(names) & set(OURS) else {})
     return {name: known[name] for name in names}

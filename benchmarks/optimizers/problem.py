@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -95,3 +95,14 @@ def perceptron(sizes: tuple[int, ...], activation: type[nn.Module] = nn.ReLU) ->
     model = nn.Sequential(*hidden)
     model.add_module("head", nn.Linear(sizes[-2], sizes[-1]))
     return model
+
+
+def check_names(what: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Names must be known ones.
+
+    Raises:
+        ValueError: some are not.
+    """
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{what} must be among {', '.join(known)}; got {', '.join(unknown)}.")

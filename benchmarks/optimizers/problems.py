@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.optimizers.cartpole import PPO
 from benchmarks.optimizers.generative import VAE, Autoencoder, Diffusion, Siren
 from benchmarks.optimizers.language import GPT, LSTM, SkipGram
-from benchmarks.optimizers.problem import Problem
+from benchmarks.optimizers.problem import Problem, check_names
 from benchmarks.optimizers.tables import GNN, Regression, Tabular
 from benchmarks.optimizers.vision import ConvNet, Mixer, ResNet, ViT, WideMLP
 
@@ -35,7 +35,5 @@ def chosen(names: tuple[str, ...]) -> dict[str, Problem]:
     Raises:
         ValueError: there is no problem of such a name.
     """
-    unknown = [name for name in names if name not in PROBLEMS]
-    if unknown:
-        raise ValueError(f"problems must be among {', '.join(PROBLEMS)}; got {', '.join(unknown)}.")
+    check_names("problems", names, PROBLEMS)
     return {name: PROBLEMS[name] for name in names or PROBLEMS}

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from benchmarks.optimizers.measures import diverged, final, value_ratio
 from benchmarks.optimizers.methods import Method
-from benchmarks.optimizers.problem import Problem
+from benchmarks.optimizers.problem import Problem, check_names
 from benchmarks.optimizers.problems import PROBLEMS
 from benchmarks.optimizers.sweep import Store, shortened
 from benchmarks.optimizers.train import Run, device_name
@@ -58,9 +58,7 @@ def chosen(names: tuple[str, ...], steps: int | None = None) -> dict[str, Case]:
     Raises:
         ValueError: there is no case of such a name.
     """
-    unknown = [name for name in names if name not in CASES]
-    if unknown:
-        raise ValueError(f"cases must be among {', '.join(CASES)}; got {', '.join(unknown)}.")
+    check_names("cases", names, CASES)
     cases = {name: CASES[name] for name in names or CASES}
     problems = shortened({name: case.problem for name, case in cases.items()}, steps)
     return {name: replace(case, problem=problems[name]) for name, case in cases.items()}

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from l2o.agents.factors import FACTORS
 from l2o.agents.gate import Gate
+from l2o.agents.living import NO_PLAN
 from l2o.agents.proposers.choosing import OPTIONS
 from l2o.agents.spec import packed
 from l2o.load import load
@@ -115,6 +116,6 @@ class AgentConfig(PoolConfig):
             "optimizer": packed(self.first_rule()),
             "hyperparameters": dict.fromkeys(FACTORS, 1.0),
             "chooser": next(one for one in OPTIONS if one["name"] == self.chooser),
-            "planner": {"name": "none"},
+            "planner": NO_PLAN,
             "library": {"reach": 0.0},
         }

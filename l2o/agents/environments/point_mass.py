@@ -71,22 +71,22 @@ class PointMass(Environment):
         }
 
     def reset(self, world: World, noise: Float[Tensor, "*batch 2"]) -> State:
-        position = torch.stack(self._free(world, *(2.0 * noise - 1.0).unbind(-1)), dim=-1)
+        position = torch.stack(self._free(world, *_apart(2.0 * noise - 1.0)), dim=-1)
         return {"position": position, "velocity": torch.zeros_like(position)}
 
     def step(
         self, world: World, state: State, action: Float[Tensor, "*batch 2"], noise: Float[Tensor, "*batch 0"]
     ) -> tuple[State, Float[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
         mass, drag = world["mass"], world["drag"]
-        (x, y), (u, v) = state["position"].unbind(-1), state["velocity"].unbind(-1)
-        right, up = action.clamp(-1.0, 1.0).unbind(-1)
+        (x, y), (u, v) = _apart(state["position"]), _apart(state["velocity"])
+        right, up = _apart(action.clamp(-1.0, 1.0))
         u, v = u + SECONDS * (right - drag * u) / mass, v + SECONDS * (up - drag * v) / mass
         wanted = x + SECONDS * u, y + SECONDS * v
         x, y = self._free(world, *wanted)
         out_x, out_y = x - wanted[0], y - wanted[1]  # along the normal of what was run into
         into = (u * out_x + v * out_y).clamp(max=0.0) / (out_x * out_x + out_y * out_y).clamp(min=1e-12)
         velocity = torch.stack([u - into * out_x, v - into * out_y], dim=-1)
-        goal_x, goal_y = world["goal"].unbind(-1)
+        goal_x, goal_y = _apart(world["goal"])
         distance = _length(goal_x - x, goal_y - y)
         after = {"position": torch.stack([x, y], dim=-1), "velocity": velocity}
         return after, -distance / DIAMETER, torch.zeros_like(distance).bool()
