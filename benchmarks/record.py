@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from l2o.files import write_atomically
+
 RESULTS = Path(__file__).parent / "results"
 """Rows that the numbers of the README and the docs come from; committed."""
 
@@ -24,7 +26,8 @@ def write(
     Rows that were read from there keep the config, commit and machine that they came from.
 
     Arguments:
-        by: what tells a row from another; rows that are there stay, before these, where none of these is like them.
+        by: what tells a row from another; rows that are there stay, before these, where none of these is like them,
+            and the file is written when all have come. Without it rows are written one by one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.jsonl"
@@ -34,6 +37,9 @@ def write(
         made = list(made)
         new = {tuple(row.get(key) for key in by) for row in made}
         made = [row for row in read(name, folder) if tuple(row.get(key) for key in by) not in new] + made
+    if by:
+        write_atomically(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in made).encode())
+        return path
     with open(path, "w") as file:
         for row in made:
             file.write(json.dumps(row, allow_nan=False) + "\n")

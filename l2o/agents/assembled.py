@@ -82,9 +82,10 @@ def graph_of(kinds: Sequence[Kind]) -> SkillGraph:
 def _islands(config: AgentConfig, kinds: tuple[Kind, ...], driver: Driver, theta: Theta) -> WorkerPool:
     """Islands whose steps one driver takes; their estimator trains a rule of its own.
 
-    The rule learns on lives that begin with fresh weights and without a planner: it is to train anything.
+    The rule learns on lives that begin with fresh weights and without a planner, at rates around each kind's own: it is
+    to train anything, at the rate that the agent is tuned to.
     """
-    estimator = LifetimeES(config.learned_rule(), kinds, config.num_pairs, config.num_lives, config.std)
+    estimator = LifetimeES(config.learned_rule(), kinds, config.num_pairs, config.num_lives, config.std, rates=3.0)
     lr = config.outer_lr if driver == "adam" else config.self_lr
     island = Island(estimator, driver, lr, spread=2.0, num_steps=config.outer_steps)
     seed = config.seed + (7919 if driver == "adam" else 104_729)

@@ -50,8 +50,9 @@ class Door:
     probability `gate.alpha` at most, in a run of any length.
 
     Trials of a round are on the same tasks until one is accepted, so that the agent that is there has to be scored on
-    them once. The probabilities add up as before, since nothing is proposed in knowledge of how another proposal fared
-    on these tasks: a proposer hears of its own alone, and proposes once a round.
+    them once. Nothing is proposed in knowledge of how another proposal fared on these tasks: a proposer hears of its
+    own alone, and proposes once a round. But on which tasks a trial is, the trials before it decide: the n-th of a
+    round has up to n sets of tasks that it could be accepted on, and so an n-th of its part's share.
 
     Arguments:
         gate: of the whole agent.
@@ -68,7 +69,8 @@ class Door:
         self.next_round()
 
     def next_round(self) -> None:
-        """Take other tasks from now on."""
+        """Take other tasks from now on; trials are counted anew."""
+        self.place = 0
         self.seed: int | None = None
         self.versions: dict[str, int] = {}
         self.known: dict[Assess, Known] = {}
@@ -76,6 +78,7 @@ class Door:
     def consider(self, spec: AgentSpec, proposal: Proposal, generator: Generator) -> tuple[AgentSpec, Verdict]:
         """The agent after a proposal: with the new version, or the very same one."""
         seed = draw_seed(generator)  # one number a trial, however many tasks it takes
+        self.place += 1
         if self.seed is None or self.versions != spec.versions:
             self.seed, self.versions, self.known = seed, spec.versions, {}
         verdict = self._faults(spec, proposal) or self._judge(spec, proposal, seeded(self.seed))
@@ -107,7 +110,7 @@ class Door:
 
     def _gate(self, spec: AgentSpec) -> Gate:
         """That of one part, with its share of alpha."""
-        return replace(self.gate, alpha=self.gate.alpha / len(spec))
+        return replace(self.gate, alpha=self.gate.alpha / (len(spec) * max(1, self.place)))
 
     def _faults(self, spec: AgentSpec, proposal: Proposal) -> Verdict | None:
         """What is wrong with a proposal before anything is tried."""

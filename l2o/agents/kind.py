@@ -17,6 +17,9 @@ from l2o.agents.ppo import PPO
 from l2o.rules.base import UpdateRule
 from l2o.types import Params, Theta
 
+LOOKS = 5
+"""At a life, from its first to its last moment, when whole episodes tell what it can."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -67,18 +70,39 @@ class Kind:
         theta: Theta | None = None,
         hyperparameters: Hyperparameters | None = None,
         first: Params | None = None,
+        episodes: int = 0,
     ) -> Float[Tensor, " num"]:
         """The share of the possible return, in [0, 1], averaged over each of `num` lives: the area under its curve.
+
+        By what shows in the lives themselves, which costs nothing and is too high where episodes outlast them; or, with
+        `episodes`, by whole ones that are played for that alone.
 
         Arguments:
             copies: so many blocks of lives with the same worlds, policies and chances (see `Lifetimes.start`).
             theta: the rule's own if None; with a leading axis, one for each life.
             hyperparameters: in place of the kind's.
             first: see `lifetimes`.
+            episodes: so many, fresh ones, at each of `LOOKS` looks at a life; between looks the curve is a line.
         """
         hyper = self.hyperparameters if hyperparameters is None else hyperparameters
-        curves = self.lifetimes(rule, first).run(hyper, num, self.num_iterations, generator, theta, copies)
-        return self.environment.share(curves.area)
+        lifetimes = self.lifetimes(rule, first)
+        if not episodes:
+            curves = lifetimes.run(hyper, num, self.num_iterations, generator, theta, copies)
+            return self.environment.share(curves.area)
+        theta = dict(rule.named_parameters()) if theta is None else theta
+        looks = self.looks()
+        with torch.no_grad():
+            lives, found = lifetimes.start(num, self.num_iterations, generator, copies), []
+            for i in range(self.num_iterations + 1):
+                if i in looks:
+                    found.append(lifetimes.whole_returns(lives, episodes, generator, copies))
+                if i < self.num_iterations:
+                    lives, _ = lifetimes.advance(theta, lives, hyper, generator, copies)
+        return self.environment.share(torch.trapezoid(torch.stack(found), torch.tensor(looks), dim=0) / looks[-1])
+
+    def looks(self) -> list[int]:
+        """How many iterations a life has lived at each look at it, evenly from none to all."""
+        return sorted({round(i * self.num_iterations / (LOOKS - 1)) for i in range(LOOKS)})
 
 
 def one_of(kinds: Sequence[Kind], generator: Generator) -> Kind:

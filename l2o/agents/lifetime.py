@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.func import vmap
 
 from l2o.agents.environments.base import Environment, World, spread_over
-from l2o.agents.episodes import Noise, Rollout, Running, begin, draw, rollout
+from l2o.agents.episodes import Noise, Rollout, Running, begin, draw, first_returns, play, rollout
 from l2o.agents.losses import Hyperparameters, Losses
 from l2o.agents.policy import Policy
 from l2o.agents.ppo import PPO, lane_update, prepare
@@ -160,6 +160,24 @@ class Lifetimes:
                 lives.running,
                 noise,
             )
+
+    @torch.no_grad()
+    def whole_returns(
+        self, lives: Lives, num_episodes: int, generator: Generator, copies: int = 1
+    ) -> Float[Tensor, " lanes"]:
+        """Mean return of fresh episodes, each from its first to its last step, by the policies as they are.
+
+        Lives that are shorter than an episode do not show it: what `Report` tells is too high there.
+
+        Arguments:
+            copies: see `start`.
+        """
+        environment, num = self.environment, lives.running.age.shape[0]
+        noise = draw(environment, generator, environment.max_steps + 1, num // copies, num_episodes)
+        noise = Noise(*(x.repeat(1, copies, 1, 1) for x in noise))
+        act, world = vmap(self.policy.act), spread_over(lives.world, num_episodes, dim=1)
+        steps = play(environment, world, lambda seen, uniform: act(lives.learner.params, seen, uniform), noise)
+        return first_returns(steps).mean(dim=1)
 
     def _order(self, num: int, generator: Generator, copies: int) -> list[Tensor | None]:
         """Which samples each update learns from: (lanes, size); None for all."""

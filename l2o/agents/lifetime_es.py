@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from l2o.agents.kind import Kind, one_of
+from l2o.agents.losses import Hyperparameters
 from l2o.estimators.base import GradientEstimator, MetaGradient
 from l2o.rules.base import UpdateRule
 from l2o.types import Theta
@@ -32,6 +33,8 @@ class LifetimeES(GradientEstimator):
         num_pairs: perturbations.
         num_lives: lives for each theta of a pair.
         std: standard deviation s of perturbations.
+        rates: learning rates are a kind's times a number drawn log-uniformly from 1 / rates to rates for each life, so
+            that the rule will do under a rate that is tuned afterwards.
     """
 
     rule: UpdateRule
@@ -39,12 +42,15 @@ class LifetimeES(GradientEstimator):
     num_pairs: int = 12
     num_lives: int = 4
     std: float = 0.03
+    rates: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.kinds or self.num_pairs < 1 or self.num_lives < 1 or not self.std > 0:
+        sizes = min(len(self.kinds), self.num_pairs, self.num_lives)
+        if sizes < 1 or not self.std > 0 or not self.rates >= 1:
             raise ValueError(
-                "evolution needs a kind of life, a pair, a life and a positive std; got "
-                f"{len(self.kinds)} kinds, num_pairs={self.num_pairs}, num_lives={self.num_lives}, std={self.std}."
+                "evolution needs a kind of life, a pair, a life, a positive std and rates of 1 or more; got "
+                f"{len(self.kinds)} kinds, num_pairs={self.num_pairs}, num_lives={self.num_lives}, std={self.std}, "
+                f"rates={self.rates}."
             )
 
     @property
@@ -63,11 +69,21 @@ class LifetimeES(GradientEstimator):
             name: torch.cat([p + epsilon[name], p - epsilon[name]]).repeat_interleave(self.num_lives, dim=0)
             for name, p in theta.items()
         }
-        scores = kind.scores(self.rule, generator, 2 * pairs * self.num_lives, copies=2, theta=tried)
+        hyper = self._hyperparameters(kind, generator)
+        num = 2 * pairs * self.num_lives
+        scores = kind.scores(self.rule, generator, num, copies=2, theta=tried, hyperparameters=hyper)
         missed = 1.0 - scores.view(2, pairs, self.num_lives).mean(dim=-1)
         share = (_ranks(missed.flatten()).view(2, pairs)[0] - _ranks(missed.flatten()).view(2, pairs)[1]) / pairs
         grads = {name: torch.tensordot(share.to(e.dtype), e, dims=1) / (2 * self.std**2) for name, e in epsilon.items()}
         return MetaGradient(grads, missed.mean(), {"spread": missed.std()}), state
+
+    def _hyperparameters(self, kind: Kind, generator: Generator) -> Hyperparameters:
+        """A kind's, both thetas of a pair at the same learning rate."""
+        if self.rates == 1.0:
+            return kind.hyperparameters
+        draw = torch.rand(self.num_pairs * self.num_lives, generator=generator).repeat(2)
+        rate = kind.hyperparameters.learning_rate * self.rates ** (2.0 * draw - 1.0)
+        return kind.hyperparameters._replace(learning_rate=rate)
 
 
 def _ranks(x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

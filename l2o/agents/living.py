@@ -46,17 +46,19 @@ class Living:
         num: int,
         copies: int = 1,
         factors: Mapping[str, Number] | None = None,
+        episodes: int = 0,
     ) -> Float[Tensor, " num"]:
         """The share of the possible return of each of `num` whole lives.
 
         Arguments:
-            copies: see `Kind.scores`.
+            copies, episodes: see `Kind.scores`.
             factors: of hyperparameters, in place of the agent's; tensors have one for each life.
         """
         rule, first = unpacked(spec["optimizer"]), self._recalled(spec, kind)
         factors = spec["hyperparameters"] if factors is None else factors
         hyper = scaled(kind.hyperparameters, factors, recalled=first is not None)
-        return _thinking(kind, spec).scores(rule, generator, num, copies, hyperparameters=hyper, first=first)
+        thinking = _thinking(kind, spec)
+        return thinking.scores(rule, generator, num, copies, None, hyper, first, episodes)
 
     def scores_of(
         self, spec: AgentSpec, kinds: Sequence[Kind], generator: Generator, num: int
@@ -78,9 +80,9 @@ def from_nothing(spec: AgentSpec) -> AgentSpec:
     return spec.replaced("library", {"reach": 0.0}, spec.versions["library"])
 
 
-def hyperparameters_of(spec: AgentSpec, kind: Kind) -> Hyperparameters:
-    """A kind's, as the agent has them for what begins from nothing."""
-    return scaled(kind.hyperparameters, spec["hyperparameters"])
+def hyperparameters_of(spec: AgentSpec, kind: Kind, recalled: bool = False) -> Hyperparameters:
+    """A kind's, as the agent has them for what begins from nothing, or with a skill."""
+    return scaled(kind.hyperparameters, spec["hyperparameters"], recalled)
 
 
 def policy_scores(exercise: Exercise, spec: AgentSpec, generator: Generator, num: int) -> Float[Tensor, " num"]:

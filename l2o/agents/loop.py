@@ -17,7 +17,7 @@ from l2o.agents.improve import Proposer
 from l2o.agents.lineage import Lineage
 from l2o.agents.living import Living, hyperparameters_of
 from l2o.agents.memory import SkillMemory
-from l2o.agents.practice import POLICY, Exercise, begun, exercises_of, practise
+from l2o.agents.practice import POLICY, Exercise, able, begun, exercises_of, practise
 from l2o.agents.proposers.choosing import chooser_of
 from l2o.agents.proposers.recursion import Recursion
 from l2o.agents.skills.record import Practice, Record
@@ -31,6 +31,9 @@ from l2o.types import seeded
 
 TRIALS = 10
 """Trials that a practice counts for in what is known of a skill; the share of the possible return succeeded."""
+
+REPORTED = 2
+"""Whole episodes at each look at a life that is reported."""
 
 
 class Round(NamedTuple):
@@ -139,8 +142,11 @@ class Agent:
 
     def reached(self, spec: AgentSpec, num: int, seed: int = 2000) -> dict[str, float]:
         """The part of the possible return that lives of the reported kinds reach, by an agent of these parts."""
-        kinds = self.suite.test.items()
-        return {name: round(float(self.living.scores(spec, kind, seeded(seed), num).mean()), 6) for name, kind in kinds}
+        found = {
+            name: self.living.scores(spec, kind, seeded(seed), num, episodes=REPORTED)
+            for name, kind in self.suite.test.items()
+        }
+        return {name: round(float(scores.mean()), 6) for name, scores in found.items()}
 
     def close(self) -> None:
         """End what proposers have started."""
@@ -155,9 +161,9 @@ class Agent:
     def _practise(self, exercise: Exercise, generator: Generator) -> tuple[float, list[list[Any]]]:
         """Go on with the policy in work, and propose it; one that is worse is given up, weights and optimizer state."""
         c, kind, part = self.config, exercise.kind, exercise.part
-        lifetimes, hyper = self.living.lifetimes(self.spec, kind), hyperparameters_of(self.spec, kind)
-        version, total = self.spec.versions["optimizer"], c.iterations * c.rounds
         begin = self._begin(exercise)
+        lifetimes, hyper = self.living.lifetimes(self.spec, kind), hyperparameters_of(self.spec, kind, able(begin))
+        version, total = self.spec.versions["optimizer"], c.iterations * c.rounds
         value, share = practise(exercise, lifetimes, hyper, begin, version, c.iterations, total, generator)
         self.spec, verdict = self.door.consider(self.spec, Proposal(part, value, "practice"), generator)
         self.memory.keep_up()

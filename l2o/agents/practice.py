@@ -82,6 +82,11 @@ def begun(params: Params, source: int = 0) -> dict[str, Any]:
     return {"params": params, "opt": None, "rule": -1, "source": source}
 
 
+def able(value: dict[str, Any]) -> bool:
+    """Whether a policy part has been practised, or begins with a skill."""
+    return value["opt"] is not None or value["source"] > 0
+
+
 @torch.no_grad()
 def practise(
     exercise: Exercise,

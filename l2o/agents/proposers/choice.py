@@ -13,11 +13,15 @@ from l2o.agents.hyper_bandit import HyperBandit, Pulls
 from l2o.agents.improve import Proposer
 from l2o.agents.spec import AgentSpec, Proposal
 
+FOREIGN = -1
+"""In place of an option's number, where the part is none of them."""
+
 
 class Choice(Proposer):
     """Proposes one of several values, never the present one: by Thompson sampling over the gains that the gate found.
 
     Gains are counted from what the agent began with: those of a later trial are added to what was gained before it.
+    When the part was changed by another proposer they are forgotten, for they were not counted from there.
 
     Arguments:
         part: which part of the agent they are for.
@@ -29,24 +33,30 @@ class Choice(Proposer):
         self.bandit = HyperBandit(len(self.options))
         self.pulls = self.bandit.init(1)
         self.level = 0.0
+        self.present: int | None = None
 
     def propose(self, spec: AgentSpec, generator: Generator) -> Proposal:
+        present = next((i for i, one in enumerate(self.options) if _same(one, spec[self.part])), FOREIGN)
+        if self.present not in (None, present):
+            self.pulls, self.level = self.bandit.init(1), 0.0
+        self.present = present
         noise = torch.rand(1, len(self.options), generator=generator)
-        allowed = torch.tensor([[not _same(one, spec[self.part]) for one in self.options]])
+        allowed = torch.tensor([[i != present for i in range(len(self.options))]])
         option = int(self.bandit.choose(self.pulls, noise, allowed))
         return Proposal(self.part, self.options[option], "Choice")
 
     def hear(self, proposal: Proposal, verdict: Verdict) -> None:
-        option = torch.tensor([next(i for i, one in enumerate(self.options) if _same(one, proposal.value))])
+        option = next(i for i, one in enumerate(self.options) if _same(one, proposal.value))
         paid = self.level + verdict.gain if verdict.pairs else float("nan")
-        self.pulls = self.bandit.updated(self.pulls, option, torch.tensor([paid]))
-        self.level += verdict.gain if verdict.accepted else 0.0
+        self.pulls = self.bandit.updated(self.pulls, torch.tensor([option]), torch.tensor([paid]))
+        if verdict.accepted:
+            self.level, self.present = self.level + verdict.gain, option
 
     def state_dict(self) -> dict[str, Any]:
-        return {"pulls": tuple(self.pulls), "level": self.level}
+        return {"pulls": tuple(self.pulls), "level": self.level, "present": self.present}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.pulls, self.level = Pulls(*state["pulls"]), state["level"]
+        self.pulls, self.level, self.present = Pulls(*state["pulls"]), state["level"], state["present"]
 
 
 def _same(one: Any, other: Any) -> bool:

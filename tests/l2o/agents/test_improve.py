@@ -78,6 +78,15 @@ def test_trials_of_a_round_are_on_the_same_tasks_until_one_is_accepted(tmp_path)
     assert len(tasks_of(0.9, since)) == 1
 
 
+def test_later_trials_of_a_round_need_more_evidence(tmp_path):
+    door, spec = new_door(tmp_path)
+    needed = [door.consider(spec, Proposal("skill", level(0.0)), seeded(i))[1].needed for i in range(2)]
+    door.next_round()
+    needed.append(door.consider(spec, Proposal("skill", level(0.0)), seeded(2))[1].needed)
+    first = [GATE.needed(trial) * 2 for trial in (1, 2, 3)]  # two parts
+    assert needed == pytest.approx([first[0], 2 * first[1], first[2]])
+
+
 def test_trials_go_on_only_while_they_look_good_or_bad():
     patient, hasty = (Gate(batch=32, max_pairs=1024, pace=pace) for pace in (0.0, 0.5))
     means = (0.04, 0.0, -0.04)

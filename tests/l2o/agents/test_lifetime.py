@@ -5,6 +5,7 @@ from torch.func import grad
 from l2o.agents import lifetime
 from l2o.agents.advantages import gae, normalised
 from l2o.agents.environments import Bandit, CartPole, Pendulum, from_gymnasium
+from l2o.agents.episodes import draw
 from l2o.agents.lifetime import Lifetimes
 from l2o.agents.losses import Hyperparameters, ppo_loss
 from l2o.agents.policy import ActorCritic
@@ -147,6 +148,29 @@ def test_the_reported_return_is_that_of_whole_episodes():
     agents = lifetimes(Pendulum(max_steps=100))
     _, report = agents.advance(theta_of(agents), agents.start(4, 1, seeded(0)), Hyperparameters(), seeded(1))
     torch.testing.assert_close(report.episode_return, 100.0 * report.reward)
+
+
+@torch.no_grad()
+def test_whole_episodes_are_those_of_each_lane_by_itself():
+    agents = lifetimes()
+    lives = agents.start(6, 1, seeded(0), copies=2)
+    found = agents.whole_returns(lives, 3, seeded(1), copies=2)
+    assert torch.equal(found[:3], found[3:]) and len(set(found[:3].tolist())) == 3
+    noise = draw(POLE, seeded(1), POLE.max_steps + 1, 3, 3)
+    for lane in range(3):
+        world = tree_map(lambda x, i=lane: x[i], lives.world)
+        params = {name: p[lane] for name, p in lives.learner.params.items()}
+        returns = []
+        for place in range(3):
+            state, total = POLE.reset(world, noise.reset[0, lane, place]), 0.0
+            for i in range(1, POLE.max_steps + 1):
+                action, _ = agents.policy.act(params, POLE.observe(world, state), noise.action[i, lane, place])
+                state, reward, over = POLE.step(world, state, action, noise.step[i, lane, place])
+                total += float(reward)
+                if over:
+                    break
+            returns.append(total)
+        assert float(found[lane]) == pytest.approx(sum(returns) / 3)
 
 
 def test_simulators_of_gymnasium_live_such_lives_too():

@@ -9,6 +9,7 @@ from l2o.agents import suites
 from l2o.agents.environments import CartPole
 from l2o.agents.kind import Kind
 from l2o.agents.lifetime_es import LifetimeES
+from l2o.agents.losses import Hyperparameters
 from l2o.agents.meta_train import LivesConfig, train
 from l2o.agents.ppo import PPO
 from l2o.load import load
@@ -25,9 +26,37 @@ def test_scores_are_shares_of_the_return_and_follow_from_the_generator():
     assert torch.equal(scores, KIND.scores(Adam(0.1), seeded(0), 5))
 
 
-def test_both_thetas_of_a_pair_live_the_same_lives():
+def test_whole_episodes_tell_what_short_lives_cannot_show():
+    # policies that never learn are as good at every look; what 24 steps show of episodes of 100 is too good
+    kind = replace(KIND, environment=CartPole(0.0, 100), hyperparameters=Hyperparameters(learning_rate=0.0))
+    lifetimes = kind.lifetimes(Adam(0.1))
+    true = lifetimes.whole_returns(lifetimes.start(64, 3, seeded(0)), 64, seeded(1)).mean() / 100
+    whole = kind.scores(Adam(0.1), seeded(0), 64, episodes=16).mean()
+    assert float(whole) == pytest.approx(float(true), rel=0.1)
+    assert float(kind.scores(Adam(0.1), seeded(0), 64).mean()) > 1.5 * float(true)
+
+
+def test_the_curve_is_looked_at_evenly_from_the_first_moment_to_the_last():
+    assert KIND.looks() == [0, 1, 2, 3] and replace(KIND, num_iterations=20).looks() == [0, 5, 10, 15, 20]
+    kind = replace(KIND, num_iterations=8)
+    scores = kind.scores(Adam(0.1), seeded(0), 5, episodes=2)
+    lifetimes, generator = kind.lifetimes(Adam(0.1)), seeded(0)
+    lives, found = lifetimes.start(5, 8, generator), []
+    for i in range(9):
+        if i % 2 == 0:
+            found.append(lifetimes.whole_returns(lives, 2, generator))
+        if i < 8:
+            lives, _ = lifetimes.advance(
+                dict(lifetimes.rule.named_parameters()), lives, kind.hyperparameters, generator
+            )
+    area = (found[0] / 2 + found[1] + found[2] + found[3] + found[4] / 2) / 4
+    torch.testing.assert_close(scores, kind.environment.share(area))
+
+
+@pytest.mark.parametrize("rates", [1.0, 4.0])
+def test_both_thetas_of_a_pair_live_the_same_lives(rates):
     # perturbations that vanish beside theta: both ends of each pair are equal, so there is nothing to tell
-    es = LifetimeES(SGD(0.3), (KIND,), num_pairs=3, num_lives=2, std=1e-15)
+    es = LifetimeES(SGD(0.3), (KIND,), num_pairs=3, num_lives=2, std=1e-15, rates=rates)
     theta = {name: p.detach() + 1.0 for name, p in SGD(0.3).named_parameters()}
     gradient, _ = es.estimate(theta, {}, seeded(1))
     assert all(bool((g == 0).all()) for g in gradient.grads.values())
@@ -53,6 +82,16 @@ def test_an_estimate_is_the_rank_weighted_mean_of_perturbations():
         expected = torch.tensordot(share, epsilon[name], dims=1) / (2 * std**2)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(gradient.loss, order.mean(), atol=1e-5, rtol=1e-4)
+
+
+def test_rates_are_drawn_around_the_kinds_own():
+    es = LifetimeES(Adam(0.1), (KIND,), num_pairs=50, num_lives=4, rates=4.0)
+    ratio = es._hyperparameters(KIND, seeded(0)).learning_rate / KIND.hyperparameters.learning_rate
+    assert torch.equal(ratio[:200], ratio[200:]) and len(set(ratio.tolist())) == 200
+    assert 0.25 <= float(ratio.min()) < 0.27 and 3.7 < float(ratio.max()) <= 4.0
+    assert 0.4 < float((ratio < 1.0).float().mean()) < 0.6
+    with pytest.raises(ValueError, match="rates of 1 or more"):
+        LifetimeES(Adam(0.1), (KIND,), rates=0.5)
 
 
 def test_lives_that_nobody_can_score_are_refused():

@@ -13,6 +13,7 @@ from l2o.agents.kind import Kind
 from l2o.agents.lineage import Lineage, LineageWarning
 from l2o.agents.loop import Agent
 from l2o.agents.ppo import PPO
+from l2o.agents.practice import practise
 from l2o.agents.skills.library import SkillLibrary
 from l2o.agents.suites import LifeSuite
 from l2o.training.checkpoint import fingerprint, load_tree
@@ -121,6 +122,20 @@ def test_what_was_learned_is_where_the_next_skill_and_the_next_life_begin(tmp_pa
     assert fingerprint(dict(agent.living.lifetimes(agent.spec, second.kind).first)) == fingerprint(learned)
     agent._practise(second, seeded(1))
     assert skills_of(tmp_path)[1].parents == (1,)
+
+
+def test_what_is_there_already_is_practised_at_the_rate_for_skills(tmp_path, monkeypatch):
+    rates = []
+    monkeypatch.setattr(
+        "l2o.agents.loop.practise", lambda *args: rates.append(float(args[2].learning_rate)) or practise(*args)
+    )
+    frozen = replace(CONFIG, recall=0, recurse=0, tune=0, plan=0, choose=0)
+    agent = Agent(frozen, tmp_path, LifeSuite({"pole": POLE}, {"pole": POLE}, {"pole": POLE}))
+    factors = agent.spec["hyperparameters"] | {"recalled": 0.25}
+    agent.spec = agent.spec.replaced("hyperparameters", factors, 1)
+    for i in range(2):
+        agent._practise(agent.exercises[0], seeded(i))
+    assert rates == [POLE.hyperparameters.learning_rate, 0.25 * POLE.hyperparameters.learning_rate]
 
 
 @pytest.mark.parametrize("setting", PARTS.values())

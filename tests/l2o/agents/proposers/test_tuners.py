@@ -221,6 +221,17 @@ def test_a_choice_goes_on_where_it_was():
         assert again.propose(spec, seeded(i)) == choice.propose(spec, seeded(i))
 
 
+def test_a_choice_forgets_its_gains_when_another_changed_the_part():
+    choice, spec = Choice("x", [{"a": 0}, {"a": 1}, {"a": 2}]), AgentSpec.of(x={"a": 0})
+    proposal = choice.propose(spec, seeded(0))
+    choice.hear(proposal, judged(0.5, accepted=True))
+    spec = spec.replaced("x", proposal.value, 1)
+    choice.hear(choice.propose(spec, seeded(1)), judged(0.1))
+    assert choice.level == 0.5  # its own
+    choice.propose(spec.replaced("x", {"a": "learned"}, 2), seeded(2))
+    assert choice.level == 0.0 and torch.equal(choice.pulls[0], choice.bandit.init(1)[0])
+
+
 class Named(Proposer):
     part = "x"
 
