@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium
 import torch
 import tyro
 from scipy.stats import t
@@ -96,10 +95,11 @@ def final_return(
     )
     agent.learn(512 * setting.iterations)
     judge = make_vec_env(setting.environment, n_envs=1, seed=seed + 10_000)
-    mean, _ = evaluate_policy(agent, judge, episodes)
+    mean = evaluate_policy(agent, judge, episodes)[0]
+    assert isinstance(mean, float)
     environment.close()
     judge.close()
-    return float(mean)
+    return mean
 
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
@@ -166,7 +166,6 @@ def plus_minus(x: torch.Tensor, form: str) -> str:
 def main(config: Config) -> None:
     """Train all, and write the rows where they are wanted."""
     torch.set_num_threads(1)
-    gymnasium.logger.set_level(gymnasium.logger.ERROR)
     rows = list(run(config))
     if config.record:
         print(write("agents_sb3", config, rows, RESULTS, by=("environment", "contestant")))
