@@ -23,8 +23,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from benchmarks.record import RESULTS, write
-from l2o.agents.planning.gradient_planner import GradientPlanner, PlanFamily
+from l2o.agents.planning.gradient_planner import GradientPlanner
 from l2o.agents.planning.model import Model
+from l2o.agents.planning.plan_family import PlanFamily, met_by
 from l2o.agents.planning.planner import CEM, MPPI, Planner
 from l2o.distributed.pool import LocalPool
 from l2o.estimators import Backprop, Problems, Truncation

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from l2o.agents.environments import CartPole, GridWorld, Pendulum, PointMass, spread_over
 from l2o.agents.episodes import begin, draw, rollout
-from l2o.agents.planning.gradient_planner import GradientPlanner, PlanFamily
+from l2o.agents.planning.gradient_planner import GradientPlanner
 from l2o.agents.planning.mcts import MCTS
 from l2o.agents.planning.model import EnvironmentModel, Model
+from l2o.agents.planning.plan_family import PlanFamily, met_by
 from l2o.agents.planning.planner import CEM, MPPI, Plan
 from l2o.agents.planning.world_model import fit_world_model
 from l2o.distributed.pool import LocalPool
@@ -142,6 +143,43 @@ def test_a_rule_learns_to_plan():
     for _ in range(25):
         trainer.step()
     assert cost() < 0.7 * before
+
+
+def test_what_a_planner_meets_is_its_own_closed_loop():
+    planner, family = GradientPlanner(Adam(lr=0.2)), PlanFamily(make, sample)
+    met = met_by(planner, family, 3, 4, 13, seeded(5))
+    generator = seeded(5)
+    world, state = sample(generator, 3)
+    model, first = make(world), None
+    for i in range(4):
+        lanes = slice(3 * i, 3 * i + 3)
+        torch.testing.assert_close(met.state["x"][lanes], state["x"])
+        assert torch.equal(met.world["goal"][lanes], world["goal"])
+        assert torch.equal(met.first[lanes], torch.zeros(3, Integrator.horizon, 2) if first is None else first)
+        plan = planner.plan(model, state, 13, generator, first)
+        state, first = model.step(state, plan.actions[:, 0])[0], plan.shifted()
+
+
+def test_tasks_begin_at_rest_or_where_a_planner_came():
+    met = met_by(GradientPlanner(Adam(lr=0.2)), PlanFamily(make, sample), 2, 3, 13, seeded(0))
+    among, generator = PlanFamily(make, sample, met, share=1.0), seeded(1)
+    for _ in range(10):
+        task = among.sample(generator)
+        lanes = [i for i in range(6) if torch.equal(task.state["x"], met.state["x"][i])]
+        logits = task.init(generator)["logits"]
+        plans = [torch.tanh(logits).view(-1, 2) * Integrator.limit - met.first[i] for i in lanes]
+        assert any(float(away.abs().max()) < 1e-2 for away in plans)
+        expected = make({name: x[lanes[:1]] for name, x in met.world.items()}).cost(
+            {"x": met.state["x"][lanes[:1]]}, torch.tanh(logits).view(1, -1, 2) * Integrator.limit
+        )
+        if len(lanes) == 1:
+            torch.testing.assert_close(task.loss({"logits": logits}, None), expected[0])
+    fresh = PlanFamily(make, sample, met, share=0.0).sample(generator)
+    assert float(fresh.init(generator)["logits"].abs().max()) == 0.0
+    with pytest.raises(ValueError, match="share is a part"):
+        PlanFamily(make, sample, share=1.5)
+    with pytest.raises(ValueError, match="a world and a step"):
+        met_by(GradientPlanner(Adam()), among, 0, 3, 13, generator)
 
 
 def test_a_learned_model_gains_most_of_what_the_true_one_would_gain():
