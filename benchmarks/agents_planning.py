@@ -1,11 +1,16 @@
 """Does a learned optimizer find better plans than CEM, MPPI and Adam, with equally many rollouts of the model?
 
-    python -m benchmarks.agents_planning
+    python -m benchmarks.agents_planning --record
 
 Random point masses, each with a mass, a drag, a goal and three soft obstacles of its own, plans of 20 steps,
-31 rollouts a plan (a gradient counts as 3). Baselines are tuned on validation worlds over the settings in `BASELINES`;
-nothing is tuned on the test worlds. `heavy` are worlds with 1.8 times the mass, which neither tuning nor meta-training
-saw; in `closed` a plan is made at each of 25 steps, with the same budget, and what is lived through counts.
+31 rollouts a plan (a gradient counts as 3). In `open` a plan is made from the start; `heavy` are worlds with 1.8 times
+the mass, which neither tuning nor meta-training saw; in `closed` a plan is made at each of 25 steps, with the same
+budget, the search beginning where the last one ended or at rest, whichever is better on validation worlds, and what is
+lived through counts.
+
+Baselines are tuned on validation worlds over the settings in `BASELINES`, for open and closed loop each by itself.
+Rules are meta-trained for each by itself too: `LearnedMuon` on first plans, the MLP on what it meets in closed loop as
+well. Nothing is tuned on the test worlds.
 """
 
 from __future__ import annotations
@@ -14,23 +19,25 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import tyro
 from jaxtyping import Float
 from torch import Generator, Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from benchmarks.record import RESULTS, write
-from l2o.agents.planning.gradient_planner import GradientPlanner
+from benchmarks.record import RESULTS, markdown, read, write
+from l2o.agents.planning.gradient_planner import ROLLOUTS, GradientPlanner
 from l2o.agents.planning.model import Model
 from l2o.agents.planning.plan_family import PlanFamily, met_by
 from l2o.agents.planning.planner import CEM, MPPI, Planner
 from l2o.distributed.pool import LocalPool
 from l2o.estimators import Backprop, Problems, Truncation
 from l2o.estimators.meta_loss import MetaLoss
-from l2o.rules import Adam, LearnedMuon
+from l2o.rules import Adam, LearnedMuon, MLPRule, UpdateRule
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.types import seeded
 
@@ -53,19 +60,23 @@ class Config:
         budget: rollouts of a plan.
         num_worlds: of each test.
         num_closed: worlds that are lived through.
-        num_seeds: meta-trainings of the learned planner.
-        num_outer, num_tasks, outer_lr, step_scale: of each.
+        num_seeds: meta-trainings of each learned planner.
+        num_tasks: of an outer step.
+        step_scale: of `LearnedMuon`.
+        num_outer, outer_lr: of it, and of the MLP.
+        num_stages: of the MLP's meta-training; at each it is told anew what it meets in closed loop.
         record: keep the rows in benchmarks/results.
     """
 
     budget: int = 31
     num_worlds: int = 1000
     num_closed: int = 200
-    num_seeds: int = 2
-    num_outer: int = 60
+    num_seeds: int = 3
     num_tasks: int = 32
-    outer_lr: float = 1e-3
     step_scale: float = 0.2
+    num_outer: tuple[int, int] = (200, 200)
+    outer_lr: tuple[float, float] = (3e-3, 1e-2)
+    num_stages: int = 4
     record: bool = False
 
 
@@ -132,59 +143,92 @@ def closed_loop(planner: Planner, config: Config, seed: int, num: int, warm: boo
     return total + model.final(state)
 
 
-def learned(config: Config, seed: int) -> tuple[Planner, float]:
-    """A meta-trained planner, and the CPU seconds it took."""
+def learned(config: Config, seed: int, closed: bool) -> tuple[Planner, float]:
+    """A meta-trained planner, for first plans or for closed loop, and the CPU seconds it took."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        rule = LearnedMuon(step_scale=config.step_scale)
-    steps = (config.budget - 1) // 3
-    problems = Problems(
-        rule,
-        PlanFamily(make, sample),
-        config.num_tasks,
-        truncation=Truncation(steps, steps),
-        meta_loss=MetaLoss("final", bound=10.0),
-    )
-    optimizer = torch.optim.Adam(rule.parameters(), config.outer_lr)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, config.num_outer)
-    trainer = MetaTrainer(rule, LocalPool(Backprop(problems), theta_of(rule), seed=seed), optimizer, schedule)
-    began = time.process_time()
-    for i in range(config.num_outer):
-        told = trainer.step()
-        if i % 10 == 0:
-            print(f"       outer step {i}: {told['meta_loss']:.3f}, {time.process_time() - began:.0f} s", flush=True)
-    return GradientPlanner(rule), time.process_time() - began
+        rule: UpdateRule = MLPRule() if closed else LearnedMuon(step_scale=config.step_scale)
+    fresh, num_outer = PlanFamily(make, sample), config.num_outer[closed]
+    optimizer = torch.optim.Adam(rule.parameters(), config.outer_lr[closed])
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, num_outer)
+    began, num_stages = time.process_time(), config.num_stages if closed else 1
+    planner: Planner = GradientPlanner(Adam(lr=0.03))  # whose closed loop the first stage is about
+    for stage in range(num_stages):
+        met = met_by(planner, fresh, 60, 25, config.budget, seeded(100 * seed + stage)) if closed else None
+        trainer = _trainer(rule, replace(fresh, met=met), config, optimizer, schedule, num_stages * seed + stage)
+        losses = [trainer.step()["meta_loss"] for _ in range(num_outer // num_stages)]
+        print(f"       {sum(losses) / len(losses):.3f}, {time.process_time() - began:.0f} s", flush=True)
+        planner = GradientPlanner(rule)
+    return planner, time.process_time() - began
+
+
+def _trainer(
+    rule: UpdateRule, family: PlanFamily, config: Config, optimizer: Optimizer, schedule: LRScheduler, seed: int
+) -> MetaTrainer:
+    steps = (config.budget - 1) // ROLLOUTS
+    horizon, meta_loss = Truncation(steps, steps), MetaLoss("final", bound=10.0)
+    problems = Problems(rule, family, config.num_tasks, truncation=horizon, meta_loss=meta_loss)
+    return MetaTrainer(rule, LocalPool(Backprop(problems), theta_of(rule), seed=seed), optimizer, schedule)
 
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
     """One row a planner and seed."""
     for name, planners in BASELINES.items():
-        costs = [float(open_loop(planner, config, VALIDATION, 300).mean()) for planner in planners]
-        best = planners[costs.index(min(costs))]
-        yield from _row(name, best, config, setting=str(best) if name != "Adam" else f"lr {_rate(best):.2g}")
+        opened = [float(open_loop(planner, config, VALIDATION, 300).mean()) for planner in planners]
+        closed = [warmth(planner, config)[0] for planner in planners]
+        chosen = planners[opened.index(min(opened))], planners[closed.index(min(closed))]
+        yield _row(name, *chosen, config, setting=told(chosen[0]), setting_closed=told(chosen[1]))
     for seed in range(config.num_seeds):
-        planner, seconds = learned(config, seed)
-        yield from _row("learned", planner, config, seed=seed, train_cpu_seconds=seconds)
+        for name, closed_too in (("learned on first plans", False), ("learned in closed loop", True)):
+            planner, seconds = learned(config, seed, closed_too)
+            yield _row(name, planner, planner, config, seed=seed, train_cpu_seconds=seconds)
 
 
-def _row(name: str, planner: Planner, config: Config, **more: Any) -> Iterator[dict[str, Any]]:
-    warm = min((True, False), key=lambda w: float(closed_loop(planner, config, VALIDATION, 60, w).mean()))
+def warmth(planner: Planner, config: Config) -> tuple[float, bool]:
+    """What validation worlds cost in closed loop, and whether searches begin with the last plan."""
+    return min((float(closed_loop(planner, config, VALIDATION, 60, warm).mean()), warm) for warm in (True, False))
+
+
+def _row(name: str, opened: Planner, closed: Planner, config: Config, **more: Any) -> dict[str, Any]:
+    warm = warmth(closed, config)[1]
     found = {
-        "open": open_loop(planner, config, TEST, config.num_worlds),
-        "heavy": open_loop(planner, config, HEAVY, config.num_worlds // 2, 1.8),
-        "closed": closed_loop(planner, config, TEST, config.num_closed, warm),
+        "open": open_loop(opened, config, TEST, config.num_worlds),
+        "heavy": open_loop(opened, config, HEAVY, config.num_worlds // 2, 1.8),
+        "closed": closed_loop(closed, config, TEST, config.num_closed, warm),
     }
     row: dict[str, Any] = {"planner": name, "warm": warm, **more}
     for kind, costs in found.items():
         row |= {kind: float(costs.mean()), f"{kind}_error": float(costs.std() / len(costs) ** 0.5)}
-    told = "  ".join(f"{kind} {row[kind]:.3f} +- {row[f'{kind}_error']:.3f}" for kind in found)
-    print(f"{name:8} {told}  {more}", flush=True)
-    yield row
+    shown = "  ".join(f"{kind} {row[kind]:.3f} +- {row[f'{kind}_error']:.3f}" for kind in found)
+    print(f"{name:8} {shown}  {more}", flush=True)
+    return row
 
 
-def _rate(planner: Planner) -> float:
-    assert isinstance(planner, GradientPlanner)
-    return float(planner.rule.nominal_lr)
+def table() -> str:
+    """The recorded rows in Markdown."""
+    rows = read("agents_planning")
+    lines = []
+    for name in dict.fromkeys(row["planner"] for row in rows):
+        alike = [row for row in rows if row["planner"] == name]
+        cells = [f"{sum(row[kind] for row in alike) / len(alike):.3f}" for kind in ("open", "heavy", "closed")]
+        if len(alike) > 1:
+            cells = [
+                f"{cell} ({min(row[kind] for row in alike):.3f} to {max(row[kind] for row in alike):.3f})"
+                for cell, kind in zip(cells, ("open", "heavy", "closed"), strict=True)
+            ]
+        lines.append([name, *cells])
+    config = rows[-1]["config"]
+    caption = (
+        f"Mean cost of {config['num_worlds']} worlds, {config['num_worlds'] // 2} heavy ones and "
+        f"{config['num_closed']} in closed loop; {config['num_seeds']} meta-trainings of each learned planner, mean and range. "
+        f"{rows[0]['machine']}, commit {rows[0]['commit']}."
+    )
+    return markdown(["planner", "plan from the start", "1.8 times the mass", "closed loop"], lines, caption)
+
+
+def told(planner: Planner) -> str:
+    """A baseline's setting."""
+    return f"lr {planner.rule.nominal_lr:.2g}" if isinstance(planner, GradientPlanner) else str(planner)
 
 
 def main(config: Config) -> None:
