@@ -220,8 +220,8 @@ def table() -> str:
     config = rows[-1]["config"]
     caption = (
         f"Mean cost of {config['num_worlds']} worlds, {config['num_worlds'] // 2} heavy ones and "
-        f"{config['num_closed']} in closed loop; {config['num_seeds']} meta-trainings of each learned planner, mean and "
-        f"range. {rows[0]['machine']}, commit {rows[0]['commit']}."
+        f"{config['num_closed']} in closed loop; {config['num_seeds']} meta-trainings of each learned planner: "
+        f"mean and range. {rows[0]['machine']}, commit {rows[0]['commit']}."
     )
     return markdown(["planner", "plan from the start", "1.8 times the mass", "closed loop"], lines, caption)
 
