@@ -20,7 +20,7 @@ import torch
 import tyro
 from torch import Generator, Tensor
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import RESULTS, markdown, read, write
 from l2o.agents.environments import Bandit, World
 from l2o.agents.recurrent import RL2, RL2Gradient, evaluate
 from l2o.distributed.pool import LocalPool
@@ -168,6 +168,26 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
 
 def _row(name: str, total: Tensor) -> dict[str, Any]:
     return {"player": name, "reward": float(total.mean()), "error": float(total.std() / len(total) ** 0.5)}
+
+
+def table() -> str:
+    """The recorded rows in Markdown: total reward of each player."""
+    rows = read("agents_bandits")
+    lines, sizes = [], dict.fromkeys((row["arms"], row["pulls"]) for row in rows)
+    for size in sizes:
+        alike = [row for row in rows if (row["arms"], row["pulls"]) == size]
+        for name in dict.fromkeys(row["player"] for row in alike):
+            found = [row for row in alike if row["player"] == name]
+            error = "" if name == "best possible" else f" ± {2.0 * found[0]['error']:.3f}"
+            told = ", ".join(f"{row['reward']:.3f}" for row in found)
+            minutes = ", ".join(f"{row['train_cpu_seconds'] / 60:.1f}" for row in found if "train_cpu_seconds" in row)
+            lines.append([f"{size[0]} arms, {size[1]} pulls", name, told + error, minutes])
+    last = rows[-1]
+    caption = (
+        f"Mean total reward over {last['config']['num_test']:,} fresh bandits, ± two standard errors; RL^2: each "
+        f"meta-training by itself, and its CPU minutes. {last['machine']}, commit {last['commit']}."
+    )
+    return markdown(["bandits", "player", "total reward", "CPU minutes"], lines, caption)
 
 
 def main(config: Config) -> None:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.record import RESULTS, read, readable, write
+from benchmarks.record import RESULTS, markdown, read, readable, write
 from l2o.agents.kind import Kind
 from l2o.agents.suites import lives
 from l2o.load import load
@@ -120,15 +120,38 @@ def shown(rows: list[dict[str, Any]]) -> Table:
         of = {row["method"]: row for row in rows if row["kind"] == kind}
         ours = torch.tensor(of["learned"]["lives"])
         cells = [kind, f"{float(ours.mean()):.3f}"]
-        for name, row in of.items():
-            if name != "learned":
-                theirs = torch.tensor(row["lives"])
-                low, high = (x / float(theirs.mean()) for x in interval(ours - theirs))
-                gain = float((ours - theirs).mean() / theirs.mean())
-                at = "" if row["rate"] == 1.0 else f" at {readable(row['rate'])}{' decaying' if row['decays'] else ''}"
-                cells.append(f"{float(theirs.mean()):.3f}{at}: {gain:+.1%} ({low:+.0%} to {high:+.0%})")
+        cells += [beside(ours, row) for name, row in of.items() if name != "learned"]
         table.add_row(*cells)
     return table
+
+
+def table() -> str:
+    """The recorded rows in Markdown."""
+    rows = read("agents_ppo")
+    others = [name for name in dict.fromkeys(row["method"] for row in rows) if name != "learned"]
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        of = {row["method"]: row for row in rows if row["kind"] == kind}
+        if "learned" in of:
+            ours = torch.tensor(of["learned"]["lives"])
+            lines.append([kind, f"{float(ours.mean()):.3f}", *(beside(ours, of.get(name)) for name in others)])
+    heads = ["lives", "learned", *(f"{name}: learned has more by [95%]" for name in others)]
+    caption = (
+        f"Area under the curve of {rows[0]['config']['num_lives']} lives, as a share of the possible return by what "
+        f"lives show of themselves; intervals over lives. {rows[0]['machine']}, commit {rows[0]['commit']}."
+    )
+    return markdown(heads, lines, caption)
+
+
+def beside(ours: Tensor, row: dict[str, Any] | None) -> str:
+    """Another one's area and rate, and how much more the learned one has."""
+    if row is None:
+        return ""
+    theirs = torch.tensor(row["lives"])
+    low, high = (x / float(theirs.mean()) for x in interval(ours - theirs))
+    gain = float((ours - theirs).mean() / theirs.mean())
+    at = "" if row["rate"] == 1.0 else f" at {readable(row['rate'])}{', decaying' if row['decays'] else ''}"
+    return f"{float(theirs.mean()):.3f}{at}: {gain:+.0%} [{low:+.0%}, {high:+.0%}]"
 
 
 def main(config: Config) -> None:

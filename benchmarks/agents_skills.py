@@ -22,7 +22,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import RESULTS, markdown, read, write
 from l2o.agents.environments import GridWorld
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy import ActorCritic
@@ -237,6 +237,33 @@ def _row(part: str, name: str, area: Tensor, mastered: Tensor, budget: float, mo
         "unmastered": float((mastered >= 1.0).float().mean()),
         **more,
     }
+
+
+def table() -> str:
+    """The recorded rows of graphs and grid worlds in Markdown."""
+    rows = [row for row in read("agents_skills") if row["part"] != "goals"]
+    lines = []
+    for row in rows:
+        seconds = row.get("train_cpu_seconds")
+        lines.append(
+            [
+                {"graph": "skill graphs", "grid": "grid worlds"}[row["part"]],
+                row["chooser"],
+                f"{row['area']:.3f} ± {2.0 * row['area_error']:.3f}",
+                f"{row['mastered_after']:,.0f} ± {2.0 * row['mastered_error']:,.0f}",
+                f"{row['unmastered']:.0%}",
+                "" if seconds is None else f"{seconds / 60:.1f}",
+            ]
+        )
+    heads = ["skills", "chooser", "mean competence over life", "all mastered after", "never", "CPU minutes of training"]
+    config = rows[0]["config"]
+    caption = (
+        f"{config['num_lifetimes']:,} learners of 12 skills and 240 practices; of grid worlds with keys and doors "
+        f"{config['grid_lifetimes']} agents and {config['grid_budget']:,} environment steps; ± two standard errors; "
+        "who never masters all counts with the whole life. Privileged choosers see learners from inside. "
+        f"{rows[0]['machine']}, commits {', '.join(dict.fromkeys(row['commit'] for row in rows))}."
+    )
+    return markdown(heads, lines, caption)
 
 
 def _error(x: Tensor) -> float:

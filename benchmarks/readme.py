@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    agents_bandits,
     agents_loop,
+    agents_planning,
+    agents_ppo,
     agents_recursion,
+    agents_sb3,
+    agents_skills,
     agents_tuning,
     claims,
     cluster,
@@ -84,6 +89,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "meta_icl": meta_icl_table.table,
     "icl_models": icl_models.table,
     "icl_cache": icl_cache.table,
+    "agents_ppo": agents_ppo.table,
+    "agents_sb3": agents_sb3.table,
+    "planning": agents_planning.table,
+    "skills": agents_skills.table,
+    "bandits": agents_bandits.table,
     "tracking": agents_tuning.tracking,
     "recursion": agents_recursion.table,
     "scaling": cluster.scaling,
