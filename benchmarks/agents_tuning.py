@@ -120,23 +120,25 @@ def _steady_error(step: float, q: float) -> float:
     return (step**2 + (1.0 - step) ** 2 * q) / (1.0 - (1.0 - step) ** 2)
 
 
-def _agents() -> tuple[Lifetimes, dict[str, Tensor]]:
+def cart_poles() -> tuple[Lifetimes, dict[str, Tensor]]:
+    """Agents in physics of their own, and the theta of their rule."""
     environment = CartPole(spread=0.4)
     rule = Adam(1.0)
     agents = Lifetimes(environment, ActorCritic.of(environment, hidden=(32,)), rule, PPO(16, 32))
     return agents, {name: p.detach() for name, p in rule.named_parameters()}
 
 
-def _rates(num: int) -> Tensor:
+def rates_of(num: int) -> Tensor:
+    """Learning rates that members begin with, evenly in the logarithm."""
     return torch.logspace(math.log10(RATES[0]), math.log10(RATES[1]), num)
 
 
 def population(config: Config, seed: int) -> Iterator[dict[str, Any]]:
     """One row a method; scores are mean episode returns over the last quarter."""
-    agents, theta = _agents()
+    agents, theta = cart_poles()
     for name, every in (("fixed", 10**9), ("population", 3)):
         group = Population(agents, config.num_members, fixed=FIXED, every=every)
-        rates = {"learning_rate": _rates(config.num_members)}
+        rates = {"learning_rate": rates_of(config.num_members)}
         began = time.process_time()
         report, _ = group.run(theta, config.num_families, config.num_iterations, rates, seeded(seed))
         yield _lived(name, report.episode_return, config.num_members, time.process_time() - began)
@@ -144,9 +146,9 @@ def population(config: Config, seed: int) -> Iterator[dict[str, Any]]:
 
 def gradients(config: Config, seed: int) -> Iterator[dict[str, Any]]:
     """One row a method: all knobs, or the learning rate alone, by both kinds of judge."""
-    agents, theta = _agents()
+    agents, theta = cart_poles()
     num = config.num_families * config.num_members
-    rates = _rates(config.num_members).repeat(config.num_families)
+    rates = rates_of(config.num_members).repeat(config.num_families)
     start = {
         "learning_rate": rates,
         "discount": torch.full((num,), 0.98),
@@ -176,7 +178,7 @@ def gradients(config: Config, seed: int) -> Iterator[dict[str, Any]]:
 
 def bandit(config: Config, seed: int) -> Iterator[dict[str, Any]]:
     """One row a clip range, fixed, and one for the bandit that chooses among them; learning rate 0.016."""
-    agents, theta = _agents()
+    agents, theta = cart_poles()
     num = config.num_families * 4
     for clip in (*CLIPS, None):
         generator, chooser = seeded(seed), HyperBandit(len(CLIPS))
