@@ -51,12 +51,16 @@ BASELINES: dict[str, list[Planner]] = {
     "Adam": [GradientPlanner(Adam(lr=lr)) for lr in (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)],
 }
 
+LEARNED = {"learned on first plans": False, "learned in closed loop": True}
+"""Whether a rule learns from what it meets in closed loop too."""
+
 
 @dataclass(frozen=True)
 class Config:
     """Everything that can change the result.
 
     Arguments:
+        planners: which of them; all if empty.
         budget: rollouts of a plan.
         num_worlds: of each test.
         num_closed: worlds that are lived through.
@@ -68,6 +72,7 @@ class Config:
         record: keep the rows in benchmarks/results.
     """
 
+    planners: tuple[str, ...] = ()
     budget: int = 31
     num_worlds: int = 1000
     num_closed: int = 200
@@ -173,13 +178,14 @@ def _trainer(
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
     """One row a planner and seed."""
-    for name, planners in BASELINES.items():
+    wanted = config.planners or (*BASELINES, *LEARNED)
+    for name, planners in ((name, BASELINES[name]) for name in BASELINES if name in wanted):
         opened = [float(open_loop(planner, config, VALIDATION, 300).mean()) for planner in planners]
         closed = [warmth(planner, config)[0] for planner in planners]
         chosen = planners[opened.index(min(opened))], planners[closed.index(min(closed))]
         yield _row(name, *chosen, config, setting=told(chosen[0]), setting_closed=told(chosen[1]))
     for seed in range(config.num_seeds):
-        for name, closed_too in (("learned on first plans", False), ("learned in closed loop", True)):
+        for name, closed_too in ((name, LEARNED[name]) for name in LEARNED if name in wanted):
             planner, seconds = learned(config, seed, closed_too)
             yield _row(name, planner, planner, config, seed=seed, train_cpu_seconds=seconds)
 
@@ -221,7 +227,7 @@ def table() -> str:
     caption = (
         f"Mean cost of {config['num_worlds']} worlds, {config['num_worlds'] // 2} heavy ones and "
         f"{config['num_closed']} in closed loop; {config['num_seeds']} meta-trainings of each learned planner: "
-        f"mean and range. {rows[0]['machine']}, commit {rows[0]['commit']}."
+        f"mean and range. {rows[0]['machine']}, commits {', '.join(dict.fromkeys(row['commit'] for row in rows))}."
     )
     return markdown(["planner", "plan from the start", "1.8 times the mass", "closed loop"], lines, caption)
 
@@ -236,7 +242,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(1)
     rows = list(run(config))
     if config.record:
-        print(write("agents_planning", config, rows, RESULTS))
+        print(write("agents_planning", config, rows, RESULTS, by=("planner", "seed")))
 
 
 if __name__ == "__main__":
