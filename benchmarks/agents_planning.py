@@ -67,7 +67,8 @@ class Config:
         num_seeds: meta-trainings of each learned planner.
         num_tasks: of an outer step.
         step_scale: of `LearnedMuon`.
-        num_outer, outer_lr: of it, and of the MLP.
+        hidden_size: of the MLP.
+        num_outer, outer_lr: of the two.
         num_stages: of the MLP's meta-training; at each it is told anew what it meets in closed loop.
         record: keep the rows in benchmarks/results.
     """
@@ -79,8 +80,9 @@ class Config:
     num_seeds: int = 3
     num_tasks: int = 32
     step_scale: float = 0.2
+    hidden_size: int = 16
     num_outer: tuple[int, int] = (200, 200)
-    outer_lr: tuple[float, float] = (3e-3, 1e-2)
+    outer_lr: tuple[float, float] = (3e-3, 5e-3)
     num_stages: int = 4
     record: bool = False
 
@@ -152,7 +154,7 @@ def learned(config: Config, seed: int, closed: bool) -> tuple[Planner, float]:
     """A meta-trained planner, for first plans or for closed loop, and the CPU seconds it took."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        rule: UpdateRule = MLPRule() if closed else LearnedMuon(step_scale=config.step_scale)
+        rule: UpdateRule = MLPRule(config.hidden_size) if closed else LearnedMuon(step_scale=config.step_scale)
     fresh, num_outer = PlanFamily(make, sample), config.num_outer[closed]
     optimizer = torch.optim.Adam(rule.parameters(), config.outer_lr[closed])
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, num_outer)

@@ -3,8 +3,8 @@
     python -m benchmarks.agents_resume --record
 
 The whole loop (practice, gate, tuning, recursion, choosers, planner, library, lineage) on tiny lives, in a process of
-its own that gets SIGKILL at a random moment of its work, is started again, and is killed again, `num_kills` times; then
-it may end. Compared with a run that nobody killed are the last checkpoint, the ledger, every version, the library, and
+its own that gets SIGKILL at a random moment, is started again, and is killed again, `num_kills` times, which are spread
+evenly over its rounds; then it may end. The gate lets most proposals through here, so that there is much to lose. Compared with a run that nobody killed are the last checkpoint, the ledger, every version, the library, and
 what every round did.
 """
 
@@ -26,6 +26,7 @@ import tyro
 from benchmarks.record import RESULTS, write
 from l2o.agents.config import AgentConfig
 from l2o.agents.environments import CartPole, PointMass
+from l2o.agents.gate import Gate
 from l2o.agents.kind import Kind
 from l2o.agents.loop import Agent
 from l2o.agents.ppo import PPO
@@ -41,7 +42,7 @@ class Config:
     Arguments:
         num_kills: of the disturbed run.
         rounds: of the agent.
-        seed: of the moments, in parts of the undisturbed run's seconds.
+        seed: of the moments, each within the time that the undisturbed run took for a round.
         record: keep the rows in benchmarks/results.
     """
 
@@ -61,7 +62,7 @@ def tiny() -> LifeSuite:
 
 
 def settings(config: Config) -> AgentConfig:
-    """A small agent with every part switched on, and a gate that is easily convinced."""
+    """A small agent with every part switched on."""
     return AgentConfig(
         rounds=config.rounds,
         iterations=2,
@@ -69,7 +70,6 @@ def settings(config: Config) -> AgentConfig:
         choose=2,
         plan=2,
         recall=2,
-        alpha=0.99,
         outer_steps=1,
         num_pairs=2,
         num_lives=1,
@@ -82,7 +82,8 @@ def settings(config: Config) -> AgentConfig:
 
 
 def live(folder: Path, config: Config) -> None:
-    """An agent's life, or what is left of it; in a process of its own."""
+    """An agent's life, or what is left of it, with a gate that is easily convinced; in a process of its own."""
+    Gate.needed = lambda self, trial: 0.9  # type: ignore[method-assign]
     Agent(settings(config), folder, tiny()).run()
 
 
@@ -110,23 +111,26 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         process = processes.Process(target=live, args=(undisturbed, config))
         process.start()
         process.join()
-        seconds, kills, rounds = time.perf_counter() - began, 0, []
-        while kills < config.num_kills:
+        a_round, rounds = (time.perf_counter() - began) / config.rounds, []
+        for kill in range(config.num_kills):
             process = processes.Process(target=live, args=(disturbed, config))
             process.start()
-            process.join(timeout=0.2 + moments.random() * 3.0 * seconds / config.num_kills)
+            while process.is_alive() and len(_rounds(disturbed)) < kill * config.rounds // config.num_kills:
+                time.sleep(0.01)
+            process.join(timeout=moments.random() * a_round)
             if not process.is_alive():
                 break
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-            kills += 1
             rounds.append(len(_rounds(disturbed)))
-            print(f"killed {kills} times, {rounds[-1]} rounds are whole", flush=True)
-        live(disturbed, config)
+            print(f"killed {len(rounds)} times, {rounds[-1]} rounds are whole", flush=True)
+        process = processes.Process(target=live, args=(disturbed, config))
+        process.start()
+        process.join()
         one, other = come_to(undisturbed), come_to(disturbed)
         same = {name: one[name] == other[name] for name in one}
-        row = {"kills": kills, "rounds_at_kills": rounds, "same": same, "trials": one["ledger.jsonl"].count("\n")}
+        row = {"kills": len(rounds), "rounds_at_kills": rounds, "same": same, "trials": one["ledger.jsonl"].count("\n")}
         row["skills"] = len(one["library"])
         print(row)
         yield row
