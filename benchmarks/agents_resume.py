@@ -3,9 +3,10 @@
     python -m benchmarks.agents_resume --record
 
 The whole loop (practice, gate, tuning, recursion, choosers, planner, library, lineage) on tiny lives, in a process of
-its own that gets SIGKILL at a random moment, is started again, and is killed again, `num_kills` times, which are spread
-evenly over its rounds; then it may end. The gate lets most proposals through here, so that there is much to lose. Compared with a run that nobody killed are the last checkpoint, the ledger, every version, the library, and
-what every round did.
+its own that gets SIGKILL at a random moment, is started again, and is killed again, `num_kills` times, which are
+spread evenly over its rounds; then it may end. The gate lets most proposals through here, so that there is much to
+lose. Compared with a run that nobody killed are the last checkpoint, the ledger, every version, the library, and what
+every round did.
 """
 
 from __future__ import annotations
