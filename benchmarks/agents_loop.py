@@ -228,6 +228,26 @@ def table() -> str:
     return markdown(*lines_of(rows), caption)
 
 
+def lineage() -> str:
+    """What agents of all parts became, change by change, in Markdown."""
+    agents = {row["seed"]: row for row in kept(Config(), RESULTS) if row["agent"] == WHOLE}
+    gains: dict[tuple[str, str], list[float]] = {}
+    for row in agents.values():
+        for _, part, by, gain in row["accepted"]:
+            named = part.split("/")[0], by.split(",")[0].replace("Trials", "evolution of factors")
+            gains.setdefault(named, []).append(gain)
+    lines = [
+        [part, by, f"{len(found) / len(agents):.1f}", f"{sum(found) / len(found):+.3f}"]
+        for (part, by), found in sorted(gains.items())
+    ]
+    trials = sum(row["trials"] for row in agents.values()) / len(agents)
+    caption = (
+        f"Means over {len(agents)} agents of all parts, {trials:.0f} trials each. The gain is what the gate saw on "
+        "held-out lives; of policies on episodes in their own world, of choosers on simulated learners."
+    )
+    return markdown(["part", "proposed by", "accepted, an agent", "gain, each"], lines, caption)
+
+
 def lines_of(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Areas by contestant and kind, means over seeds, and how much more the whole agent has, paired by seed."""
     rows = at_best_rates(rows)

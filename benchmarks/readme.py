@@ -67,6 +67,7 @@ def quickstart() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "agents_loop": agents_loop.table,
+    "agents_lineage": agents_loop.lineage,
     "claims": claims.table,
     "quickstart": quickstart,
     "optimizers": report.table,
