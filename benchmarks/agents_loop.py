@@ -219,6 +219,8 @@ def table() -> str:
     """The recorded rows in Markdown."""
     config = Config()
     rows = kept(config, RESULTS)
+    if not rows:
+        return "Not measured yet."
     commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
     caption = (
         f"Area under the curve of {config.num_lives} lives of each kind for each seed, as a share of the possible "
@@ -231,6 +233,8 @@ def table() -> str:
 def lineage() -> str:
     """What agents of all parts became, change by change, in Markdown."""
     agents = {row["seed"]: row for row in kept(Config(), RESULTS) if row["agent"] == WHOLE}
+    if not agents:
+        return "Not measured yet."
     gains: dict[tuple[str, str], list[float]] = {}
     for row in agents.values():
         for _, part, by, gain in row["accepted"]:
@@ -254,7 +258,7 @@ def lines_of(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     kinds, lines = list(dict.fromkeys(row["kind"] for row in rows)), []
     whole = by_seed(rows, WHOLE)
     agents = dict.fromkeys(row["agent"] for row in rows)
-    for agent in [WHOLE, *(one for one in (*AGENTS, BEGINNING, *SWEPT) if one in agents and one != WHOLE)]:
+    for agent in (one for one in (*AGENTS, BEGINNING, *SWEPT) if one in agents):
         mine = by_seed(rows, agent)
         cells = [agent, str(len(mine))]
         for kind in kinds:

@@ -158,6 +158,7 @@ def rounds(config: Config, driver: Driver, gated: bool, rate: float, seed: int) 
             if step == config.rounds:
                 break
             if gated:
+                door.next_round()
                 best, verdict = door.ask(best, recursion, generator)
                 rejected += verdict.reason not in ("better", "undecided")
             else:

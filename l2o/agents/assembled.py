@@ -82,8 +82,8 @@ def graph_of(kinds: Sequence[Kind]) -> SkillGraph:
 def _islands(config: AgentConfig, kinds: tuple[Kind, ...], driver: Driver, theta: Theta) -> WorkerPool:
     """Islands whose steps one driver takes; their estimator trains a rule of its own.
 
-    The rule learns on lives that begin with fresh weights and without a planner, at rates around each kind's own: it is
-    to train anything, at the rate that the agent is tuned to.
+    The rule learns on lives that begin with fresh weights and without a planner, at a third to three times each kind's
+    own rate: it is to train anything, and to bear a rate that is tuned.
     """
     estimator = LifetimeES(config.learned_rule(), kinds, config.num_pairs, config.num_lives, config.std, rates=3.0)
     lr = config.outer_lr if driver == "adam" else config.self_lr

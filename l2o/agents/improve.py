@@ -51,8 +51,9 @@ class Door:
 
     Trials of a round are on the same tasks until one is accepted, so that the agent that is there has to be scored on
     them once. Nothing is proposed in knowledge of how another proposal fared on these tasks: a proposer hears of its
-    own alone, and proposes once a round. But on which tasks a trial is, the trials before it decide: the n-th of a
-    round has up to n sets of tasks that it could be accepted on, and so an n-th of its part's share.
+    own alone, and may propose once between calls of `next_round`. But on which tasks a trial is, the trials before it
+    decide: the n-th of a round has up to n sets of tasks that it could be accepted on, and so an n-th of its part's
+    share.
 
     Arguments:
         gate: of the whole agent.

@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import torch
 
 from benchmarks import agents_loop
 from benchmarks.agents_loop import BEGINNING, FIRST_SEED, SWEPT, WHOLE, Config, kept, lines_of, run
 from l2o.agents.suites import lives
+from l2o.load import load
+from l2o.types import seeded
 
 KINDS = tuple(lives("worlds").test)
 ADAM = next(iter(SWEPT))
@@ -67,4 +70,14 @@ def test_rules_without_an_agent_live_the_test_lives(name, monkeypatch):
     config = Config(num_lives=2, episodes=1)
     (row,) = agents_loop.swept_rows(name, config, FIRST_SEED)
     assert [one[:2] for one in row["swept"]] == [[rate, d] for rate in SWEPT[name][2] for d in (False, True)]
-    assert all(0.0 <= area <= 1.0 for *_, area in row["swept"]) and len({area for *_, area in row["swept"]}) > 1
+    kind, rule = kinds[KINDS[0]], load(SWEPT[name][0], **SWEPT[name][1])
+    areas = agents_loop.areas_by_rate(kind, rule, [(0.5, False), (0.5, True)], config, FIRST_SEED)
+    agents = kind.scores(
+        rule,
+        seeded(agents_loop.test_seed(FIRST_SEED)),
+        2,
+        hyperparameters=kind.hyperparameters._replace(learning_rate=0.5),
+        episodes=1,
+    )  # as an agent of that rule and rate would be tested
+    torch.testing.assert_close(areas[0], agents, atol=0.02, rtol=0.0)
+    assert not torch.equal(areas[0], areas[1])

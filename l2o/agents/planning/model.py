@@ -12,6 +12,9 @@ from torch.func import vmap
 
 from l2o.agents.environments.base import Box, Environment, State, World
 
+ENDED = "ended"
+"""In a state of `EnvironmentModel`, from the first step on: whose episode is over."""
+
 
 class Model(ABC):
     """What continuous actions lead to and cost; pure and differentiable.
@@ -93,8 +96,8 @@ class EnvironmentModel(Model):
         return space
 
     def step(self, state: State, action: Float[Tensor, "lanes a"]) -> tuple[State, Float[Tensor, " lanes"]]:
-        inner = {name: x for name, x in state.items() if name != "ended"}
+        inner = {name: x for name, x in state.items() if name != ENDED}
         chance = action.new_full((*action.shape[:-1], self.environment.step_noise), 0.5)
         after, reward, terminated = self.environment.step(self.world, inner, action, chance)
-        ended = state.get("ended", torch.zeros_like(terminated))
-        return {**after, "ended": ended | terminated}, torch.where(ended, 0.0, -reward)
+        ended = state.get(ENDED, torch.zeros_like(terminated))
+        return {**after, ENDED: ended | terminated}, torch.where(ended, 0.0, -reward)

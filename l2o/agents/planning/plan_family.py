@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from l2o.agents.environments.base import State, World
 from l2o.agents.planning.gradient_planner import actions_of, logits_of
-from l2o.agents.planning.model import Model
+from l2o.agents.planning.model import ENDED, Model
 from l2o.agents.planning.planner import Planner
 from l2o.tasks.base import Task, TaskFamily
 from l2o.types import Batch, Params, tree_map
@@ -102,15 +102,17 @@ def met_by(
 
     Arguments:
         num_worlds: of the family.
-        num_steps: plans in each, the first included.
+        num_steps: plans in each, the first included; fewer where an episode is over before.
         budget: see `Planner.plan`.
     """
     if num_worlds < 1 or num_steps < 1:
         raise ValueError(f"there must be a world and a step; got {num_worlds} and {num_steps}.")
     now = _at_rest(family.make, *family.sample_world(generator, num_worlds))
-    model, found = family.make(now.world), []
+    model, names, found = family.make(now.world), list(now.state), []
     for _ in range(num_steps):
-        found.append(now)
+        there = ~now.state.get(ENDED, torch.zeros(num_worlds, dtype=torch.bool))
+        state = {name: now.state[name] for name in names}
+        found.append(tree_map(lambda x, there=there: x[there], Met(now.world, state, now.first)))
         plan = planner.plan(model, now.state, budget, generator, now.first)
         state, _ = model.step(now.state, plan.actions[:, 0])
         now = Met(now.world, state, plan.shifted())

@@ -13,9 +13,6 @@ from l2o.agents.hyper_bandit import HyperBandit, Pulls
 from l2o.agents.improve import Proposer
 from l2o.agents.spec import AgentSpec, Proposal
 
-FOREIGN = -1
-"""In place of an option's number, where the part is none of them."""
-
 
 class Choice(Proposer):
     """Proposes one of several values, never the present one: by Thompson sampling over the gains that the gate found.
@@ -33,15 +30,17 @@ class Choice(Proposer):
         self.bandit = HyperBandit(len(self.options))
         self.pulls = self.bandit.init(1)
         self.level = 0.0
-        self.present: int | None = None
+        self.version: int | None = None
+        self.accepted: int | None = None
 
     def propose(self, spec: AgentSpec, generator: Generator) -> Proposal:
-        present = next((i for i, one in enumerate(self.options) if _same(one, spec[self.part])), FOREIGN)
-        if self.present not in (None, present):
+        same, version = [_same(one, spec[self.part]) for one in self.options], spec.versions[self.part]
+        known = self.version in (None, version) if self.accepted is None else same[self.accepted]
+        if not known:
             self.pulls, self.level = self.bandit.init(1), 0.0
-        self.present = present
+        self.version, self.accepted = version, None
         noise = torch.rand(1, len(self.options), generator=generator)
-        allowed = torch.tensor([[i != present for i in range(len(self.options))]])
+        allowed = torch.tensor([[not one for one in same]])
         option = int(self.bandit.choose(self.pulls, noise, allowed))
         return Proposal(self.part, self.options[option], "Choice")
 
@@ -50,13 +49,15 @@ class Choice(Proposer):
         paid = self.level + verdict.gain if verdict.pairs else float("nan")
         self.pulls = self.bandit.updated(self.pulls, torch.tensor([option]), torch.tensor([paid]))
         if verdict.accepted:
-            self.level, self.present = self.level + verdict.gain, option
+            self.level, self.accepted = self.level + verdict.gain, option
 
     def state_dict(self) -> dict[str, Any]:
-        return {"pulls": tuple(self.pulls), "level": self.level, "present": self.present}
+        known = {"level": self.level, "version": self.version, "accepted": self.accepted}
+        return {"pulls": tuple(self.pulls), **known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.pulls, self.level, self.present = Pulls(*state["pulls"]), state["level"], state["present"]
+        self.pulls, self.level = Pulls(*state["pulls"]), state["level"]
+        self.version, self.accepted = state["version"], state["accepted"]
 
 
 def _same(one: Any, other: Any) -> bool:

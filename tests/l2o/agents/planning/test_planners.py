@@ -38,6 +38,14 @@ class Integrator(Model):
         return (state["x"] - self.goal).square().sum(-1)
 
 
+class Ends(PointMass):
+    """A point mass whose episode is over where it comes far to the right."""
+
+    def step(self, world, state, action, noise):
+        after, reward, _ = super().step(world, state, action, noise)
+        return after, reward, after["position"][..., 0] > 0.2
+
+
 def problem(num=3):
     generator = seeded(0)
     return Integrator(1.0 + torch.rand(num, generator=generator), torch.rand(num, 2, generator=generator)), {
@@ -158,6 +166,22 @@ def test_what_a_planner_meets_is_its_own_closed_loop():
         assert torch.equal(met.first[lanes], torch.zeros(3, Integrator.horizon, 2) if first is None else first)
         plan = planner.plan(model, state, 13, generator, first)
         state, first = model.step(state, plan.actions[:, 0])[0], plan.shifted()
+
+
+def test_an_environments_episodes_are_met_until_they_are_over():
+    environment = Ends()
+
+    def make(world):
+        return EnvironmentModel(environment, world, 3)
+
+    def sample(generator, num):
+        world = environment.sample(generator, num)
+        return world, environment.reset(world, torch.rand(num, 2, generator=generator))
+
+    met = met_by(GradientPlanner(Adam(lr=0.2)), PlanFamily(make, sample), 6, 8, 13, seeded(0))
+    assert set(met.state) == set(sample(seeded(0), 1)[1])
+    assert 6 < len(met.first) < 48 and len(met.state["position"]) == len(met.world["goal"]) == len(met.first)
+    assert PlanFamily(make, sample, met, share=1.0).sample(seeded(0)).first.shape == (3, 2)
 
 
 def test_tasks_begin_at_rest_or_where_a_planner_came():

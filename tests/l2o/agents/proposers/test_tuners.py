@@ -228,8 +228,10 @@ def test_a_choice_forgets_its_gains_when_another_changed_the_part():
     spec = spec.replaced("x", proposal.value, 1)
     choice.hear(choice.propose(spec, seeded(1)), judged(0.1))
     assert choice.level == 0.5  # its own
-    choice.propose(spec.replaced("x", {"a": "learned"}, 2), seeded(2))
-    assert choice.level == 0.0 and torch.equal(choice.pulls[0], choice.bandit.init(1)[0])
+    for version in (2, 3):  # one learned value, then another
+        choice.level = 0.5
+        choice.propose(spec.replaced("x", {"a": f"learned {version}"}, version), seeded(2))
+        assert choice.level == 0.0 and torch.equal(choice.pulls[0], choice.bandit.init(1)[0])
 
 
 class Named(Proposer):
