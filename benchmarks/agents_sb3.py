@@ -151,11 +151,12 @@ def table() -> str:
         at = f" ({row['rate']:g}{', decaying' if row['decays'] else ''})" if "rate" in row else ""
         lines.append([row["environment"], row["contestant"] + at, plus_minus(returns, ".1f"), told])
     iterations = ", ".join(f"{name} {one.iterations}" for name, one in SETTINGS.items())
+    config = rows[0]["config"]
     caption = (
-        f"Mean return of {rows[0]['config']['episodes']} episodes at the end, mean over {rows[0]['config']['seeds']} "
-        "seeds and the half-width of its 95% interval (t). Stable-Baselines3's PPO with the settings of the "
-        "meta-training for all: discount .98, value weight .005, one hidden layer of 32, 16 environments, 512 steps and "
-        f"4 full-batch updates an iteration; iterations: {iterations}. {rows[0]['machine']}, commit {rows[0]['commit']}."
+        f"Mean return of {config['episodes']} episodes at the end, mean over {config['seeds']} seeds and the half-width of "
+        "its 95% interval (t). Stable-Baselines3's PPO with the settings of the meta-training for all: discount .98, value "
+        "weight .005, one hidden layer of 32, 16 environments, 512 steps and 4 full-batch updates an iteration; "
+        f"iterations: {iterations}. {rows[0]['machine']}, commit {rows[0]['commit']}."
     )
     return markdown(["environment", "optimizer", "return", "l2o: more by"], lines, caption)
 
