@@ -153,10 +153,10 @@ def table() -> str:
     iterations = ", ".join(f"{name} {one.iterations}" for name, one in SETTINGS.items())
     config = rows[0]["config"]
     caption = (
-        f"Mean return of {config['episodes']} episodes at the end, mean over {config['seeds']} seeds and the half-width "
-        "of its 95% interval (t). Stable-Baselines3's PPO with the settings of the meta-training for all: discount .98, "
-        "value weight .005, one hidden layer of 32, 16 environments, 512 steps and 4 full-batch updates an iteration; "
-        f"iterations: {iterations}. {rows[0]['machine']}, commit {rows[0]['commit']}."
+        f"Mean return of {config['episodes']} episodes at the end, mean over {config['seeds']} seeds and the "
+        "half-width of its 95% interval (t). Stable-Baselines3's PPO with the settings of the meta-training for all: "
+        "discount .98, value weight .005, one hidden layer of 32, 16 environments, 512 steps and 4 full-batch updates "
+        f"an iteration; iterations: {iterations}. {rows[0]['machine']}, commit {rows[0]['commit']}."
     )
     return markdown(["environment", "optimizer", "return", "l2o: more by"], lines, caption)
 
