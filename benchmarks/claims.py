@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks import agents_loop
 from benchmarks.meta_icl_table import mean_of_models, pooled
-from benchmarks.record import markdown, read, readable
+from benchmarks.record import RESULTS, markdown, read, readable
 
-OPTIMIZERS = "docs/results/optimizers.md"
+OPTIMIZERS, AGENTS = "docs/results/optimizers.md", "docs/results/agents.md"
 NAMES = {"torchopt": "TorchOpt"}
 
 
@@ -30,8 +31,9 @@ def table() -> str:
         ("a LoRA of SmolLM2-135M, tuned on 16 examples", _lora(), "docs/results/in_context.md"),
         ("SmolLM2-135M, meta-trained to learn in context (MetaICL)", _meta_icl(), "docs/results/in_context.md"),
         ("meta-training on Ray while its workers are killed", _soak(), "docs/guide/cluster.md"),
-        ("the gate that an agent's changes must pass", _gate(), "docs/guide/agents.md"),
-        ("an optimizer for PPO, untuned, beside Adam at its best rate", _ppo(), "l2o/weights/ppo.md"),
+        ("an agent that improves itself, on lives of kinds it never saw", _loop(), AGENTS),
+        ("the gate that its changes must pass", _gate(), "docs/guide/agents.md"),
+        ("an optimizer for PPO, untuned, beside Adam at its best rate", _ppo(), AGENTS),
     )
     lines = ([what, measured, f"[{Path(page).stem}]({page})"] for what, measured, page in claims)
     return markdown(["what", "measured", "all of it"], lines)
@@ -147,6 +149,23 @@ def _soak() -> str:
     )
 
 
+def _loop() -> str:
+    rows = agents_loop.at_best_rates(agents_loop.kept(agents_loop.Config(), RESULTS))
+    if not rows:
+        return "not measured yet"
+    whole = agents_loop.by_seed(rows, agents_loop.WHOLE)
+
+    def mean(agent: str) -> str:
+        return f"{fmean(x for seed, x in agents_loop.by_seed(rows, agent).items() if seed in whole):.2f}"
+
+    frozen = ", ".join(f"{mean(name)} {name}" for name in agents_loop.AGENTS if name != agents_loop.WHOLE)
+    return (
+        f"area under the curve after 20 rounds, share of the possible return, means over up to {len(whole)} agents: "
+        f"{mean(agents_loop.WHOLE)}, at round 0 {mean(agents_loop.BEGINNING)}, PPO with Adam at its best rate "
+        f"{mean(next(iter(agents_loop.SWEPT)))}; with a part frozen {frozen}"
+    )
+
+
 def _gate() -> str:
     rows = [row for row in read("agents_gate") if "false_runs" in row]
     false, runs = sum(row["false_runs"] for row in rows), sum(row["runs"] for row in rows)
@@ -157,7 +176,13 @@ def _ppo() -> str:
     of = {(row["kind"], row["method"]): row["area"] for row in read("agents_ppo")}
     kinds = dict.fromkeys(kind for kind, method in of if method == "adam")
     gains = (f"{of[kind, 'learned'] / of[kind, 'adam'] - 1:+.0%} on {kind}" for kind in kinds)
-    return "area under the curve of whole lives: " + "; ".join(gains)
+    inside = {(row["environment"], row["contestant"]): row["mean"] for row in read("agents_sb3")}
+    ends = (
+        f"{inside[name, 'l2o, ppo']:.0f} beside {inside[name, 'Adam, tuned']:.0f} on {name}"
+        for name in dict.fromkeys(name for name, _ in inside)
+    )
+    told = "area under the curve of whole lives: " + "; ".join(gains)
+    return f"{told}. Return at the end inside Stable-Baselines3: {', '.join(ends)}"
 
 
 def _range(values: Sequence[float]) -> str:
