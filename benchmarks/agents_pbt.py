@@ -155,8 +155,8 @@ def table() -> str:
     config = rows[0]["config"]
     caption = (
         f"CartPole, {len(config['families'])} families of {config['num_members']} members, {config['num_iterations']} "
-        f"iterations: mean episode return over the last quarter, mean and by family. {rows[0]['machine']}, commit "
-        f"{rows[0]['commit']}."
+        f"iterations: mean episode return over the last quarter, mean and by family; seconds of a machine that did "
+        f"other work too. {rows[0]['machine']}, commit {rows[0]['commit']}."
     )
     return markdown(["rates", "return at the end", "seconds a family"], lines, caption)
 

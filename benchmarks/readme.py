@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import (
     agents_bandits,
     agents_loop,
+    agents_pbt,
     agents_planning,
     agents_ppo,
     agents_recursion,
@@ -93,6 +94,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "agents_ppo": agents_ppo.table,
     "agents_sb3": agents_sb3.table,
     "planning": agents_planning.table,
+    "pbt": agents_pbt.table,
     "skills": agents_skills.table,
     "bandits": agents_bandits.table,
     "tracking": agents_tuning.tracking,
