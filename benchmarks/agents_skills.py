@@ -256,12 +256,14 @@ def table() -> str:
             ]
         )
     heads = ["skills", "chooser", "mean competence over life", "all mastered after", "never", "CPU minutes of training"]
-    config = rows[0]["config"]
+    config, grids = rows[0]["config"], any(row["part"] == "grid" for row in rows)
+    told = f"{config['num_lifetimes']:,} learners of 12 skills and 240 practices"
+    if grids:
+        told += f"; of grid worlds with keys and doors {config['grid_lifetimes']} agents"
+        told += f" and {config['grid_budget']:,} environment steps"
     caption = (
-        f"{config['num_lifetimes']:,} learners of 12 skills and 240 practices; of grid worlds with keys and doors "
-        f"{config['grid_lifetimes']} agents and {config['grid_budget']:,} environment steps; ± two standard errors; "
-        "who never masters all counts with the whole life. Privileged choosers see learners from inside. "
-        f"{rows[0]['machine']}, commits {', '.join(dict.fromkeys(row['commit'] for row in rows))}."
+        f"{told}; ± two standard errors; who never masters all counts with the whole life. Privileged choosers see "
+        f"learners from inside. {rows[0]['machine']}, commits {', '.join(dict.fromkeys(r['commit'] for r in rows))}."
     )
     return markdown(heads, lines, caption)
 
