@@ -40,6 +40,7 @@ from benchmarks.agents_ppo import ADAM_RATES
 from benchmarks.record import RESULTS, markdown, read, write
 from l2o.agents.config import AgentConfig
 from l2o.agents.kind import Kind
+from l2o.agents.lifetime import Lives
 from l2o.agents.loop import Agent
 from l2o.agents.spec import AgentSpec
 from l2o.agents.suites import lives
@@ -135,24 +136,20 @@ def swept_rows(name: str, config: Config, seed: int) -> Iterator[dict[str, Any]]
         yield {"agent": name, "kind": label, "seed": seed, "swept": swept}
 
 
-@torch.no_grad()
 def areas_by_rate(kind: Kind, rule: UpdateRule, rates: list[tuple[float, bool]], config: Config, seed: int) -> Tensor:
     """Areas of the lives that agents are tested on: (rates, lives)."""
-    lifetimes, copies, looks = kind.lifetimes(rule), len(rates), kind.looks()
-    generator = seeded(test_seed(seed))
-    state = lifetimes.start(copies * config.num_lives, kind.num_iterations, generator, copies)
+    lifetimes, copies, generator = kind.lifetimes(rule), len(rates), seeded(test_seed(seed))
     rate = torch.tensor([one for one, _ in rates]).repeat_interleave(config.num_lives)
     decays = torch.tensor([decay for _, decay in rates]).repeat_interleave(config.num_lives)
-    found = []
-    for i in range(kind.num_iterations + 1):
-        if i in looks:
-            found.append(lifetimes.whole_returns(state, config.episodes, generator, copies))
-        if i < kind.num_iterations:
-            now = rate * torch.where(decays, 1.0 - i / kind.num_iterations, 1.0)
-            hyper = kind.hyperparameters._replace(learning_rate=now)
-            state, _ = lifetimes.advance(dict(rule.named_parameters()), state, hyper, generator, copies)
-    area = torch.trapezoid(torch.stack(found), torch.tensor(looks), dim=0) / looks[-1]
-    return kind.environment.share(area).view(copies, -1)
+    theta = dict(rule.named_parameters())
+
+    def advance(i: int, state: Lives) -> Lives:
+        now = rate * torch.where(decays, 1.0 - i / kind.num_iterations, 1.0)
+        hyper = kind.hyperparameters._replace(learning_rate=now)
+        return lifetimes.advance(theta, state, hyper, generator, copies)[0]
+
+    num = copies * config.num_lives
+    return kind.whole_area(lifetimes, advance, num, config.episodes, generator, copies).view(copies, -1)
 
 
 def agent_rows(name: str, config: Config, seed: int) -> Iterator[dict[str, Any]]:

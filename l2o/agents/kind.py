@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from l2o.agents.environments.base import Environment
-from l2o.agents.lifetime import Lifetimes
+from l2o.agents.lifetime import Lifetimes, Lives
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy import ActorCritic
 from l2o.agents.ppo import PPO
@@ -90,14 +90,29 @@ class Kind:
             curves = lifetimes.run(hyper, num, self.num_iterations, generator, theta, copies)
             return self.environment.share(curves.area)
         theta = dict(rule.named_parameters()) if theta is None else theta
-        looks = self.looks()
-        with torch.no_grad():
-            lives, found = lifetimes.start(num, self.num_iterations, generator, copies), []
-            for i in range(self.num_iterations + 1):
-                if i in looks:
-                    found.append(lifetimes.whole_returns(lives, episodes, generator, copies))
-                if i < self.num_iterations:
-                    lives, _ = lifetimes.advance(theta, lives, hyper, generator, copies)
+
+        def advance(i: int, lives: Lives) -> Lives:
+            return lifetimes.advance(theta, lives, hyper, generator, copies)[0]
+
+        return self.whole_area(lifetimes, advance, num, episodes, generator, copies)
+
+    @torch.no_grad()
+    def whole_area(
+        self,
+        lifetimes: Lifetimes,
+        advance: Callable[[int, Lives], Lives],
+        num: int,
+        episodes: int,
+        generator: Generator,
+        copies: int = 1,
+    ) -> Float[Tensor, " num"]:
+        """What `scores` are by whole episodes, of lives that go on by `advance(iteration, lives)`."""
+        lives, found, looks = lifetimes.start(num, self.num_iterations, generator, copies), [], self.looks()
+        for i in range(self.num_iterations + 1):
+            if i in looks:
+                found.append(lifetimes.whole_returns(lives, episodes, generator, copies))
+            if i < self.num_iterations:
+                lives = advance(i, lives)
         return self.environment.share(torch.trapezoid(torch.stack(found), torch.tensor(looks), dim=0) / looks[-1])
 
     def looks(self) -> list[int]:
