@@ -33,10 +33,10 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import t
 from torch import Tensor
 
 from benchmarks.agents_ppo import ADAM_RATES
+from benchmarks.interval import half_width
 from benchmarks.record import RESULTS, markdown, read, write
 from l2o.agents.config import AgentConfig
 from l2o.agents.kind import Kind
@@ -284,8 +284,7 @@ def spread_of(more: Tensor) -> str:
     """The mean of differences, and its interval where there are a few."""
     if len(more) < 3:
         return f"{float(more.mean()):+.3f}" if len(more) else ""
-    half = float(more.std() / len(more) ** 0.5 * t.ppf(0.975, len(more) - 1))
-    mean = float(more.mean())
+    mean, half = float(more.mean()), half_width(more)
     return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
 
 

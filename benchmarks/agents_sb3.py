@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 import tyro
-from scipy.stats import t
 
+from benchmarks.interval import half_width
 from benchmarks.record import RESULTS, markdown, read, write
 from l2o import LearnedOptimizer
 
@@ -163,8 +163,7 @@ def table() -> str:
 
 def plus_minus(x: torch.Tensor, form: str) -> str:
     """Mean and half-width."""
-    half = float(x.std() / len(x) ** 0.5 * t.ppf(0.975, len(x) - 1))
-    return f"{float(x.mean()):{form}} ± {half:.1f}"
+    return f"{float(x.mean()):{form}} ± {half_width(x):.1f}"
 
 
 def main(config: Config) -> None:
