@@ -45,12 +45,12 @@ class Config:
 
     num_arms: int = 5
     num_pulls: int = 10
-    seeds: tuple[int, ...] = (0, 1)
-    num_updates: int = 4000
+    seeds: tuple[int, ...] = (0, 1, 2)
+    num_updates: int = 8000
     num_trials: int = 384
-    lr: float = 5e-3
-    hidden_size: int = 48
-    entropy: float = 0.01
+    lr: float = 2e-3
+    hidden_size: int = 64
+    entropy: float = 0.03
     decay: float = 0.95
     num_test: int = 100_000
     record: bool = False
@@ -182,10 +182,10 @@ def table() -> str:
             told = ", ".join(f"{row['reward']:.3f}" for row in found)
             minutes = ", ".join(f"{row['train_cpu_seconds'] / 60:.1f}" for row in found if "train_cpu_seconds" in row)
             lines.append([f"{size[0]} arms, {size[1]} pulls", name, told + error, minutes])
-    last = rows[-1]
+    last, commits = rows[-1], ", ".join(dict.fromkeys(row["commit"] for row in rows))
     caption = (
         f"Mean total reward over {last['config']['num_test']:,} fresh bandits, ± two standard errors; RL^2: each "
-        f"meta-training by itself, and its CPU minutes. {last['machine']}, commit {last['commit']}."
+        f"meta-training by itself, and its CPU minutes. {last['machine']}, commits {commits}."
     )
     return markdown(["bandits", "player", "total reward", "CPU minutes"], lines, caption)
 

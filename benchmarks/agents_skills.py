@@ -52,10 +52,10 @@ class Config:
         num_lifetimes: held-out learners.
         num_seeds: meta-trainings of the learned chooser.
         taught, rewarded: rounds of meta-training on graphs.
-    choosers: folder of the meta-trained choosers, one file a seed; those that are there are not trained again.
+        choosers: folder of the meta-trained choosers, one file a seed; those that are there are not trained again.
         grid_rooms, grid_steps, grid_budget: rooms and time limit of grid worlds, environment steps of a lifetime.
         grid_lifetimes: of each chooser.
-    grid_choosers: which of them take part.
+        grid_choosers: which of them take part.
         mastery: success rate from which a skill counts as mastered.
         record: keep the rows in benchmarks/results.
     """
@@ -64,12 +64,12 @@ class Config:
     num_lifetimes: int = 2000
     num_seeds: int = 1
     taught: int = 70
-    rewarded: int = 80
+    rewarded: int = 400
     choosers: Path = Path("runs/choosers")
     grid_rooms: int = 2
     grid_steps: int = 32
-    grid_budget: int = 60_000
-    grid_lifetimes: int = 16
+    grid_budget: int = 80_000
+    grid_lifetimes: int = 256
     grid_choosers: tuple[str, ...] = ("uniform", "bare progress", "noise-aware progress", "meta-learned on graphs")
     mastery: float = 0.9
     record: bool = False
@@ -256,11 +256,12 @@ def table() -> str:
             ]
         )
     heads = ["skills", "chooser", "mean competence over life", "all mastered after", "never", "CPU minutes of training"]
-    config, grids = rows[0]["config"], any(row["part"] == "grid" for row in rows)
-    told = f"{config['num_lifetimes']:,} learners of 12 skills and 240 practices"
-    if grids:
-        told += f"; of grid worlds with keys and doors {config['grid_lifetimes']} agents"
-        told += f" and {config['grid_budget']:,} environment steps"
+    config = {row["part"]: row["config"] for row in rows}
+    told = f"Graphs: {config['graph']['num_lifetimes']:,} learners of 12 skills, 240 practices"
+    if "grid" in config:
+        told += f"; grid worlds with keys and doors: {config['grid']['grid_lifetimes']:,} agents with PPO, each in a "
+        told += f"layout of its own with {3 * config['grid']['grid_rooms']} skills, {config['grid']['grid_budget']:,} "
+        told += "environment steps"
     caption = (
         f"{told}; ± two standard errors; who never masters all counts with the whole life. Privileged choosers see "
         f"learners from inside. {rows[0]['machine']}, commits {', '.join(dict.fromkeys(r['commit'] for r in rows))}."
