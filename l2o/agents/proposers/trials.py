@@ -26,8 +26,8 @@ class Trials(Proposer):
     rank, add up to the step (Hansen, 2016, https://arxiv.org/abs/1604.00772, section 2.2). All of them live in one
     batch on the kinds that the agent learns from, in the same worlds with the same chances, without a planner: from
     nothing (see `from_nothing`), and where the agent recalls skills, with these too. The gate judges on others. Where
-    it found a step neither better nor worse, the next one goes on from there. A proposal takes
-    `2 num_pairs num_steps num_lives` lives of each kind, or twice as many.
+    it found a step neither better nor worse, the next one goes on from there, while the optimizer stays the same. A
+    proposal takes `2 num_pairs num_steps num_lives` lives of each kind, or twice as many.
 
     Arguments:
         living: how the agent lives.
@@ -57,12 +57,15 @@ class Trials(Proposer):
         self.living, self.kinds, self.spread = living, tuple(kinds), spread
         self.num_pairs, self.num_lives, self.num_steps = num_pairs, num_lives, num_steps
         self.begun: dict[str, float] = {}
+        self.optimizer = 0
         self.reached: dict[str, float] = {}
 
     def propose(self, spec: AgentSpec, generator: Generator) -> Proposal:
         present: dict[str, float] = spec[self.part]
-        if present != self.begun:  # it was changed from elsewhere
+        optimizer = spec.versions["optimizer"]
+        if (present, optimizer) != (self.begun, self.optimizer):  # changed from elsewhere, or for another optimizer
             self.begun = self.reached = dict(present)
+            self.optimizer = optimizer
         value = self.reached
         for _ in range(self.num_steps):
             value = self._step(spec, value, generator)
@@ -72,10 +75,10 @@ class Trials(Proposer):
         self.reached = proposal.value if verdict.reason == "undecided" else self.begun
 
     def state_dict(self) -> dict[str, Any]:
-        return {"begun": self.begun, "reached": self.reached}
+        return {"begun": self.begun, "optimizer": self.optimizer, "reached": self.reached}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.begun, self.reached = state["begun"], state["reached"]
+        self.begun, self.optimizer, self.reached = state["begun"], state["optimizer"], state["reached"]
 
     def _step(self, spec: AgentSpec, value: dict[str, float], generator: Generator) -> dict[str, float]:
         noise = torch.randn(self.num_pairs, len(FACTORS), generator=generator)

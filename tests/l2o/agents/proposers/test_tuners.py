@@ -129,7 +129,9 @@ def test_trials_begin_from_what_others_changed_and_are_resumed(tmp_path):
     again.load_state_dict(load_tree(tmp_path / "state"))
     proposal = trials.propose(spec, seeded(1))
     assert again.propose(spec, seeded(1)).value == proposal.value
-    for reason, changed in (("undecided", agent(entropy=2.0)), ("better", agent(**proposal.value))):
+    optimized = spec.replaced("optimizer", packed(Adam(lr=1e-2)), 1)
+    others = (("undecided", optimized), ("undecided", agent(entropy=2.0)), ("better", agent(**proposal.value)))
+    for reason, changed in others:
         told(trials, proposal, reason)
         fresh = Trials(Known(Nothing()), [KIND]).propose(changed, seeded(2)).value
         assert trials.propose(changed, seeded(2)).value == fresh
