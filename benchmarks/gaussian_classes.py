@@ -1,11 +1,13 @@
 """How near do learners come to the best possible accuracy, where it is known: on Gaussian classes?
 
     python -m benchmarks.gaussian_classes --record
+    python -m benchmarks.gaussian_classes --rates 3e-4 3e-3 1e-2 --record
 
 Class means are N(0, I) in 16 dimensions, examples N(mean, I), 5-way 1-shot. Every learner that classifies is trained on
 the same number of episodes, with its own settings beside (see `l2o learn`), and judged on the same 4,000 others;
-so are the exact Bayes classifier, which none can beat, and the nearest class mean. A run that was stopped goes on from
-its last checkpoint.
+so are the exact Bayes classifier, which none can beat, and the nearest class mean. Adam has the rate of the learner's
+own settings, and others where they are given: the table shows the best by accuracy on episodes kept for that. A run
+that was stopped goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -29,15 +32,15 @@ from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.training.evaluate import half_interval
 from l2o.training.judge import CHUNK, judge
 from l2o.training.learn import LearnConfig
-from l2o.training.learn_command import learn
+from l2o.training.learn_command import JudgeConfig, judge_saved, learn
 from l2o.training.recipes import RECIPES
 from l2o.types import seeded, tree_map
 
 OTHERS = ("relation", "convcnp")
 """Learners of other data: images, numbers on a line."""
 
-TEST_SEED = 10**6
-"""Of the test episodes of runs with seed 0, see `learn_command.report`."""
+TEST_SEED, CHOICE_SEED = 10**6, 3 * 10**6
+"""Of the test episodes of runs with seed 0, see `learn_command.report`; of those by which rates are chosen."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Config:
         learners: which; all that classify vectors if empty.
         seeds: of weights and episodes; the limits are those on the test episodes of seed 0.
         optimizer: of the weights: a class of torch.optim, or an update rule by name.
+        rates: of a class of torch.optim; the learner's own if empty.
         train_episodes: that each learner sees, in as many outer steps as it takes.
         episodes: of the test.
         threads: CPU threads.
@@ -58,7 +62,8 @@ class Config:
     learners: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     optimizer: str = "Adam"
-    train_episodes: int = 320_000
+    rates: tuple[float, ...] = ()
+    train_episodes: int = 80_000
     episodes: int = 4000
     threads: int = 1
     out: Path = Path("runs/gaussian_classes")
@@ -69,8 +74,12 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     """One row for each limit, then one a learner and seed."""
     yield from limits(config)
     for name in config.learners or [name for name in RECIPES if name not in OTHERS]:
-        for seed in config.seeds:
-            yield trained(config, name, seed)
+        for seed, rate in product(config.seeds, config.rates or (None,)):
+            row = trained(config, name, seed, rate)
+            print(
+                f"{name:24} {row['optimizer']} {row['lr']} {row['score']:.4f}, {row['cpu_seconds']:.0f} s", flush=True
+            )
+            yield row
 
 
 def limits(config: Config) -> Iterator[dict[str, Any]]:
@@ -89,8 +98,8 @@ def limits(config: Config) -> Iterator[dict[str, Any]]:
     yield {"learner": "nearest class mean", "episodes": len(scores), "score": score, "half_interval": half}
 
 
-def trained(config: Config, name: str, seed: int) -> dict[str, Any]:
-    """The row of one run, which is finished first where it is not."""
+def trained(config: Config, name: str, seed: int, rate: float | None) -> dict[str, Any]:
+    """The row of one run, which is finished first where it is not, by Adam at a rate or at the learner's own."""
     usual = LearnConfig(learner=name, data="gaussian-classes").resolved()
     assert usual.num_episodes is not None
     steps = -(-config.train_episodes // usual.num_episodes)
@@ -105,8 +114,11 @@ def trained(config: Config, name: str, seed: int) -> dict[str, Any]:
         test_episodes=config.episodes,
         threads=config.threads,
         optimizer=config.optimizer,
+        lr=rate,
     )
-    folder = config.out / "_".join((name, *[config.optimizer] * (config.optimizer != "Adam"), str(seed)))
+    more = [] if config.optimizer == "Adam" else [config.optimizer]
+    more += [] if rate in (None, usual.lr) else [f"{rate:g}"]
+    folder = config.out / "_".join((name, *more, str(seed)))
     folder.mkdir(parents=True, exist_ok=True)
     began = folder / "commit.txt"
     if not began.exists():
@@ -116,15 +128,23 @@ def trained(config: Config, name: str, seed: int) -> dict[str, Any]:
     if (told.get("steps"), told.get("episodes")) != (steps, config.episodes):
         told = learn(settings, folder, show_progress=False)
     told.pop("by_steps")
-    more = {"seed": seed, "train_episodes": steps * usual.num_episodes, "optimizer": config.optimizer}
-    return {**told, **more, "trained_at": began.read_text()}
+    told |= {"seed": seed, "train_episodes": steps * usual.num_episodes, "optimizer": config.optimizer}
+    told |= {"lr": settings.resolved().lr, "choice": choice(folder, config.episodes, seed)}
+    return {**told, "trained_at": began.read_text()}
+
+
+def choice(folder: Path, episodes: int, seed: int) -> float | None:
+    """Accuracy on other episodes than those of the test, to choose a rate by."""
+    found = judge_saved(JudgeConfig(str(folder), part="validation", episodes=episodes, seed=CHOICE_SEED + seed))
+    score = found["score"]
+    return None if score is None else float(score)
 
 
 def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    keep("gaussian_classes", config, rows, by=("learner", "seed", "optimizer"))
+    keep("gaussian_classes", config, rows, by=("learner", "seed", "optimizer", "lr"))
     shown = Table(
         "learner", "accuracy, 95%", "below Bayes", "outer steps", "CPU s", title="Gaussian classes, 5-way 1-shot"
     )
