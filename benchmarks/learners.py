@@ -160,11 +160,11 @@ def gaussian_classes() -> str:
     for name in dict.fromkeys(row["learner"] for row in trained):
         of = [row for row in trained if row["learner"] == name]
         swept = [row for row in of if row["optimizer"] == "Adam"]
-        adam = max(swept, key=lambda row: row.get("choice") or 0.0, default=None)
+        adam = max(swept, key=lambda row: row["choice"] or 0.0, default=None)
         ours = next((row for row in of if row["optimizer"] == "default"), None)
         both = [adam, ours]
         cells = ["" if row is None else f"{row['score']:.4f} ± {row['half_interval']:.4f}" for row in both]
-        rate = "" if adam is None else f"{adam.get("lr", 1e-3):g} of {len(swept)}"
+        rate = "" if adam is None else f"{adam['lr']:g} of {len(swept)}"
         minutes = ", ".join("" if row is None else f"{row['cpu_seconds'] / 60:.1f}" for row in both)
         better = "" if adam is None or ours is None else f"{ours['score'] - adam['score']:+.4f}"
         lines.append([name, cells[0], rate, cells[1], minutes, better])
