@@ -52,7 +52,6 @@ from l2o.learners import (
     meta_grad,
     shapes_of,
 )
-from l2o.learners.neural_process.base import NeuralProcess
 from l2o.optim import LearnedOptimizer
 from l2o.rules import SGD, Adam, LSTMRule, MLPRule, Momentum, OptState, UpdateRule
 from l2o.tasks.episodes import Episode, Examples
@@ -351,7 +350,7 @@ def test_prediction_of_an_input_does_not_depend_on_the_others(learner: str) -> N
 @every_learner
 def test_renaming_the_classes_of_a_feed_forward_learner_renames_its_scores(learner: str) -> None:
     of, given = make(learner).learner, one(0, episodes())
-    named = MAML | CAVIA | MemoryLearner | NeuralProcess | VERSA | RecurrentLearner | SNAIL | Hypernetwork
+    named = MAML | CAVIA | MemoryLearner | PriorFittedNetwork | VERSA | RecurrentLearner | SNAIL | Hypernetwork
     if isinstance(of, named | InContextTransformer):
         pytest.skip("its output units, or its draws, have names of their own")
     turn = torch.tensor([1, 2, 0])

@@ -18,14 +18,16 @@ def attend(
     values: Float[Tensor, "*b n width"],
     heads: int,
     visible: Bool[Tensor, "m n"] | None = None,
+    axes: int = 2,
 ) -> Float[Tensor, "*b m width"]:
     """Multi-head scaled dot-product attention (Vaswani et al., 2017); over nothing it gives zeros.
 
     Arguments:
         visible: which keys a query sees; None for all.
+        axes: of the queries of one episode; more are stacked episodes.
     """
     q, k, v = (_apart(x, heads) for x in (queries, keys, values))
-    if queries.ndim > 2 and keys.shape[-2] and not inside_transform():
+    if queries.ndim > axes and keys.shape[-2] and not inside_transform():
         # stacked episodes, which no second derivatives pass through: a third faster
         return F.scaled_dot_product_attention(q, k, v, visible).transpose(-3, -2).flatten(-2)
     scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.mT
@@ -47,19 +49,20 @@ class CrossAttention(nn.Module):
         queries: numbers in a query, and in a key.
         width: numbers in a value, and in the output.
         heads: they share the width.
+        axes: see `attend`.
     """
 
-    def __init__(self, queries: int, width: int, heads: int) -> None:
+    def __init__(self, queries: int, width: int, heads: int, axes: int = 2) -> None:
         super().__init__()
         check_heads(width, heads)
-        self.heads = heads
+        self.heads, self.axes = heads, axes
         self.q, self.k = nn.Linear(queries, width), nn.Linear(queries, width)
         self.v, self.out = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(
         self, queries: Float[Tensor, "*b m q"], keys: Float[Tensor, "*b n q"], values: Float[Tensor, "*b n width"]
     ) -> Float[Tensor, "*b m width"]:
-        return self.out(attend(self.q(queries), self.k(keys), self.v(values), self.heads))
+        return self.out(attend(self.q(queries), self.k(keys), self.v(values), self.heads, axes=self.axes))
 
 
 class TransformerLayer(nn.Module):
@@ -72,12 +75,13 @@ class TransformerLayer(nn.Module):
         width: numbers in a token.
         heads: of attention.
         hidden: units of the network.
+        axes: see `attend`.
     """
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, axes: int = 2) -> None:
         super().__init__()
         check_heads(width, heads)
-        self.heads, self.width = heads, width
+        self.heads, self.width, self.axes = heads, width, axes
         self.queries, self.shows = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
         for layer in (self.queries, self.shows):  # as torch's own layers are drawn
@@ -94,7 +98,7 @@ class TransformerLayer(nn.Module):
         visible: Bool[Tensor, "m n"] | None = None,
     ) -> Float[Tensor, "*b m width"]:
         keys, values = seen.chunk(2, dim=-1)
-        z = self.norm1(tokens + self.out(attend(self.queries(tokens), keys, values, self.heads, visible)))
+        z = self.norm1(tokens + self.out(attend(self.queries(tokens), keys, values, self.heads, visible, self.axes)))
         return self.norm2(z + self.back(torch.relu(self.hidden(z))))
 
 

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from l2o.learners.answers import answers
 from l2o.learners.backbones import MLP
 from l2o.learners.base import Fast, Outcome
 from l2o.learners.neural_process.base import NeuralProcess
@@ -68,8 +67,8 @@ class PathProcess(NeuralProcess):
         super().__init__(inputs, outputs, likelihood, min_scale, encoder)
         if num_samples < 1 or train_samples < 1:
             raise ValueError(f"there must be a draw of the latent; got {num_samples}, in training {train_samples}.")
-        sizes = (inputs, outputs, width, depth)
-        self.path = AttentionPath(*sizes, heads) if heads else MeanPath(*sizes)
+        sizes = (inputs, self.num_answers, width, depth)
+        self.path = AttentionPath(*sizes, heads, self.axes) if heads else MeanPath(*sizes)
         self.latent = LatentPath(*sizes) if latent else None
         self.width, self.num_samples, self.train_samples = width, num_samples, train_samples
         read = inputs + width + (width if latent else 0)
@@ -84,16 +83,15 @@ class PathProcess(NeuralProcess):
         return super().deviation(raw) if self.fixed_scale is None else torch.full_like(raw, self.fixed_scale)
 
     def start(self, support: Examples) -> Fast:
-        x = self.embed(support.x)
-        y = answers(support.y, self.outputs, x)
+        x, y = self.told(support)
         return self.path.start(x, y) | ({} if self.latent is None else self.latent.start(x, y))
 
     def predict(self, fast: Fast, x: Shaped[Tensor, "*n"]) -> Float[Tensor, "*m"]:
-        z = self.embed(x)
+        z = self.asked(x)
         if self.latent is None:
             return self.shaped(self.decoder(torch.cat([z, self.path.at(fast, z)], dim=-1)))
         same = noise(torch.zeros((), dtype=torch.int64, device=z.device), (self.num_samples, self.width), z)
-        drawn = self.shaped(self._decoded(fast, z, samples(self.latent.prior(fast), same)))
+        drawn = self.shaped(self._decoded(fast, z, samples(self.latent.prior(fast), same)), samples=True)
         if self.classifies:
             return torch.log_softmax(drawn, dim=-1).logsumexp(-3) - math.log(self.num_samples)
         return drawn.movedim(-4, -3)
@@ -103,15 +101,17 @@ class PathProcess(NeuralProcess):
     ) -> Float[Tensor, "*b"]:
         if self.latent is None or not self.training:
             return super().query_loss(fast, query, prediction)
-        x = self.embed(query.x)
-        posterior = self.latent.posterior(fast, x, answers(query.y, self.outputs, x))
-        drawn = noise(seeds(query, x.ndim - 2), (self.train_samples, self.width), x)
-        numbers = self.shaped(self._decoded(fast, x, samples(posterior, drawn)))
+        x, y = self.told(query)
+        posterior = self.latent.posterior(fast, x, y)
+        drawn = noise(seeds(query, x.ndim - 2 - self.classifies), (self.train_samples, self.width), x)
+        drawn = drawn.unsqueeze(-3) if self.classifies else drawn
+        numbers = self.shaped(self._decoded(fast, x, samples(posterior, drawn)), samples=True)
+        apart = divergence(posterior, self.latent.prior(fast))
         if self.classifies:
-            each = self.log_prob(numbers, query.y.unsqueeze(-2))
+            each, apart = self.log_prob(numbers, query.y.unsqueeze(-2)), apart.sum(-1)  # over the classes' latents
         else:
             each = self.normal_log_prob(numbers, query.y.unsqueeze(-3))
-        return divergence(posterior, self.latent.prior(fast)) / x.shape[-2] - each.mean((-2, -1))
+        return apart / x.shape[-2] - each.mean((-2, -1))
 
     def judged(self, fast: Fast, query: Examples, step: int) -> Outcome:
         if self.latent is None or not self.training or self.classifies:

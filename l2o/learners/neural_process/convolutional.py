@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from l2o.learners.answers import answers
 from l2o.learners.backbones import MLP
 from l2o.learners.base import Fast
 from l2o.learners.neural_process.base import NeuralProcess
@@ -61,13 +60,13 @@ class ConvolutionalNeuralProcess(NeuralProcess):
         self.register_buffer("grid", torch.linspace(*self.reach, num), persistent=False)
         spacing = 1 / points_per_unit
         self.log_widths = nn.Parameter(torch.full((2,), math.log(2 * spacing)))  # of smoothing, there and back
-        self.lift = nn.Conv1d(1 + outputs, channels, 1)
+        self.lift = nn.Conv1d(1 + self.num_answers, channels, 1)
         self.blocks = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=kernel // 2) for _ in range(depth))
         self.head = MLP([channels, channels, self.num_numbers])
 
     def start(self, support: Examples) -> Fast:
-        x = self._checked(self.embed(support.x))
-        y = answers(support.y, self.outputs, x)
+        x, y = self.told(support)
+        x = self._checked(x)
         near = self._log_closeness(self.grid.to(x.dtype).unsqueeze(-1), x, 0).exp()  # (*b, grid, n)
         density = near.sum(-1, keepdim=True)
         data = near @ y / (density + 1e-5)
@@ -77,7 +76,7 @@ class ConvolutionalNeuralProcess(NeuralProcess):
         return {"field": z.view(*x.shape[:-2], *z.shape[-2:])}
 
     def predict(self, fast: Fast, x: Shaped[Tensor, "*n"]) -> Float[Tensor, "*m"]:
-        z = self._checked(self.embed(x))
+        z = self._checked(self.asked(x))
         # shares by softmax: closeness may be 0 to all of the grid, once the width is small
         near = torch.softmax(self._log_closeness(z, self.grid.to(z.dtype).unsqueeze(-1), 1), dim=-1)  # (*b, m, grid)
         return self.shaped(self.head(near @ fast["field"].mT))

@@ -44,15 +44,15 @@ class AttentionPath(nn.Module):
 
     Arguments:
         inputs, outputs, width, depth: see `MeanPath`.
-        heads: of attention.
+        heads, axes: see `CrossAttention`.
     """
 
-    def __init__(self, inputs: int, outputs: int, width: int, depth: int, heads: int) -> None:
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int, heads: int, axes: int = 2) -> None:
         super().__init__()
         self.encoder = MLP([inputs + outputs, *[width] * depth])
-        self.mixing = CrossAttention(width, width, heads)
+        self.mixing = CrossAttention(width, width, heads, axes)
         self.places = MLP([inputs, width, width])
-        self.cross = CrossAttention(width, width, heads)
+        self.cross = CrossAttention(width, width, heads, axes)
 
     def start(self, x: Float[Tensor, "*b n inputs"], y: Float[Tensor, "*b n outputs"]) -> Fast:
         """The fast variables of a context."""

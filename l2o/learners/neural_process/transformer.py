@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from l2o.learners.answers import answers
 from l2o.learners.backbones import MLP
 from l2o.learners.base import Fast, Outcome
 from l2o.learners.neural_process.attention import TransformerLayer
@@ -21,15 +20,15 @@ class Tower(nn.Module):
     So the context goes through once, and what remains of it are the keys and values of each layer: the fast variables.
 
     Arguments:
-        width, heads, hidden: see `TransformerLayer`.
+        width, heads, hidden, axes: see `TransformerLayer`.
         depth: layers.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, hidden: int) -> None:
+    def __init__(self, width: int, depth: int, heads: int, hidden: int, axes: int = 2) -> None:
         super().__init__()
         if depth < 1:
             raise ValueError(f"depth must be at least 1, or targets would see nothing; got {depth}.")
-        self.layers = nn.ModuleList(TransformerLayer(width, heads, hidden) for _ in range(depth))
+        self.layers = nn.ModuleList(TransformerLayer(width, heads, hidden, axes) for _ in range(depth))
 
     def start(self, tokens: Float[Tensor, "*b n width"]) -> Fast:
         """What others see of a context, by layers."""
@@ -116,21 +115,20 @@ class TransformerNeuralProcess(NeuralProcess):
         super().__init__(inputs, outputs, likelihood, min_scale, encoder)
         self.autoregressive = autoregressive
         # beside x and y, whether y is known: a target is then no context point of value 0
-        self.embedding = MLP([inputs + outputs + 1, width, width, width, width])
-        self.tower = Tower(width, depth, heads, hidden)
+        self.embedding = MLP([inputs + self.num_answers + 1, width, width, width, width])
+        self.tower = Tower(width, depth, heads, hidden, self.axes)
         self.predictor = MLP([width, hidden, self.num_numbers])
 
     def start(self, support: Examples) -> Fast:
-        x = self.embed(support.x)
-        return self.tower.start(self.embedding(_told(x, answers(support.y, self.outputs, x))))
+        return self.tower.start(self.embedding(_known(*self.told(support))))
 
     def predict(self, fast: Fast, x: Shaped[Tensor, "*n"]) -> Float[Tensor, "*m"]:
-        return self.shaped(self.predictor(self.tower.at(fast, self.embedding(self._asked(self.embed(x))))))
+        return self.shaped(self.predictor(self.tower.at(fast, self.embedding(self._unknown(self.asked(x))))))
 
     def in_turn(self, fast: Fast, query: Examples) -> Float[Tensor, "*m"]:
         """The prediction for each target, told those before it."""
-        x = self.embed(query.x)
-        tokens = torch.cat([_told(x, answers(query.y, self.outputs, x)), self._asked(x)], dim=-2)
+        x, y = self.told(query)
+        tokens = torch.cat([_known(x, y), self._unknown(x)], dim=-2)
         told, asked = self.embedding(tokens).chunk(2, dim=-2)
         tokens = self.tower.in_turn(fast, told, asked)
         return self.shaped(self.predictor(tokens))
@@ -146,23 +144,23 @@ class TransformerNeuralProcess(NeuralProcess):
         return self._judged(self.in_turn(fast, query), query)
 
     def feed_forward(self, episode: Episode) -> Outcome:
-        x, z = self.embed(episode.support.x), self.embed(episode.query.x)
+        (x, y), (z, labels) = self.told(episode.support), self.told(episode.query)
         n, m = x.shape[-2], z.shape[-2]
-        seen, visible = [_told(x, answers(episode.support.y, self.outputs, x))], None
+        seen, visible = [_known(x, y)], None
         if self.autoregressive:
-            seen.append(_told(z, answers(episode.query.y, self.outputs, z)))
+            seen.append(_known(z, labels))
             visible = in_turn_mask(n, m, x.device)
             visible = torch.cat([F.pad(torch.ones_like(visible[:1, :n]).expand(n, n), (0, m)), visible])
-        tokens = self.embedding(torch.cat([*seen, self._asked(z)], dim=-2))
+        tokens = self.embedding(torch.cat([*seen, self._unknown(z)], dim=-2))
         out = self.tower.at_once(tokens, tokens.shape[-2] - m, visible)
         return self._judged(self.shaped(self.predictor(out)), episode.query)
 
     def _judged(self, prediction: Float[Tensor, "*n"], query: Examples) -> Outcome:
         return self.outcome(super().query_loss({}, query, prediction), prediction, query)
 
-    def _asked(self, x: Float[Tensor, "*b n inputs"]) -> Float[Tensor, "*b n read"]:
-        return F.pad(x, (0, self.outputs + 1))
+    def _unknown(self, x: Float[Tensor, "*b n inputs"]) -> Float[Tensor, "*b n read"]:
+        return F.pad(x, (0, self.num_answers + 1))
 
 
-def _told(x: Float[Tensor, "*b n inputs"], y: Float[Tensor, "*b n outputs"]) -> Float[Tensor, "*b n read"]:
+def _known(x: Float[Tensor, "*b n inputs"], y: Float[Tensor, "*b n outputs"]) -> Float[Tensor, "*b n read"]:
     return torch.cat([x, y, torch.ones_like(x[..., :1])], dim=-1)

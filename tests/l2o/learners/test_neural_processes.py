@@ -18,6 +18,7 @@ from l2o.learners.neural_process.base import NeuralProcess
 from l2o.learners.neural_process.paths import deviation, divergence, noise, seeds
 from l2o.rules import SGD
 from l2o.tasks.episodes import Episode, Examples
+from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.tasks.gaussian_process import GaussianProcess
 from l2o.training.judge import judge
 from l2o.types import seeded, tree_map
@@ -52,6 +53,12 @@ def one(of: Episode, i: int = 0) -> Episode:
     return tree_map(lambda x: x[i], of)
 
 
+def classes(num: int = 3, dtype: torch.dtype = torch.float64, seed: int = 1) -> Episode:
+    """Three classes of points on a line, two told of each and two asked."""
+    drawn = GaussianClasses(1, 0.1, way=3, shot=2, query=2).sample_many(seeded(seed), num)
+    return Episode(*(Examples(part.x.to(dtype).clamp(-2.0, 2.0), part.y) for part in drawn))
+
+
 @every_process
 @pytest.mark.parametrize("training", [True, False])
 def test_stacked_episodes_give_what_each_gives_alone(name: str, training: bool) -> None:
@@ -63,6 +70,45 @@ def test_stacked_episodes_give_what_each_gives_alone(name: str, training: bool) 
         torch.testing.assert_close(stacked.scores, other.scores)
         torch.testing.assert_close(stacked.grads, other.grads)
     assert max(float(grad.abs().max()) for grad in stacked.grads.values()) > 1e-6
+
+
+@every_process
+@pytest.mark.parametrize("training", [True, False])
+def test_so_do_stacked_episodes_of_classes(name: str, training: bool) -> None:
+    adaptation = Adaptation(make(name, outputs=3, likelihood="categorical")).train(training)
+    stacked = meta_grad(adaptation, classes())
+    for batching in ("loop", "vmap"):
+        other = meta_grad(adaptation, classes(), batching=batching)
+        torch.testing.assert_close(stacked.losses, other.losses)
+        torch.testing.assert_close(stacked.grads, other.grads)
+    assert stacked.losses.std() > 1e-9 and max(float(grad.abs().max()) for grad in stacked.grads.values()) > 1e-6
+
+
+@every_process
+@pytest.mark.parametrize("training", [True, False])
+def test_names_of_classes_mean_nothing(name: str, training: bool) -> None:
+    learner = make(name, outputs=3, likelihood="categorical").train(training)
+    given, names = one(classes()), torch.tensor([2, 0, 1])
+    renamed = Episode(*(Examples(part.x, names[part.y]) for part in given))
+    found = [learner.judged(learner.start(e.support), e.query, 0) for e in (given, renamed)]
+    if learner.mixes or not training:  # draws of a latent in training differ from episode to episode
+        torch.testing.assert_close(found[0], found[1])
+    said = [learner.predict(learner.start(e.support), given.query.x) for e in (given, renamed)]
+    torch.testing.assert_close(said[0], said[1][:, names])
+
+
+@every_process
+def test_it_learns_to_tell_classes_apart_that_it_was_shown(name: str) -> None:
+    torch.manual_seed(1)
+    adaptation = Adaptation(PROCESSES[name](outputs=3, likelihood="categorical"))
+    optimizer, losses = torch.optim.Adam(adaptation.parameters(), 1e-2), []
+    for i in range(80):
+        found = meta_grad(adaptation, classes(32, torch.float32, seed=i))
+        for key, p in adaptation.named_parameters():
+            p.grad = found.grads[key]
+        optimizer.step()
+        losses.append(float(found.losses.mean()))
+    assert losses[0] > 1.0 and sum(losses[-10:]) / 10 < 0.7, losses[::10]
 
 
 @every_process
@@ -222,12 +268,10 @@ def test_attention_is_torchs_own() -> None:
 
 @pytest.mark.parametrize("name", ["tnp-d", "tnp-a"])
 def test_a_transformers_one_pass_is_the_two_of_start_and_prediction(name: str) -> None:
-    learner, given = make(name), episodes()
-    for episode in (given, one(given)):
-        for got, expected in zip(
-            learner.feed_forward(episode), learner.judged(learner.start(episode.support), episode.query, 0), strict=True
-        ):
-            torch.testing.assert_close(got, expected)
+    for learner, given in ((make(name), episodes()), (make(name, outputs=3, likelihood="categorical"), classes())):
+        for episode in (given, one(given)):
+            expected = learner.judged(learner.start(episode.support), episode.query, 0)
+            torch.testing.assert_close(learner.feed_forward(episode), expected)
 
 
 def test_an_autoregressive_process_is_told_what_came_before_and_nothing_else() -> None:
