@@ -33,6 +33,7 @@ from l2o.training.evaluate import half_interval
 from l2o.training.judge import CHUNK, judge
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import JudgeConfig, judge_saved, learn
+from l2o.training.outer import torch_class
 from l2o.training.recipes import RECIPES
 from l2o.types import seeded, tree_map
 
@@ -71,7 +72,9 @@ class Config:
 
 
 def run(config: Config) -> Iterator[dict[str, Any]]:
-    """One row for each limit, then one a learner and seed."""
+    """One row for each limit, then one a learner, seed and rate."""
+    if config.rates and torch_class(config.optimizer) is None:
+        raise ValueError(f"rates are of a class of torch.optim, a rule is not tuned; got {config.optimizer!r}.")
     yield from limits(config)
     for name in config.learners or [name for name in RECIPES if name not in OTHERS]:
         for seed, rate in product(config.seeds, config.rates or (None,)):
@@ -126,15 +129,22 @@ def trained(config: Config, name: str, seed: int, rate: float | None) -> dict[st
     report = folder / "test.json"
     told = json.loads(report.read_text()) if report.exists() else {}
     if (told.get("steps"), told.get("episodes")) != (steps, config.episodes):
-        told = learn(settings, folder, show_progress=False)
-    told.pop("by_steps")
+        try:
+            told = learn(settings, folder, show_progress=False)
+        except ValueError:
+            if (folder / "best.safetensors").exists():
+                raise
+            told = {"learner": name, "steps": steps, "episodes": config.episodes, "score": None, "half_interval": None}
+    told.pop("by_steps", None)
     told |= {"seed": seed, "train_episodes": steps * usual.num_episodes, "optimizer": config.optimizer}
     told |= {"lr": settings.resolved().lr, "choice": choice(folder, config.episodes, seed)}
     return {**told, "trained_at": began.read_text()}
 
 
 def choice(folder: Path, episodes: int, seed: int) -> float | None:
-    """Accuracy on other episodes than those of the test, to choose a rate by."""
+    """Accuracy on other episodes than those of the test, to choose a rate by; None of a run without a finite score."""
+    if not (folder / "best.safetensors").exists():
+        return None
     found = judge_saved(JudgeConfig(str(folder), part="validation", episodes=episodes, seed=CHOICE_SEED + seed))
     score = found["score"]
     return None if score is None else float(score)
@@ -144,14 +154,14 @@ def main(config: Config) -> None:
     """Train, judge, write, show."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    keep("gaussian_classes", config, rows, by=("learner", "seed", "optimizer", "lr"))
+    keep("gaussian_classes", config, rows, by=("learner", "seed", "optimizer", "lr", "train_episodes"))
     shown = Table(
         "learner", "accuracy, 95%", "below Bayes", "outer steps", "CPU s", title="Gaussian classes, 5-way 1-shot"
     )
     best = rows[0]["score"]
     for name in dict.fromkeys(row["learner"] for row in rows):
         of = [row for row in rows if row["learner"] == name]
-        score, half = (mean(row[key] for row in of) for key in ("score", "half_interval"))
+        score, half = (mean(row[key] or 0.0 for row in of) for key in ("score", "half_interval"))
         steps, cpu = (f"{mean(row.get(key, 0) for row in of):,.0f}" for key in ("steps", "cpu_seconds"))
         shown.add_row(name, f"{score:.4f} ± {half:.4f}", f"{best - score:.4f}", steps, cpu)
     Console(width=120).print(shown)

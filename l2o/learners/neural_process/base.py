@@ -14,7 +14,6 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from l2o.learners.answers import answers
 from l2o.learners.base import Fast, Learner, Outcome, accuracy_of, one_hot
 from l2o.tasks.episodes import Examples
 
@@ -32,10 +31,6 @@ class NeuralProcess(Learner):
 
     `distribution` makes a `torch.distributions.Distribution` of it. The query loss is the mean negative log-likelihood,
     nats per target point.
-
-    Names of classes mean nothing, so one network serves them all, as Garnelo et al. (2018a, section 4.3) have it: each
-    class is a process of its own, whose context says of each point whether it is of the class, and whose value at a
-    target is the class's logit. Renamed classes are renamed predictions, and no weight depends on how many there are.
 
     Arguments:
         inputs: numbers in an input, or what the encoder gives of it.
@@ -72,48 +67,12 @@ class NeuralProcess(Learner):
     def measure(self) -> str:
         return "negative log-likelihood"
 
-    @property
-    def axes(self) -> int:
-        """Of what networks read of one episode: points and numbers, and before them classes."""
-        return 3 if self.classifies else 2
-
-    @property
-    def num_answers(self) -> int:
-        """Numbers of a value, as networks read it."""
-        return 1 if self.classifies else self.outputs
-
-    @property
-    def num_numbers(self) -> int:
-        """Numbers that describe one prediction, as networks give it."""
-        return 1 if self.classifies else 2 * self.outputs
-
     def embed(self, x: Shaped[Tensor, "*n"]) -> Float[Tensor, "*b n inputs"]:
         """Inputs as the process reads them."""
         z = x if self.encoder is None else self.encoder(x)
         if z.shape[-1] != self.inputs:
             raise ValueError(f"inputs must have {self.inputs} numbers, as this learner was made; got {z.shape[-1]}.")
         return z
-
-    def asked(self, x: Shaped[Tensor, "*n"]) -> Float[Tensor, "*c m inputs"]:
-        """Inputs as networks read them; where labels are predicted, a copy for each class, before the points."""
-        return self._by_class(self.embed(x))
-
-    def told(self, examples: Examples) -> tuple[Float[Tensor, "*c n inputs"], Float[Tensor, "*c n answers"]]:
-        """Inputs and values as networks read them; of labels, for each class whether it is theirs."""
-        x = self.embed(examples.x)
-        if not self.classifies:
-            return x, answers(examples.y, self.outputs, x)
-        return self._by_class(x), one_hot(examples.y, self.outputs, x).mT.unsqueeze(-1)
-
-    def shaped(self, numbers: Float[Tensor, "*n numbers"], samples: bool = False) -> Float[Tensor, "*m"]:
-        """Networks' numbers as a prediction.
-
-        Arguments:
-            samples: there is an axis of them before the points.
-        """
-        if self.classifies:
-            return numbers.squeeze(-1).movedim(-3 if samples else -2, -1)
-        return numbers.unflatten(-1, (self.outputs, 2))
 
     def deviation(self, raw: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """The deviation of a raw one."""
@@ -178,9 +137,6 @@ class NeuralProcess(Learner):
     def outcome(self, loss: Float[Tensor, "*b"], prediction: Float[Tensor, "*n"], query: Examples) -> Outcome:
         """A loss with its score: accuracy, or the same negative log-likelihood where values are predicted."""
         return Outcome(loss, accuracy_of(prediction.detach(), query.y) if self.classifies else loss.detach())
-
-    def _by_class(self, x: Float[Tensor, "*b n inputs"]) -> Float[Tensor, "*c n inputs"]:
-        return x.unsqueeze(-3).expand(*x.shape[:-2], self.outputs, *x.shape[-2:]) if self.classifies else x
 
 
 def _mean(x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:

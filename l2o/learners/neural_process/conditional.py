@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from l2o.learners.backbones import MLP
 from l2o.learners.base import Fast, Outcome
-from l2o.learners.neural_process.base import NeuralProcess
+from l2o.learners.neural_process.classwise import ClasswiseProcess
 from l2o.learners.neural_process.paths import (
     AttentionPath,
     LatentPath,
@@ -27,7 +27,7 @@ from l2o.learners.neural_process.paths import (
 from l2o.tasks.episodes import Examples
 
 
-class PathProcess(NeuralProcess):
+class PathProcess(ClasswiseProcess):
     """Decodes what a deterministic path says at each target, and a latent variable where there is one.
 
     With a latent, predictions are mixtures over `num_samples` draws of it, always by the same normal numbers. In
@@ -36,7 +36,8 @@ class PathProcess(NeuralProcess):
         (KL(q(z | context, targets) | q(z | context)) - E log p(targets | z)) / targets
 
     by `train_samples` draws, whose normal numbers are a function of the episode; in evaluation it is the mixture's
-    negative log-likelihood, each target by itself, as for all others.
+    negative log-likelihood, each target by itself, as for all others. Of labels there is one latent for all classes,
+    of the points as each of them sees them.
 
     Arguments:
         width, depth: units and layers of encoders and the decoder.
@@ -84,7 +85,7 @@ class PathProcess(NeuralProcess):
 
     def start(self, support: Examples) -> Fast:
         x, y = self.told(support)
-        return self.path.start(x, y) | ({} if self.latent is None else self.latent.start(x, y))
+        return self.path.start(x, y) | ({} if self.latent is None else self.latent.start(*self._pooled(x, y)))
 
     def predict(self, fast: Fast, x: Shaped[Tensor, "*n"]) -> Float[Tensor, "*m"]:
         z = self.asked(x)
@@ -102,16 +103,14 @@ class PathProcess(NeuralProcess):
         if self.latent is None or not self.training:
             return super().query_loss(fast, query, prediction)
         x, y = self.told(query)
-        posterior = self.latent.posterior(fast, x, y)
-        drawn = noise(seeds(query, x.ndim - 2 - self.classifies), (self.train_samples, self.width), x)
-        drawn = drawn.unsqueeze(-3) if self.classifies else drawn
+        posterior = self.latent.posterior(fast, *self._pooled(x, y))
+        drawn = noise(seeds(query, x.ndim - self.axes), (self.train_samples, self.width), x)
         numbers = self.shaped(self._decoded(fast, x, samples(posterior, drawn)), samples=True)
-        apart = divergence(posterior, self.latent.prior(fast))
         if self.classifies:
-            each, apart = self.log_prob(numbers, query.y.unsqueeze(-2)), apart.sum(-1)  # over the classes' latents
+            each = self.log_prob(numbers, query.y.unsqueeze(-2))
         else:
             each = self.normal_log_prob(numbers, query.y.unsqueeze(-3))
-        return apart / x.shape[-2] - each.mean((-2, -1))
+        return divergence(posterior, self.latent.prior(fast)) / x.shape[-2] - each.mean((-2, -1))
 
     def judged(self, fast: Fast, query: Examples, step: int) -> Outcome:
         if self.latent is None or not self.training or self.classifies:
@@ -120,14 +119,20 @@ class PathProcess(NeuralProcess):
         return Outcome(loss, loss.detach())
 
     def _decoded(
-        self, fast: Fast, x: Float[Tensor, "*b m inputs"], latents: Float[Tensor, "*b num width"]
-    ) -> Float[Tensor, "*b num m numbers"]:
+        self, fast: Fast, x: Float[Tensor, "*c m inputs"], latents: Float[Tensor, "*b num width"]
+    ) -> Float[Tensor, "*c num m numbers"]:
         """The decoder's output at every input, for every draw of the latent."""
         here = torch.cat([x, self.path.at(fast, x)], dim=-1).unsqueeze(-3)
-        num, m = latents.shape[-2], x.shape[-2]
-        here = here.expand(*here.shape[:-3], num, m, here.shape[-1])
-        there = latents.unsqueeze(-2).expand(*latents.shape[:-1], m, self.width)
+        latents = latents.unsqueeze(-3) if self.classifies else latents
+        here = here.expand(*here.shape[:-3], latents.shape[-2], *here.shape[-2:])
+        there = latents.unsqueeze(-2).expand(*here.shape[:-1], self.width)
         return self.decoder(torch.cat([here, there], dim=-1))
+
+    def _pooled(
+        self, x: Float[Tensor, "*c n inputs"], y: Float[Tensor, "*c n answers"]
+    ) -> tuple[Float[Tensor, "*b all inputs"], Float[Tensor, "*b all answers"]]:
+        """The points of all classes together, of which the latent is made."""
+        return (x.flatten(-3, -2), y.flatten(-3, -2)) if self.classifies else (x, y)
 
 
 class ConditionalNeuralProcess(PathProcess):

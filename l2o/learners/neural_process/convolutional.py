@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from l2o.learners.backbones import MLP
 from l2o.learners.base import Fast
-from l2o.learners.neural_process.base import NeuralProcess
+from l2o.learners.neural_process.classwise import ClasswiseProcess
 from l2o.learners.transforms import inside_transform
 from l2o.tasks.episodes import Examples
 
 
-class ConvolutionalNeuralProcess(NeuralProcess):
+class ConvolutionalNeuralProcess(ClasswiseProcess):
     """A context is smoothed onto a grid, convolved there, and smoothed to the targets: moved inputs, moved predictions.
 
     The first channel on the grid is the density of context points, w(g) = sum_i k(g - x_i), so that "no point" differs
@@ -65,20 +65,22 @@ class ConvolutionalNeuralProcess(NeuralProcess):
         self.head = MLP([channels, channels, self.num_numbers])
 
     def start(self, support: Examples) -> Fast:
-        x, y = self.told(support)
-        x = self._checked(x)
+        x = self._checked(self.embed(support.x))
         near = self._log_closeness(self.grid.to(x.dtype).unsqueeze(-1), x, 0).exp()  # (*b, grid, n)
+        near = near.unsqueeze(-3) if self.classifies else near
         density = near.sum(-1, keepdim=True)
-        data = near @ y / (density + 1e-5)
-        z = self.lift(_flat(torch.cat([density, data], dim=-1).mT))
+        data = near @ self.values(support, x) / (density + 1e-5)
+        read = torch.cat([density.expand(*data.shape[:-1], 1), data], dim=-1)
+        z = self.lift(_flat(read.mT))
         for block in self.blocks:
             z = z + block(torch.relu(z))
-        return {"field": z.view(*x.shape[:-2], *z.shape[-2:])}
+        return {"field": z.view(*read.shape[:-2], *z.shape[-2:])}
 
     def predict(self, fast: Fast, x: Shaped[Tensor, "*n"]) -> Float[Tensor, "*m"]:
-        z = self._checked(self.asked(x))
+        z = self._checked(self.embed(x))
         # shares by softmax: closeness may be 0 to all of the grid, once the width is small
         near = torch.softmax(self._log_closeness(z, self.grid.to(z.dtype).unsqueeze(-1), 1), dim=-1)  # (*b, m, grid)
+        near = near.unsqueeze(-3) if self.classifies else near
         return self.shaped(self.head(near @ fast["field"].mT))
 
     def _log_closeness(

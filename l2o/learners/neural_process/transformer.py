@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from l2o.learners.backbones import MLP
 from l2o.learners.base import Fast, Outcome
 from l2o.learners.neural_process.attention import TransformerLayer
-from l2o.learners.neural_process.base import NeuralProcess
+from l2o.learners.neural_process.classwise import ClasswiseProcess
 from l2o.tasks.episodes import Episode, Examples
 
 
@@ -82,11 +82,12 @@ def in_turn_mask(n: int, m: int, device: torch.device) -> Bool[Tensor, "rows col
     return torch.cat([context, torch.cat([told, before])], dim=1)
 
 
-class TransformerNeuralProcess(NeuralProcess):
+class TransformerNeuralProcess(ClasswiseProcess):
     """TNP-D: context tokens (x, y) see each other, target tokens (x, 0) see them; each target by itself.
 
     With `autoregressive`, TNP-A: the query loss is that of the targets in their order, each told those before it,
-    so that it is a joint likelihood (divided by the number of targets). `predict` is then of each input as the first.
+    so that it is a joint likelihood (divided by the number of targets). `predict` is then of each input as the first,
+    and so is the accuracy of labels.
 
     The fast variables are the context's keys and values in each layer.
 
@@ -141,7 +142,7 @@ class TransformerNeuralProcess(NeuralProcess):
     def judged(self, fast: Fast, query: Examples, step: int) -> Outcome:
         if not self.autoregressive:
             return super().judged(fast, query, step)
-        return self._judged(self.in_turn(fast, query), query)
+        return self._judged(self.in_turn(fast, query), query, fast)
 
     def feed_forward(self, episode: Episode) -> Outcome:
         (x, y), (z, labels) = self.told(episode.support), self.told(episode.query)
@@ -153,10 +154,17 @@ class TransformerNeuralProcess(NeuralProcess):
             visible = torch.cat([F.pad(torch.ones_like(visible[:1, :n]).expand(n, n), (0, m)), visible])
         tokens = self.embedding(torch.cat([*seen, self._unknown(z)], dim=-2))
         out = self.tower.at_once(tokens, tokens.shape[-2] - m, visible)
-        return self._judged(self.shaped(self.predictor(out)), episode.query)
+        alone = self.autoregressive and self.classifies
+        with torch.no_grad():
+            fast = self.start(episode.support) if alone else {}
+        return self._judged(self.shaped(self.predictor(out)), episode.query, fast)
 
-    def _judged(self, prediction: Float[Tensor, "*n"], query: Examples) -> Outcome:
-        return self.outcome(super().query_loss({}, query, prediction), prediction, query)
+    def _judged(self, prediction: Float[Tensor, "*n"], query: Examples, fast: Fast) -> Outcome:
+        loss = super().query_loss({}, query, prediction)
+        if self.autoregressive and self.classifies:  # who was told labels before must not be scored by these answers
+            with torch.no_grad():
+                prediction = self.predict(fast, query.x)
+        return self.outcome(loss, prediction, query)
 
     def _unknown(self, x: Float[Tensor, "*b n inputs"]) -> Float[Tensor, "*b n read"]:
         return F.pad(x, (0, self.num_answers + 1))

@@ -130,11 +130,13 @@ def test_trials_begin_from_what_others_changed_and_are_resumed(tmp_path):
     proposal = trials.propose(spec, seeded(1))
     assert again.propose(spec, seeded(1)).value == proposal.value
     optimized = spec.replaced("optimizer", packed(Adam(lr=1e-2)), 1)
-    others = (("undecided", optimized), ("undecided", agent(entropy=2.0)), ("better", agent(**proposal.value)))
-    for reason, changed in others:
-        told(trials, proposal, reason)
+    told(trials, proposal, "undecided")
+    fresh = Trials(Known(Nothing()), [KIND]).propose(optimized, seeded(2)).value
+    assert trials.propose(optimized, seeded(2)).value == fresh
+    for reason, changed in (("undecided", agent(entropy=2.0)), ("better", agent(**proposal.value))):
+        told(again, again.propose(spec, seeded(1)), reason)
         fresh = Trials(Known(Nothing()), [KIND]).propose(changed, seeded(2)).value
-        assert trials.propose(changed, seeded(2)).value == fresh
+        assert again.propose(changed, seeded(2)).value == fresh
 
 
 def test_each_change_of_trials_lives_its_own_lives():
