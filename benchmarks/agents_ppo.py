@@ -129,7 +129,7 @@ def table() -> str:
     """The recorded rows in Markdown."""
     rows = read("agents_ppo")
     others = [name for name in dict.fromkeys(row["method"] for row in rows) if name != "learned"]
-    lines = []
+    lines, commits = [], ", ".join(dict.fromkeys(row["commit"] for row in rows))
     for kind in dict.fromkeys(row["kind"] for row in rows):
         of = {row["method"]: row for row in rows if row["kind"] == kind}
         if "learned" in of:
@@ -138,7 +138,7 @@ def table() -> str:
     heads = ["lives", "learned", *(f"{name}: learned has more by [95%]" for name in others)]
     caption = (
         f"Area under the curve of {rows[0]['config']['num_lives']} lives, as a share of the possible return by what "
-        f"lives show of themselves; intervals over lives. {rows[0]['machine']}, commit {rows[0]['commit']}."
+        f"lives show of themselves; intervals over lives. {rows[0]['machine']}, commits {commits}."
     )
     return markdown(heads, lines, caption)
 
@@ -158,7 +158,7 @@ def main(config: Config) -> None:
     """Live, show, and write the rows where they are wanted."""
     torch.set_num_threads(1)
     if config.record:  # rows are written as they come
-        print(write("agents_ppo", replace(config, record=False), run(config), RESULTS))
+        print(write("agents_ppo", replace(config, record=False), run(config), RESULTS, by=("kind", "method")))
     Console().print(shown(read("agents_ppo") if config.record else list(run(config))))
 
 

@@ -101,7 +101,7 @@ class Config:
     drivers: tuple[Driver, ...] = ("adam", "self")
     gates: tuple[bool, ...] = (False, True)
     adam_rates: tuple[float, ...] = (0.02, 0.05)
-    self_rates: tuple[float, ...] = (0.3, 1.0)
+    self_rates: tuple[float, ...] = (1.0, 2.0)
     rounds: int = 5
     round_steps: int = 8
     num_tasks: int = 24
