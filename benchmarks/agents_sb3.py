@@ -154,12 +154,12 @@ def table() -> str:
         at = f" ({row['rate']:g}{', decaying' if row['decays'] else ''})" if "rate" in row else ""
         lines.append([row["environment"], row["contestant"] + at, plus_minus(returns, ".1f"), told])
     iterations = ", ".join(f"{name} {one.iterations}" for name, one in SETTINGS.items())
-    config = rows[0]["config"]
+    config, commits = rows[0]["config"], ", ".join(dict.fromkeys(row["commit"] for row in rows))
     caption = (
         f"Mean return of {config['episodes']} episodes at the end, mean over {config['seeds']} seeds and the "
         "half-width of its 95% interval (t). Stable-Baselines3's PPO with the settings of the meta-training for all: "
         "discount .98, value weight .005, one hidden layer of 32, 16 environments, 512 steps and 4 full-batch updates "
-        f"an iteration; iterations: {iterations}. {rows[0]['machine']}, commits {', '.join(dict.fromkeys(r['commit'] for r in rows))}."
+        f"an iteration; iterations: {iterations}. {rows[0]['machine']}, commits {commits}."
     )
     return markdown(["environment", "optimizer", "return", "l2o: more by"], lines, caption)
 
