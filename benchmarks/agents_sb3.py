@@ -144,7 +144,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
 
 def table() -> str:
     """The recorded rows in Markdown."""
-    rows = read("agents_sb3")
+    rows = sorted(read("agents_sb3"), key=lambda row: list(SETTINGS).index(row["environment"]))
     ours = {row["environment"]: torch.tensor(row["returns"]) for row in rows if row["contestant"].startswith("l2o")}
     lines = []
     for row in rows:
