@@ -167,7 +167,7 @@ def gaussian_classes() -> str:
         both = [adam, ours]
         cells = ["" if row is None else f"{row['score']:.4f} ± {row['half_interval']:.4f}" for row in both]
         rate = "" if adam is None else f"{adam['lr']:g}" + f" (of {len(swept)})" * (len(swept) > 1)
-        minutes = ", ".join("" if row is None else f"{row['cpu_seconds'] / 60:.1f}" for row in both)
+        minutes = ", ".join(f"{row['cpu_seconds'] / 60:.1f}" for row in both if row is not None)
         better = "" if adam is None or ours is None else f"{ours['score'] - adam['score']:+.4f}"
         lines.append([name, cells[0], rate, cells[1], minutes, better])
     first = trained[0]
