@@ -35,6 +35,7 @@ from benchmarks import (
     meta_icl_table,
     robustness,
     speed,
+    tabular_prior,
 )
 from benchmarks.optimizers import report, stress
 from benchmarks.record import markdown, read
@@ -83,6 +84,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": learners.memory,
     "gaussian_classes": learners.gaussian_classes,
     "neural_processes": learners.neural_processes,
+    "tabular_prior": tabular_prior.table,
     "learner_speed": learner_speed.table,
     "sinusoid": learners.sinusoid,
     "inner_rule": learners.inner_rule,
