@@ -145,26 +145,30 @@ class TransformerNeuralProcess(ClasswiseProcess):
         return self._judged(self.in_turn(fast, query), query, fast)
 
     def feed_forward(self, episode: Episode) -> Outcome:
-        (x, y), (z, labels) = self.told(episode.support), self.told(episode.query)
+        (x, y), z = self.told(episode.support), self.asked(episode.query.x)
         n, m = x.shape[-2], z.shape[-2]
         seen, visible = [_known(x, y)], None
         if self.autoregressive:
-            seen.append(_known(z, labels))
+            seen.append(_known(z, self.values(episode.query, z)))
             visible = in_turn_mask(n, m, x.device)
             visible = torch.cat([F.pad(torch.ones_like(visible[:1, :n]).expand(n, n), (0, m)), visible])
         tokens = self.embedding(torch.cat([*seen, self._unknown(z)], dim=-2))
         out = self.tower.at_once(tokens, tokens.shape[-2] - m, visible)
-        alone = self.autoregressive and self.classifies
         with torch.no_grad():
-            fast = self.start(episode.support) if alone else {}
+            fast = self.start(episode.support) if self._scored_alone else {}
         return self._judged(self.shaped(self.predictor(out)), episode.query, fast)
 
     def _judged(self, prediction: Float[Tensor, "*n"], query: Examples, fast: Fast) -> Outcome:
         loss = super().query_loss({}, query, prediction)
-        if self.autoregressive and self.classifies:  # who was told labels before must not be scored by these answers
+        if self._scored_alone:
             with torch.no_grad():
                 prediction = self.predict(fast, query.x)
         return self.outcome(loss, prediction, query)
+
+    @property
+    def _scored_alone(self) -> bool:
+        """Whether accuracy is that of other predictions than the loss: who was told labels is not scored by them."""
+        return self.autoregressive and self.classifies
 
     def _unknown(self, x: Float[Tensor, "*b n inputs"]) -> Float[Tensor, "*b n read"]:
         return F.pad(x, (0, self.num_answers + 1))
