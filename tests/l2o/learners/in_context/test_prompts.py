@@ -33,6 +33,7 @@ from tests.l2o.learners.in_context.colours import (
     every_kind,
     model,
 )
+from tests.l2o.learners.meta_training import meta_train
 
 
 def hand_score(m: LanguageModel, prompt: list[int], row: list[int], scored: list[bool]) -> float:
@@ -212,14 +213,9 @@ def test_meta_training_teaches_a_tiny_model_to_use_its_demonstrations() -> None:
     )
     family = TextEpisodes(tasks, Format(Words(), before="\n", longest=8), way=2, shot=1, query=1)
     adaptation = Adaptation(InContextLanguageModel(tiny_gpt(VOCABULARY, 32, 2, 2, 64), START, 8, in_turn=True))
-    optimizer, generator = torch.optim.Adam(adaptation.parameters(), 3e-3), seeded(0)
-    losses = []
-    for _ in range(60):
-        found = meta_grad(adaptation, family.sample_many(generator, 16))
-        for name, p in adaptation.named_parameters():
-            p.grad = found.grads[name]
-        optimizer.step()
-        losses.append(float(found.losses.mean()))
+    generator = seeded(0)
+    found = meta_train(adaptation, lambda _: family.sample_many(generator, 16), 60, 3e-3)
+    losses = [float(one.losses.mean()) for one in found]
     assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
 
 

@@ -6,6 +6,7 @@ from torch.distributions import Categorical, kl_divergence
 from l2o.learners import Adaptation, meta_grad
 from l2o.learners.neural_process.paths import noise, seeds
 from l2o.tasks.episodes import Episode, Examples
+from tests.l2o.learners.meta_training import meta_train
 from tests.l2o.learners.neural_process.processes import PROCESSES, classes, every_process, make, normal_of, one
 
 
@@ -38,13 +39,8 @@ def test_names_of_classes_mean_nothing(name: str, training: bool) -> None:
 def test_it_learns_to_tell_classes_apart_that_it_was_shown(name: str) -> None:
     torch.manual_seed(1)
     adaptation = Adaptation(PROCESSES[name](outputs=3, likelihood="categorical"))
-    optimizer, losses = torch.optim.Adam(adaptation.parameters(), 1e-2), []
-    for i in range(80):
-        found = meta_grad(adaptation, classes(32, torch.float32, seed=i))
-        for key, p in adaptation.named_parameters():
-            p.grad = found.grads[key]
-        optimizer.step()
-        losses.append(float(found.losses.mean()))
+    found = meta_train(adaptation, lambda i: classes(32, torch.float32, seed=i), 80, 1e-2)
+    losses = [float(step.losses.mean()) for step in found]
     assert losses[0] > 1.0 and sum(losses[-10:]) / 10 < 0.55, losses[::10]  # told labels alone: .60
 
 

@@ -15,6 +15,7 @@ from l2o.tasks.episodes import Examples
 from l2o.tasks.gaussian_process import GaussianProcess
 from l2o.training.judge import judge
 from l2o.types import seeded
+from tests.l2o.learners.meta_training import meta_train
 from tests.l2o.learners.neural_process.processes import FAMILY, PROCESSES, SMALL, episodes, every_process, make, one
 
 
@@ -111,13 +112,9 @@ def test_it_learns_that_a_smooth_function_goes_on_where_it_was(name: str) -> Non
     torch.manual_seed(0)
     family = GaussianProcess(lengthscale=(9.0, 9.0), scale=(1.0, 1.0), context=(5, 5), target=(4, 4))
     adaptation = Adaptation(PROCESSES[name]())
-    optimizer, generator, losses = torch.optim.Adam(adaptation.parameters(), 1e-2), seeded(0), []
-    for _ in range(60):
-        found = meta_grad(adaptation, family.sample_many(generator, 32))
-        for key, p in adaptation.named_parameters():
-            p.grad = found.grads[key]
-        optimizer.step()
-        losses.append(float(found.losses.mean()))
+    generator = seeded(0)
+    found = meta_train(adaptation, lambda _: family.sample_many(generator, 32), 60, 1e-2)
+    losses = [float(step.losses.mean()) for step in found]
     assert sum(losses[-10:]) / 10 < 1.0
 
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from l2o.learners import MLP, VERSA, Adaptation, PriorFittedNetwork, meta_grad
+from l2o.learners import MLP, VERSA, Adaptation, PriorFittedNetwork
 from l2o.tasks.episodes import Examples
 from l2o.tasks.gaussian_classes import GaussianClasses
 from l2o.tasks.tabular_prior import SyntheticTables
 from l2o.types import seeded, tree_map
+from tests.l2o.learners.meta_training import meta_train
 
 FAMILY = GaussianClasses(dim=4, spread=0.3, way=3, shot=2, query=3)
 
@@ -50,14 +51,9 @@ def test_in_training_draws_differ_from_the_predictions() -> None:
 def test_it_learns_gaussian_classes() -> None:
     torch.manual_seed(0)
     adaptation = Adaptation(VERSA(MLP([4, 16]), 3, hidden=16))
-    optimizer, generator = torch.optim.Adam(adaptation.parameters(), 1e-2), seeded(0)
-    scores = []
-    for _ in range(60):
-        found = meta_grad(adaptation, FAMILY.sample_many(generator, 8))
-        for key, p in adaptation.named_parameters():
-            p.grad = found.grads[key]
-        optimizer.step()
-        scores.append(float(found.scores.mean()))
+    generator = seeded(0)
+    found = meta_train(adaptation, lambda _: FAMILY.sample_many(generator, 8), 60, 1e-2)
+    scores = [float(step.scores.mean()) for step in found]
     assert sum(scores[-10:]) / 10 > 0.85
 
 
