@@ -21,7 +21,7 @@ import torch
 import tyro
 from torch import Generator, Tensor
 
-from benchmarks.record import RESULTS, markdown, read, write
+from benchmarks.record import RESULTS, commits, markdown, read, write
 from l2o.agents.environments import Bandit, World
 from l2o.agents.recurrent import RL2, RL2Gradient, evaluate
 from l2o.distributed.pool import LocalPool
@@ -183,10 +183,10 @@ def table() -> str:
             told = ", ".join(f"{row['reward']:.3f}" for row in found)
             minutes = ", ".join(f"{row['train_cpu_seconds'] / 60:.1f}" for row in found if "train_cpu_seconds" in row)
             lines.append([f"{size[0]} arms, {size[1]} pulls", name, told + error, minutes])
-    last, commits = rows[-1], ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    last = rows[-1]
     caption = (
         f"Mean total reward over {last['config']['num_test']:,} fresh bandits, ± two standard errors; RL^2: each "
-        f"meta-training by itself, and its CPU minutes. {last['machine']}, commits {commits}."
+        f"meta-training by itself, and its CPU minutes. {last['machine']}, commits {commits(rows)}."
     )
     return markdown(["bandits", "player", "total reward", "CPU minutes"], lines, caption)
 

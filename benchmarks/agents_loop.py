@@ -37,7 +37,7 @@ from torch import Tensor
 
 from benchmarks.agents_ppo import ADAM_RATES
 from benchmarks.interval import half_width
-from benchmarks.record import RESULTS, markdown, read, write
+from benchmarks.record import RESULTS, commits, markdown, read, write
 from l2o.agents.config import AgentConfig
 from l2o.agents.kind import Kind
 from l2o.agents.lifetime import Lives
@@ -218,11 +218,10 @@ def table() -> str:
     rows = kept(config, RESULTS)
     if not rows:
         return "Not measured yet."
-    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
     caption = (
         f"Area under the curve of {config.num_lives} lives of each kind for each seed, as a share of the possible "
         f"return; means over seeds, agents of {config.rounds} rounds; differences are paired by seed, "
-        f"which have the same test lives. {rows[0]['machine']}, commits {commits}."
+        f"which have the same test lives. {rows[0]['machine']}, commits {commits(rows)}."
     )
     return markdown(*lines_of(rows), caption)
 

@@ -30,7 +30,7 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from benchmarks.record import RESULTS, markdown, read, write
+from benchmarks.record import RESULTS, commits, markdown, read, write
 from l2o.agents.planning.gradient_planner import ROLLOUTS, GradientPlanner
 from l2o.agents.planning.model import Model
 from l2o.agents.planning.plan_family import PlanFamily, met_by
@@ -230,7 +230,7 @@ def table() -> str:
     caption = (
         f"Mean cost of {config['num_worlds']} worlds, {config['num_worlds'] // 2} heavy ones and "
         f"{config['num_closed']} in closed loop; {config['num_seeds']} meta-trainings of each learned planner: "
-        f"mean and range. {rows[0]['machine']}, commits {', '.join(dict.fromkeys(row['commit'] for row in rows))}."
+        f"mean and range. {rows[0]['machine']}, commits {commits(rows)}."
     )
     return markdown(["planner", "plan from the start", "1.8 times the mass", "closed loop"], lines, caption)
 

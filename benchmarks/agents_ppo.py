@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.record import RESULTS, markdown, read, readable, write
+from benchmarks.record import RESULTS, commits, markdown, read, readable, write
 from l2o.agents.kind import Kind
 from l2o.agents.suites import lives
 from l2o.load import load
@@ -129,7 +129,7 @@ def table() -> str:
     """The recorded rows in Markdown."""
     rows = read("agents_ppo")
     others = [name for name in dict.fromkeys(row["method"] for row in rows) if name != "learned"]
-    lines, commits = [], ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    lines = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
         of = {row["method"]: row for row in rows if row["kind"] == kind}
         if "learned" in of:
@@ -138,7 +138,7 @@ def table() -> str:
     heads = ["lives", "learned", *(f"{name}: learned has more by [95%]" for name in others)]
     caption = (
         f"Area under the curve of {rows[0]['config']['num_lives']} lives, as a share of the possible return by what "
-        f"lives show of themselves; intervals over lives. {rows[0]['machine']}, commits {commits}."
+        f"lives show of themselves; intervals over lives. {rows[0]['machine']}, commits {commits(rows)}."
     )
     return markdown(heads, lines, caption)
 

@@ -20,7 +20,7 @@ import torch
 import tyro
 
 from benchmarks.interval import half_width
-from benchmarks.record import RESULTS, markdown, read, write
+from benchmarks.record import RESULTS, commits, markdown, read, write
 from l2o import LearnedOptimizer
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3e-2, 6e-2, 0.12)
@@ -154,12 +154,12 @@ def table() -> str:
         at = f" ({row['rate']:g}{', decaying' if row['decays'] else ''})" if "rate" in row else ""
         lines.append([row["environment"], row["contestant"] + at, plus_minus(returns, ".1f"), told])
     iterations = ", ".join(f"{name} {one.iterations}" for name, one in SETTINGS.items())
-    config, commits = rows[0]["config"], ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    config = rows[0]["config"]
     caption = (
         f"Mean return of {config['episodes']} episodes at the end, mean over {config['seeds']} seeds and the "
         "half-width of its 95% interval (t). Stable-Baselines3's PPO with the settings of the meta-training for all: "
         "discount .98, value weight .005, one hidden layer of 32, 16 environments, 512 steps and 4 full-batch updates "
-        f"an iteration; iterations: {iterations}. {rows[0]['machine']}, commits {commits}."
+        f"an iteration; iterations: {iterations}. {rows[0]['machine']}, commits {commits(rows)}."
     )
     return markdown(["environment", "optimizer", "return", "l2o: more by"], lines, caption)
 

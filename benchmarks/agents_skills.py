@@ -22,7 +22,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from benchmarks.record import RESULTS, markdown, read, write
+from benchmarks.record import RESULTS, commits, markdown, read, write
 from l2o.agents.environments import GridWorld
 from l2o.agents.losses import Hyperparameters
 from l2o.agents.policy import ActorCritic
@@ -264,7 +264,7 @@ def table() -> str:
         told += "environment steps"
     caption = (
         f"{told}; ± two standard errors; who never masters all counts with the whole life. Privileged choosers see "
-        f"learners from inside. {rows[0]['machine']}, commits {', '.join(dict.fromkeys(r['commit'] for r in rows))}."
+        f"learners from inside. {rows[0]['machine']}, commits {commits(rows)}."
     )
     return markdown(heads, lines, caption)
 

@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.memory_problems import exactly
-from benchmarks.record import keep, markdown, read
+from benchmarks.record import commits, keep, markdown, read
 from benchmarks.turns import Step, rates
 from l2o.learners import NTM, Adaptation, meta_grad
 from l2o.learners.neural_process.transformer import TransformerNeuralProcess
@@ -188,10 +188,9 @@ def table() -> str:
         of = {row["system"]: row["per_cpu_second"] for row in rows if row["workload"] == name}
         peer = list(of)[-1]
         lines.append([name, peer, f"{of[peer]:.1f}", f"{of['l2o']:.1f}", f"{of['l2o'] / of[peer]:.2f}"])
-    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
     caption = (
         f"Training iterations for each CPU second of one thread, medians of {rows[0]['config']['turns']} turns. "
-        f"{rows[0]['machine']}, commits {commits}."
+        f"{rows[0]['machine']}, commits {commits(rows)}."
     )
     return markdown(["workload", "beside", "its rate", "l2o", "times as fast"], lines, caption)
 

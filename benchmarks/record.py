@@ -59,6 +59,11 @@ def read(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
 
 
+def commits(rows: Iterable[dict[str, Any]]) -> str:
+    """What the code was at when rows were computed, in their order."""
+    return ", ".join(dict.fromkeys(row["commit"] for row in rows))
+
+
 def readable(number: float) -> str:
     """Three digits, without an exponent."""
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from benchmarks.optimizers.measures import NOT_REACHED
 from benchmarks.optimizers.methods import BASELINES, OURS, rate
 from benchmarks.optimizers.rows import REFERENCES, Row, swept
-from benchmarks.record import markdown, read
+from benchmarks.record import commits, markdown, read
 
 TITLES = {name: method.name for name, method in BASELINES.items()} | {"ours": "l2o", "ours-tuned": "l2o, tuned"}
 
@@ -97,7 +97,7 @@ def _told(found: Sequence[Row]) -> str:
     num, methods = len({problem for problem, _ in single}), {method for _, method in single}
     absent = [f"{TITLES[m]} on {p}" for p in {p for p, _ in single} for m in methods if (p, m) not in single]
     left_out = f" Left out: {', '.join(sorted(absent))}." if absent else ""
-    config, commits = first["config"], ", ".join(dict.fromkeys(row["commit"] for row in found))
+    config = first["config"]
     places = {
         (row["method"], place)
         for row in found
@@ -114,5 +114,5 @@ def _told(found: Sequence[Row]) -> str:
         "(Schedule-Free: as its authors do). Weight decay 0.01 but for SGD and l2o. l2o: as it is; tuned: its step "
         "times the best of the same sweep. Below: final training loss (mean of the last 5% of steps), in brackets the "
         f"ratio to AdamW, - if never.{left_out} {config['threads']} thread of {first['machine']}{elsewhere}, "
-        f"commits {commits}."
+        f"commits {commits(found)}."
     )
