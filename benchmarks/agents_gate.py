@@ -1,17 +1,20 @@
-"""How often does the gate let a change through that is none, and how small an improvement does it see?
+"""How often does the gate let a change through that is none, or a hostile one, and how small a gain does it see?
 
     python -m benchmarks.agents_gate --record
 
-A run is 200 proposals, one after the other, each judged by the gate as an agent's are, on up to `max_pairs` paired
-differences. In a null run every proposal is as good as what is there: differences have mean zero, in five shapes, one
-of which is that of lives of PPO with Adam in different worlds. A run with any acceptance counts as a false one. Power:
-how often an improvement of a size is accepted as first and as 20th trial.
+A run is 200 proposals, one after the other, each judged by the gate as an agent's are. In a null run every proposal is
+as good as what is there: differences have mean zero, in five shapes, one of which is that of lives of PPO with Adam in
+different worlds. A run with any acceptance counts as a false one. Hostile runs are of proposals that crash, that tell
+scores which are none, take their time, or are worse in the mean by a difference that hides it. Power: how often an
+improvement of a size is accepted as first and as 20th trial.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Generator, Tensor
 
-from benchmarks.record import RESULTS, read, write
-from l2o.agents.gate import Gate, Verdict
+from benchmarks.record import RESULTS, commits, markdown, read, write
+from l2o.agents.gate import Gate, Score, Verdict
 from l2o.agents.suites import lives
 from l2o.load import load
 from l2o.types import seeded
@@ -37,8 +40,8 @@ class Config:
     Arguments:
         num_runs: of each shape.
         num_proposals: in a run.
-        alpha: of the gate, for a whole run.
-        batch, max_pairs: of the gate.
+        num_hostile: runs of each hostile kind.
+        alpha, batch, max_pairs, pace: of the gate.
         num_lives: of PPO, from which differences of one shape are drawn.
         gains: improvements, in standard deviations of a difference, whose acceptance is measured.
         record: keep the rows in benchmarks/results.
@@ -46,9 +49,11 @@ class Config:
 
     num_runs: int = 100
     num_proposals: int = 200
-    alpha: float = 0.05
-    batch: int = 64
-    max_pairs: int = 256
+    num_hostile: int = 5
+    alpha: float = Gate.alpha
+    batch: int = Gate.batch
+    max_pairs: int = Gate.max_pairs
+    pace: float = Gate.pace
     num_lives: int = 512
     gains: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
     record: bool = False
@@ -87,19 +92,54 @@ def judged(gate: Gate, draw: Draw, trial: int, generator: Generator) -> Verdict:
     return gate.judge(old, new, trial, generator)
 
 
+def level(generator: Generator, num: int) -> Float[Tensor, " n"]:
+    """Scores of the old version beside hostile ones."""
+    return 0.4 + 0.2 * torch.rand(num, generator=generator)
+
+
+def hostile() -> dict[str, Score]:
+    """Scores of proposals that must not pass, by what they do."""
+
+    def crashes(generator: Generator, num: int) -> Tensor:
+        raise RuntimeError("a proposal that crashes")
+
+    def late(generator: Generator, num: int) -> Tensor:
+        time.sleep(0.02)
+        return torch.ones(num)
+
+    def hidden(generator: Generator, num: int) -> Tensor:
+        return torch.ones(num).index_fill(0, torch.tensor(num - 1), float("nan"))
+
+    def ruinous(generator: Generator, num: int) -> Tensor:
+        old = level(generator, num)
+        return torch.where(torch.rand(num, generator=generator) < 0.1, 0.0, old + 0.05)
+
+    def lucky(generator: Generator, num: int) -> Tensor:
+        old = level(generator, num)
+        return torch.where(torch.rand(num, generator=generator) < 0.05, 1.0, old - 0.03)
+
+    return {
+        "crashes": crashes,
+        "tells scores that are not numbers": lambda g, n: torch.full((n,), float("nan")),
+        "tells one score that is not a number": hidden,
+        "tells scores beyond all bounds": lambda g, n: torch.full((n,), 1e9),
+        "tells scores a little above 1": lambda g, n: torch.full((n,), 1.001),
+        "tells more scores than tasks": lambda g, n: torch.ones(2 * n),
+        "takes too long": late,
+        "mostly a little better, one time in ten ruinous": ruinous,
+        "one time in twenty perfect, else a little worse": lucky,
+    }
+
+
 def run(config: Config) -> Iterator[dict[str, Any]]:
-    """One row a shape of null runs, one a gain and trial."""
-    gate = Gate(config.alpha, config.batch, config.max_pairs, pace=0.0, max_slowdown=None)
-    for name, draw in shapes(config).items():
-        false, accepted = 0, 0
-        for number in range(config.num_runs):
-            generator = seeded(10_000 + number)
-            taken = sum(judged(gate, draw, trial, generator).accepted for trial in range(1, config.num_proposals + 1))
-            false, accepted = false + (taken > 0), accepted + taken
-        row = {"shape": name, "runs": config.num_runs, "false_runs": false, "false_acceptances": accepted}
-        row["upper"] = upper(false, config.num_runs)
-        print(row, flush=True)
-        yield row
+    """One row a shape of null runs, one a hostile kind, one a gain and trial."""
+    gate = Gate(config.alpha, config.batch, config.max_pairs, pace=config.pace, max_slowdown=None)
+    nulls = {name: partial(judged, gate, draw) for name, draw in shapes(config).items()}
+    for name, judge in nulls.items():
+        yield {"shape": name, **counted(judge, config.num_runs, config.num_proposals)}
+    hasty = replace(gate, max_slowdown=10.0, grace=0.01)
+    for name, score in hostile().items():
+        yield {"hostile": name, **counted(partial(hasty.judge, level, score), config.num_hostile, config.num_proposals)}
     of_lives = shapes(config)["lives of PPO"]
     deviation = float(of_lives(seeded(0), 100_000).std())
     for gain in config.gains:
@@ -109,6 +149,23 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
             share = sum(v.accepted for v in verdicts) / len(verdicts)
             pairs = sum(v.pairs for v in verdicts) / len(verdicts)
             yield {"gain": gain, "deviation": deviation, "trial": trial, "accepted": share, "pairs": pairs}
+
+
+def counted(judge: Callable[[int, Generator], Verdict], num_runs: int, num_proposals: int) -> dict[str, Any]:
+    """Runs of proposals: how many let any through, how many passed in all, and what they were rejected for."""
+    false, accepted, pairs = 0, 0, 0
+    reasons: dict[str, int] = {}
+    for number in range(num_runs):
+        generator = seeded(10_000 + number)
+        verdicts = [judge(trial, generator) for trial in range(1, num_proposals + 1)]
+        passed = sum(verdict.accepted for verdict in verdicts)
+        false, accepted, pairs = false + (passed > 0), accepted + passed, pairs + sum(v.pairs for v in verdicts)
+        for verdict in verdicts:
+            reasons[verdict.reason] = reasons.get(verdict.reason, 0) + 1
+    row = {"runs": num_runs, "proposals": num_proposals, "false_runs": false, "false_acceptances": accepted}
+    row |= {"upper": upper(false, num_runs), "pairs": pairs / (num_runs * num_proposals), "reasons": reasons}
+    print(row, flush=True)
+    return row
 
 
 def upper(false: int, num: int, level: float = 0.95) -> float:
@@ -124,15 +181,42 @@ def upper(false: int, num: int, level: float = 0.95) -> float:
 
 def shown(rows: list[dict[str, Any]]) -> Table:
     """What came of it."""
-    table = Table("proposals", "found")
+    found = Table(*HEADS)
+    for line in lines(rows):
+        found.add_row(*line)
+    return found
+
+
+HEADS = ("proposals", "accepted", "pairs, each", "rejected for")
+
+
+def lines(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """A line a row."""
+    found = []
     for row in rows:
-        if "shape" in row:
-            told = f"{row['false_runs']} of {row['runs']} runs with a false acceptance (95% below {row['upper']:.2%})"
-            table.add_row(f"null, {row['shape']}", told)
-        else:
-            told = f"accepted {row['accepted']:.0%} of times, after {row['pairs']:.0f} pairs"
-            table.add_row(f"better by {row['gain']:g} deviations, trial {row['trial']}", told)
-    return table
+        pairs = f"{row['pairs']:.0f}"
+        if "gain" in row:
+            name = f"better by {row['gain']:g} deviations, trial {row['trial']}"
+            found.append([name, f"{row['accepted']:.0%}", pairs, ""])
+            continue
+        name = f"no better: {row['shape']}" if "shape" in row else f"hostile: {row['hostile']}"
+        reasons = ", ".join(sorted(set(row["reasons"]) - {"better"}, key=lambda reason: -row["reasons"][reason]))
+        found.append([name, f"{row['false_acceptances']} of {row['runs'] * row['proposals']:,}", pairs, reasons])
+    return found
+
+
+def table() -> str:
+    """The recorded rows in Markdown."""
+    rows = read("agents_gate")
+    null, first = next(row for row in rows if "shape" in row), rows[0]["config"]
+    told = (
+        f"Runs of {null['proposals']} proposals, {null['runs']} of each shape of what is no better, "
+        f"{first['num_hostile']} of each hostile kind; alpha {first['alpha']:g} for a whole run, at most "
+        f"{first['max_pairs']:,} pairs a trial. Of {null['runs']} runs without an acceptance one is 95% sure that at "
+        f"most {null['upper']:.1%} have any. Gains are in standard deviations of a paired difference of lives of PPO, "
+        "200 trials each."
+    )
+    return markdown(list(HEADS), lines(rows), f"{told} {rows[0]['machine']}, {commits(rows)}.")
 
 
 def main(config: Config) -> None:

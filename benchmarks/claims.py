@@ -167,7 +167,7 @@ def _loop() -> str:
 
 
 def _gate() -> str:
-    rows = [row for row in read("agents_gate") if "false_runs" in row]
+    rows = [row for row in read("agents_gate") if "shape" in row]
     false, runs = sum(row["false_runs"] for row in rows), sum(row["runs"] for row in rows)
     return f"of {runs} runs of changes that change nothing, {false or 'none'} let one through"
 

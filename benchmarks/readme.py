@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import (
     agents_bandits,
+    agents_gate,
     agents_loop,
     agents_pbt,
     agents_planning,
@@ -70,6 +71,7 @@ def quickstart() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "agents_loop": agents_loop.table,
     "agents_lineage": agents_loop.lineage,
+    "agents_gate": agents_gate.table,
     "claims": claims.table,
     "quickstart": quickstart,
     "optimizers": report.table,

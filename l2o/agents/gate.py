@@ -38,7 +38,7 @@ class Verdict(NamedTuple):
     """What became of a proposal.
 
     accepted: whether it is the new version.
-    reason: better, worse, undecided; or slow, not finite, out of range, crashed: ...
+    reason: better, worse, undecided; or slow, not a score a task, not finite, out of range, crashed: ...
     evidence: wealth of the gamblers at the end.
     needed: what accepting took.
     gain: mean difference.
@@ -141,7 +141,9 @@ class Gate:
                 return verdict(f"crashed: {type(error).__name__}")
             if self.max_slowdown is not None and taken > self.grace + self.max_slowdown * seconds:
                 return verdict("slow")
-            if after.shape != before.shape or not bool(after.isfinite().all()):
+            if after.shape != before.shape:
+                return verdict("not a score a task")
+            if not bool(after.isfinite().all()):
                 return verdict("not finite")
             if not _in_range(after):
                 return verdict("out of range")

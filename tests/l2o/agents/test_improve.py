@@ -147,6 +147,8 @@ def hostile(kind):
                 time.sleep(0.05)
             if kind == "is not finite":
                 return torch.full((num,), float("nan"))
+            if kind == "tells too much":
+                return torch.ones(2 * num)
             if kind == "boasts":
                 return torch.full((num,), 1e9)
         return assess(spec, generator, num)
@@ -160,6 +162,7 @@ def hostile(kind):
         ("crashes", "crashed: RuntimeError"),
         ("is slow", "slow"),
         ("is not finite", "not finite"),
+        ("tells too much", "not a score a task"),
         ("boasts", "out of range"),
     ],
 )
