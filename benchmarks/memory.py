@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from benchmarks.memory_problems import RUNS, Characters, Scores, Setting, exactly
+from benchmarks.memory_problems import MASTERED, RECENT, RUNS, Characters, Scores, Setting, exactly
 from benchmarks.record import commit, keep
 from l2o.learners import NTM
 from l2o.learners.batch_norm import calibrate
@@ -92,6 +92,8 @@ class Training:
             "cpu_seconds": 0.0,
             "faultless": 0,
             "skipped": 0,
+            "size": 0,
+            "since": 0,
             "trained_at": commit(),
             "device": config.device,
         }
@@ -121,7 +123,7 @@ class Training:
                 self._save()
 
     def _learn(self) -> None:
-        grown = self.told["step"] / self.setting.growing if self.setting.growing else 1.0
+        grown = self.told["size"] / self.setting.growing if self.setting.growing else 1.0
         loss = self.setting.problem.loss(self.model, self.generator, self.setting.batch, grown)
         self.optimizer.zero_grad()
         loss.backward()
@@ -132,6 +134,15 @@ class Training:
             self.told["skipped"] += 1
         self.told["step"] += 1
         self.recent.append(float(loss.detach()))
+        self._grow()
+
+    def _grow(self) -> None:
+        """To the next size of a curriculum, once this one is mastered; `since` counts steps at a size."""
+        self.told["since"] += 1
+        last = self.recent[-RECENT:]
+        known = min(self.told["since"], len(last)) >= RECENT and sum(last) / len(last) < MASTERED
+        if known and self.told["size"] < self.setting.growing:
+            self.told |= {"size": self.told["size"] + 1, "since": 0}
 
     def _validate(self) -> None:
         found = self.judge(self.config.validated, seed=10**6 + self.seed)

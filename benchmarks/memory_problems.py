@@ -84,6 +84,13 @@ class Characters:
         return sum(100 - value for name, value in scores.items() if name != "instance 1")
 
 
+MASTERED = 0.05
+"""Nats a bit."""
+
+RECENT = 100
+"""Steps."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One run.
@@ -97,7 +104,8 @@ class Setting:
         evaluate_every: steps between validations.
         targets: scores to reach: at most for bits, at least for percents.
         judged: makes the model that is judged with the trained weights, one with a larger memory; None for the same.
-        growing: steps of a curriculum.
+        growing: sizes of a curriculum, each of which comes once the one before is mastered: the mean loss of `RECENT`
+            steps is below `MASTERED`.
     """
 
     make: Callable[[], nn.Module]
@@ -127,8 +135,8 @@ COPY = Bits(
 
 
 def few_repeats(grown: float) -> RepeatCopy:
-    """From one vector, said once, to all."""
-    most = 1 + round(9 * grown)
+    """From one vector or two, said once or twice, to all."""
+    most = 2 + round(8 * grown)
     return RepeatCopy(length=(1, most), repeats=(1, most), known=(1, 10))
 
 
@@ -181,9 +189,9 @@ RUNS: dict[str, Setting] = {
         targets=COPIED,
         judged=partial(bits_model, DNC, COPY, **DEEP),
     ),
-    "ntm-repeat": Setting(partial(bits_model, NTM, REPEAT, **DEEP), REPEAT, 30000, targets=SOLVED, growing=4000),
+    "ntm-repeat": Setting(partial(bits_model, NTM, REPEAT, **DEEP), REPEAT, 30000, lr=3e-3, targets=SOLVED, growing=8),
     "dnc-repeat": Setting(
-        partial(bits_model, DNC, REPEAT, rows=32, width=20), REPEAT, 30000, targets=SOLVED, growing=4000
+        partial(bits_model, DNC, REPEAT, rows=32, width=20), REPEAT, 30000, lr=3e-3, targets=SOLVED, growing=8
     ),
     "ntm-recall": Setting(partial(bits_model, NTM, RECALL, **DEEP), RECALL, 30000, targets=RECALLED),
     "dnc-recall": Setting(partial(bits_model, DNC, RECALL, rows=32, width=20), RECALL, 30000, targets=RECALLED),

@@ -53,20 +53,29 @@ def test_the_model_that_is_kept_is_the_best_one_and_a_run_without_a_fault_ends_e
     assert newest.done and newest.told["step"] == 3 + PATIENCE
 
 
-def test_a_curriculum_grows_to_the_whole_problem(tmp_path: Path) -> None:
-    asked: list[float] = []
+@pytest.mark.parametrize(
+    ("mastered", "asked"), [(0.0, [0.0] * 6), (float("inf"), [0.0, 0.0, 0.5, 0.5])], ids=["never", "every two steps"]
+)
+def test_a_curriculum_grows_where_a_size_is_mastered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mastered: float, asked: list[float]
+) -> None:
+    monkeypatch.setattr(memory, "RECENT", 2)
+    monkeypatch.setattr(memory, "MASTERED", mastered)
+    said: list[float] = []
 
     def easy(grown: float) -> Copy:
-        asked.append(grown)
+        said.append(grown)
         return Copy(2, (1, 1))
 
-    setting = dataclasses.replace(SETTING, problem=dataclasses.replace(PROBLEM, easy=easy), growing=4)
-    training = Training(setting, CONFIG, 0, tmp_path)
-    training.run()
-    assert asked == [0.0, 0.25, 0.5, 0.75] and training.told["step"] == 6
+    setting = dataclasses.replace(SETTING, problem=dataclasses.replace(PROBLEM, easy=easy), growing=2)
+    finished(tmp_path, setting)
+    assert said == asked
     with pytest.raises(ValueError, match="a curriculum needs easy sequences"):
         dataclasses.replace(SETTING, growing=4)
-    assert few_repeats(0.0) == RepeatCopy(length=(1, 1), repeats=(1, 1), known=(1, 10))
+
+
+def test_a_curriculum_of_repeats_ends_with_the_whole_problem() -> None:
+    assert few_repeats(0.0) == RepeatCopy(length=(1, 2), repeats=(1, 2), known=(1, 10))
     assert few_repeats(1.0) == dataclasses.replace(RepeatCopy(), known=(1, 10))
 
 
