@@ -208,15 +208,15 @@ def lines(rows: list[dict[str, Any]]) -> list[list[str]]:
 def table() -> str:
     """The recorded rows in Markdown."""
     rows = read("agents_gate")
-    null, first = next(row for row in rows if "shape" in row), rows[0]["config"]
+    worst, first = max((row for row in rows if "shape" in row), key=lambda row: row["upper"]), rows[0]["config"]
     told = (
-        f"Runs of {null['proposals']} proposals, {null['runs']} of each shape of what is no better, "
+        f"Runs of {worst['proposals']} proposals, {worst['runs']} of each shape of what is no better, "
         f"{first['num_hostile']} of each hostile kind; alpha {first['alpha']:g} for a whole run, at most "
-        f"{first['max_pairs']:,} pairs a trial. Of {null['runs']} runs without an acceptance one is 95% sure that at "
-        f"most {null['upper']:.1%} have any. Gains are in standard deviations of a paired difference of lives of PPO, "
-        "200 trials each."
+        f"{first['max_pairs']:,} pairs a trial. At most {worst['false_runs']} of the {worst['runs']} runs of a shape had "
+        f"a false acceptance: by that, with 95% confidence, below {worst['upper']:.1%} of runs have one. Gains are in "
+        "standard deviations of a paired difference of lives of PPO, 200 trials each."
     )
-    return markdown(list(HEADS), lines(rows), f"{told} {rows[0]['machine']}, {commits(rows)}.")
+    return markdown(list(HEADS), lines(rows), f"{told} {rows[0]['machine']}, commit {commits(rows)}.")
 
 
 def main(config: Config) -> None:
