@@ -213,8 +213,8 @@ def table() -> str:
         f"Runs of {worst['proposals']} proposals, {worst['runs']} of each shape of what is no better, "
         f"{first['num_hostile']} of each hostile kind; alpha {first['alpha']:g} for a whole run, at most "
         f"{first['max_pairs']:,} pairs a trial. At most {worst['false_runs']} of the {worst['runs']} runs of a shape "
-        f"had a false acceptance: by that, with 95% confidence, below {worst['upper']:.1%} of runs have one. Gains are in "
-        "standard deviations of a paired difference of lives of PPO, 200 trials each."
+        f"had a false acceptance: by that, with 95% confidence, below {worst['upper']:.1%} of runs have one. Gains are "
+        "in standard deviations of a paired difference of lives of PPO, 200 trials each."
     )
     return markdown(list(HEADS), lines(rows), f"{told} {rows[0]['machine']}, commit {commits(rows)}.")
 
