@@ -2,6 +2,7 @@
 
     python -m benchmarks.gaussian_classes --record
     python -m benchmarks.gaussian_classes --rates 3e-4 3e-3 1e-2 --record
+    python -m benchmarks.gaussian_classes --learners lstm gru --train-episodes 800000 --record
 
 Class means are N(0, I) in 16 dimensions, examples N(mean, I), 5-way 1-shot. Every learner that classifies is trained on
 the same number of episodes, with its own settings beside (see `l2o learn`), and judged on the same 4,000 others;
@@ -121,6 +122,7 @@ def trained(config: Config, name: str, seed: int, rate: float | None) -> dict[st
     )
     more = [] if config.optimizer == "Adam" else [config.optimizer]
     more += [] if rate in (None, usual.lr) else [f"{rate:g}"]
+    more += [] if config.train_episodes == Config.train_episodes else [f"{config.train_episodes}ep"]
     folder = config.out / "_".join((name, *more, str(seed)))
     folder.mkdir(parents=True, exist_ok=True)
     began = folder / "commit.txt"
