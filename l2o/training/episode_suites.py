@@ -266,7 +266,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 OWN: dict[tuple[str, str], dict[str, Any]] = {
     ("sinusoid", "cavia"): {"inner_lr": 1.0},
     ("sinusoid", "reptile"): {"inner_lr": 0.02},
-    ("gaussian-classes", "cavia"): {"inner_lr": 1.0},
+    ("gaussian-classes", "cavia"): {"inner_lr": 10.0, "inner_steps": 5, "test_steps": 5, "lr": 3e-3},
     ("gaussian-classes", "lstm"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
     ("gaussian-classes", "gru"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
     ("gaussian-classes", "snail"): {"lr": 3e-3, "num_episodes": 32, "train_query": 15},
