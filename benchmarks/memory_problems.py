@@ -189,9 +189,9 @@ RUNS: dict[str, Setting] = {
         targets=COPIED,
         judged=partial(bits_model, DNC, COPY, **DEEP),
     ),
-    "ntm-repeat": Setting(partial(bits_model, NTM, REPEAT, **DEEP), REPEAT, 30000, lr=3e-3, targets=SOLVED, growing=8),
+    "ntm-repeat": Setting(partial(bits_model, NTM, REPEAT, **DEEP), REPEAT, 60000, lr=3e-3, targets=SOLVED, growing=8),
     "dnc-repeat": Setting(
-        partial(bits_model, DNC, REPEAT, rows=32, width=20), REPEAT, 30000, lr=3e-3, targets=SOLVED, growing=8
+        partial(bits_model, DNC, REPEAT, rows=32, width=20), REPEAT, 60000, lr=3e-3, targets=SOLVED, growing=8
     ),
     "ntm-recall": Setting(partial(bits_model, NTM, RECALL, **DEEP), RECALL, 30000, targets=RECALLED),
     "dnc-recall": Setting(partial(bits_model, DNC, RECALL, rows=32, width=20), RECALL, 30000, targets=RECALLED),
