@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from l2o.optim import LearnedOptimizer
-from l2o.optim.proposal import as_real
+from l2o.optim.members import as_real
 from l2o.optim.state import Packed, gather, pack
 from l2o.types import Theta
 

@@ -116,6 +116,13 @@ class HalvedRegressions(TaskFamily):
         return Halved(Regressions().sample(generator), shift)
 
 
+def parameter(*values: float, grad: float | None = 1.0, dtype: torch.dtype = torch.float32) -> torch.nn.Parameter:
+    """A parameter of these values, with this number for its gradient everywhere."""
+    p = torch.nn.Parameter(torch.tensor(values, dtype=dtype))
+    p.grad = None if grad is None else torch.full_like(p, grad)
+    return p
+
+
 def theta_of(rule: UpdateRule) -> Theta:
     """Theta of a rule as leaves of a graph."""
     return {name: p.detach().clone().requires_grad_() for name, p in rule.named_parameters()}

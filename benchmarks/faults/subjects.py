@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from l2o.agents.skills.library import Skill, SkillLibrary
+from l2o.agents.skills.library import SkillLibrary
+from l2o.agents.skills.skill import Skill
 from l2o.distributed import LocalPool
 from l2o.estimators import PES, Problems, Truncation
 from l2o.load import load, save

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from benchmarks.fuzz.damage import JSON, changed, damaged
 from l2o.agents.gate import Verdict
 from l2o.agents.lineage import Lineage
-from l2o.agents.skills.library import Skill, SkillLibrary, digest
+from l2o.agents.skills.library import SkillLibrary
+from l2o.agents.skills.skill import Skill, digest
 from l2o.agents.spec import AgentSpec, Proposal
 from l2o.agents.view import read_rounds
 

@@ -20,7 +20,8 @@ from l2o.agents.kind import Kind
 from l2o.agents.lineage import Lineage, LineageWarning
 from l2o.agents.policy import ActorCritic
 from l2o.agents.practice import Exercise
-from l2o.agents.skills.library import Skill, SkillLibrary
+from l2o.agents.skills.library import SkillLibrary
+from l2o.agents.skills.skill import Skill
 from l2o.types import Params, seeded
 
 NUM_LOOKS = 32

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from l2o.optim.processes import local
-from l2o.rules.base import check
+from l2o.rules import AdamW
+from l2o.rules.base import UpdateRule, check
+
+FALLBACK = "fallback_lr"
+"""What groups have where the watchdog has fallen back: AdamW's learning rate. So it is saved and loaded with them."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,12 @@ class Watch:
             return True
         start = sum(self._first) / len(self._first)
         return loss <= start + (self.dog.factor - 1) * abs(start)
+
+
+def acting_rule(rule: UpdateRule, param_groups: list[dict[str, Any]]) -> UpdateRule:
+    """The rule, or AdamW where the groups say that it has been fallen back to."""
+    lr = next((group[FALLBACK] for group in param_groups if FALLBACK in group), None)
+    return rule if lr is None else AdamW(lr=lr)
 
 
 def mended(x: Tensor) -> Tensor:

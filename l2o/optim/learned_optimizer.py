@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from l2o.optim.guard import Watch, Watchdog, mended
+from l2o.optim.guard import FALLBACK, Watch, Watchdog, acting_rule, mended
+from l2o.optim.loading import checked_and_hidden, unhide
+from l2o.optim.members import Member, as_real, by_device, members_of, precision_on
 from l2o.optim.processes import gather_state, local, mean_over_processes, part_like, shard_state
-from l2o.optim.proposal import Member, Proposal, as_real, fault_of, scalar
+from l2o.optim.proposal import Proposal, fault_of, scalar
 from l2o.optim.runner import Runner
 from l2o.optim.settings import DEFAULT, OF_GROUP, OF_OPTIMIZER, check_arguments, check_group, check_settings, load_rule
-from l2o.optim.state import Packed, check_matches, gather, hide, narrowed, owned, pack, unhide, widened
-from l2o.rules import AdamW
+from l2o.optim.state import Packed, gather, narrowed, owned, pack, widened
 from l2o.rules.base import UpdateRule
 from l2o.rules.coordinates import deferring
 from l2o.tracing import untraced
-
-FALLBACK = "fallback_lr"
-"""What groups have where the watchdog has fallen back: AdamW's learning rate. So it is saved and loaded with them."""
 
 
 class LearnedOptimizer(Optimizer):
@@ -125,7 +123,7 @@ class LearnedOptimizer(Optimizer):
                 raise ValueError("step takes a closure or a loss, because a closure returns the loss; got both.")
             with torch.enable_grad():
                 loss = closure()
-        proposals = [self._propose(members, loss) for members in self._by_device()]
+        proposals = [self._propose(members, loss) for members in by_device(members_of(self.param_groups))]
         fault = self._fault(proposals)
         if fault is not None and self.nonfinite == "clip":
             cause, proposals = fault, [self._propose(proposal.members, loss, clip=True) for proposal in proposals]
@@ -153,7 +151,9 @@ class LearnedOptimizer(Optimizer):
         Raises:
             ValueError: it belongs to another rule or to other parameters; nothing is changed then.
         """
-        handle = self.register_load_state_dict_pre_hook(_check_and_hide)  # the last one: sees what others made of it
+        handle = self.register_load_state_dict_pre_hook(  # the last one: sees what others made of it
+            lambda _, given: checked_and_hidden(given, self.rule, self.param_groups, self.total_steps)
+        )
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -175,29 +175,10 @@ class LearnedOptimizer(Optimizer):
     def _forget(self) -> None:
         """Drop what follows from the rest."""
         self._shapes: dict[Tensor, torch.Size] = {}
-        acting = _acting_rule(self.rule, self.param_groups)
+        acting = acting_rule(self.rule, self.param_groups)
         self._runner = Runner(acting, self.compile, self.graph)
         self._watch = Watch(self.watchdog) if self.watchdog is not None and acting is self.rule else None
         self._told: set[str] = set()
-
-    def _members(self) -> Iterator[Member]:
-        """Every parameter once, numbered in the order of the groups."""
-        seen: set[Tensor] = set()
-        for group in self.param_groups:
-            names = group.get("param_names", [None] * len(group["params"]))
-            for name, p in zip(names, group["params"], strict=True):
-                if p not in seen:
-                    yield Member(str(len(seen)), name, p, group)
-                seen.add(p)
-
-    def _by_device(self) -> list[list[Member]]:
-        """Parameters to move, one list a device; empty ones have nothing to move."""
-        parts: dict[torch.device, list[Member]] = {}
-        for member in self._members():
-            p = member.param
-            if p.grad is not None and p.requires_grad and p.numel():
-                parts.setdefault(p.device, []).append(member)
-        return list(parts.values())
 
     def _fault(self, proposals: list[Proposal]) -> str | None:
         return None if self.nonfinite == "ignore" else next(filter(None, map(fault_of, proposals)), None)
@@ -207,7 +188,7 @@ class LearnedOptimizer(Optimizer):
         rule = self.acting_rule
         self._check_shapes(members)
         device = members[0].param.device
-        dtype = self._dtype(device)
+        dtype = precision_on(device, members_of(self.param_groups))
         params = {m.key: as_real(m.param.detach(), dtype) for m in members}
         grads = {m.key: as_real(m.gradient(), dtype) for m in members}
         value = scalar(loss, device, dtype)
@@ -228,11 +209,6 @@ class LearnedOptimizer(Optimizer):
         updates = {key: mended(x) for key, x in updates.items()} if clip else updates
         new = owned(new if self.state_dtype is None else narrowed(new, rule.large_slots), foreign)
         return Proposal(members, params, grads, value, updates, new, deferred)
-
-    def _dtype(self, device: torch.device) -> torch.dtype:
-        """What is computed with on a device: float64 if any of its parameters is that precise, else float32."""
-        dtypes = {m.param.dtype for m in self._members() if m.param.device == device}
-        return torch.float64 if dtypes & {torch.float64, torch.complex128} else torch.float32
 
     def _check_shapes(self, members: list[Member]) -> None:
         for m in members:
@@ -270,7 +246,7 @@ class LearnedOptimizer(Optimizer):
     def _look(self, loss: Any, refused: bool) -> None:
         """Let the watchdog see the step, and fall back to AdamW if it says so."""
         assert self._watch is not None
-        params = [m.param for m in self._members()]
+        params = [m.param for m in members_of(self.param_groups)]
         value = scalar(loss, params[0].device, torch.float32)
         if value is not None and self.average_loss:
             value = mean_over_processes(value)
@@ -320,25 +296,3 @@ class LearnedOptimizer(Optimizer):
             torch._foreach_add_(targets, torch._foreach_mul(steps, lr))
         else:
             torch._foreach_add_(targets, steps, alpha=lr)  # half precision: rounded once, at the end
-
-
-def _check_and_hide(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    assert isinstance(optimizer, LearnedOptimizer)
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-    loaded = {key: state for key, state in state_dict["state"].items() if key in set(keys)}
-    if len(params) == len(keys):  # else the base class refuses
-        real = {
-            str(i): as_real(torch.empty(p.shape, dtype=p.dtype, device="meta"), torch.float32)
-            for i, p in enumerate(params)
-        }
-        packed = {str(i): loaded[key] for i, key in enumerate(keys) if loaded.get(key)}
-        rule = _acting_rule(optimizer.rule, state_dict["param_groups"])
-        check_matches(rule, real, packed, optimizer.total_steps)
-    return {**state_dict, "state": {**state_dict["state"], **hide(loaded)}}
-
-
-def _acting_rule(rule: UpdateRule, param_groups: list[dict[str, Any]]) -> UpdateRule:
-    """The rule, or AdamW where the groups say that it has been fallen back to."""
-    lr = next((group[FALLBACK] for group in param_groups if FALLBACK in group), None)
-    return rule if lr is None else AdamW(lr=lr)

@@ -9,27 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l2o.optim.processes import whole
+from l2o.optim.members import Member
 from l2o.rules.base import OptState
 from l2o.rules.coordinates import LARGE_SLOTS, Deferred
 from l2o.types import Params
-
-
-class Member(NamedTuple):
-    """A parameter of the optimizer; `key` is what the rule calls it."""
-
-    key: str
-    name: str | None
-    param: Tensor
-    group: dict[str, Any]
-
-    def gradient(self) -> Tensor:
-        """Of what is to be minimised."""
-        assert self.param.grad is not None
-        return -self.param.grad if self.group["maximize"] else self.param.grad
-
-    def __str__(self) -> str:
-        return f"parameter {self.key}" + (f" ({self.name})" if self.name else "")
 
 
 class Proposal(NamedTuple):
@@ -42,14 +25,6 @@ class Proposal(NamedTuple):
     updates: Params
     state: OptState
     deferred: Deferred
-
-
-def as_real(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """A parameter or gradient as rules see it: whole, dense, real (complex as pairs), contiguous, of `dtype`."""
-    x = whole(x)
-    x = x if x.layout == torch.strided else x.to_dense()
-    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x.resolve_neg()
-    return (x if x.dtype == dtype else x.to(dtype)).contiguous()
 
 
 def scalar(loss: Any, device: torch.device, dtype: torch.dtype) -> Tensor | None:

@@ -16,7 +16,8 @@ from l2o.learners.adaptation import Adaptation
 from l2o.load import LEARNER_FILE, is_untrained, load
 from l2o.rules.base import UpdateRule
 from l2o.training.config import MAPPING, filled
-from l2o.training.episode_suites import OWN, SETTINGS, EpisodeSuite, Shape, load_episodes
+from l2o.training.episode_settings import OWN, SETTINGS
+from l2o.training.episode_suites import EpisodeSuite, Shape, load_episodes
 from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.outer import outer_defaults, outer_optimizer, rate_factor
 from l2o.training.pools import PoolConfig

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from l2o.optim import LearnedOptimizer
-from l2o.optim.settings import check_arguments
 from l2o.rules import SGD, Adam, LSTMRule, MLPRule, Momentum, OptState, UpdateRule
 from l2o.rules.base import zero_step
+from tests.toys import parameter
 
 
 class Recorder(UpdateRule):
@@ -29,63 +29,6 @@ class Recorder(UpdateRule):
         self.calls.append((grads, loss))
         updates = {key: -0.1 * grad for key, grad in grads.items()}
         return updates, OptState(state.step + 1, state.slots, {"count": state.shared["count"] + 1})
-
-
-def parameter(*values: float, grad: float | None = 1.0, dtype: torch.dtype = torch.float32) -> nn.Parameter:
-    p = nn.Parameter(torch.tensor(values, dtype=dtype))
-    p.grad = None if grad is None else torch.full_like(p, grad)
-    return p
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "match"),
-    [
-        ({"lr": -1.0}, "lr must be finite and not negative"),
-        ({"lr": float("nan")}, "lr must be finite"),
-        ({"lr": torch.ones(2)}, "Tensor lr must be 1-element"),
-        ({"weight_decay": -0.1}, "weight_decay must be finite and not negative"),
-        ({"total_steps": 0}, "total_steps must be a positive integer"),
-        ({"rule": "adan"}, "a name must be one of .*Did you mean 'adam'"),
-    ],
-)
-def test_bad_arguments_are_refused_before_anything_else(kwargs: dict[str, Any], match: str) -> None:
-    with pytest.raises(ValueError, match=match):
-        LearnedOptimizer([], **({"rule": SGD()} | kwargs))
-
-
-@pytest.mark.parametrize(
-    ("settings", "match"),
-    [
-        ({"lr": -1.0}, "lr must be finite and not negative"),
-        ({"lr": torch.tensor(float("inf"))}, "lr must be finite"),
-        ({"lr": torch.ones(2)}, "Tensor lr must be 1-element"),
-        ({"weight_decay": float("nan")}, "weight_decay must be finite and not negative"),
-    ],
-)
-def test_bad_settings_of_a_group_are_refused(settings: dict[str, Any], match: str) -> None:
-    group = {"params": [parameter(1.0)], **settings}
-    with pytest.raises(ValueError, match=match):
-        LearnedOptimizer([dict(group)], SGD())
-    optimizer = LearnedOptimizer([parameter(1.0)], SGD())
-    with pytest.raises(ValueError, match=match):
-        optimizer.add_param_group(group)
-    assert len(optimizer.param_groups) == 1
-
-
-@pytest.mark.parametrize("key", ["lr", "weight_decay"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_schedule_that_is_not_finite_is_refused_at_the_step(key: str, value: float) -> None:
-    a, b = parameter(1.0), parameter(2.0)
-    optimizer = LearnedOptimizer([{"params": [a]}, {"params": [b]}], SGD(), nonfinite="ignore")
-    optimizer.param_groups[1][key] = value
-    with pytest.raises(ValueError, match=f"{key} must be finite.*group 1 has {value}"):
-        optimizer.step()
-    assert (a.item(), b.item()) == (1.0, 2.0) and not optimizer.state
-
-
-def test_unknown_ways_with_non_finite_steps_are_refused() -> None:
-    with pytest.raises(ValueError, match="nonfinite must be one of 'skip', 'clip', 'raise', 'ignore'; got 'hope'"):
-        check_arguments(1.0, 0.0, None, "hope", None)  # called by the constructor, whose annotation is checked here
 
 
 def test_torch_refuses_what_it_always_refuses() -> None:
@@ -289,17 +232,6 @@ def test_hooks_and_schedulers() -> None:
         scheduler.step()
     assert seen == ["before", "after"] * 3
     torch.testing.assert_close(p.detach(), torch.tensor([1.0 - 1.0 - 0.5 - 0.25]))
-
-
-def test_making_an_optimizer_by_name_draws_no_random_numbers() -> None:
-    before = torch.get_rng_state()
-    with pytest.warns(UserWarning, match="fresh MLPRule that nobody has trained"):
-        optimizers = [LearnedOptimizer([parameter(1.0)], "mlp") for _ in range(2)]
-    assert torch.equal(before, torch.get_rng_state())
-    left, right = (optimizer.rule.state_dict() for optimizer in optimizers)
-    assert all(torch.equal(left[key], right[key]) for key in left)
-    # a rule of hand makes no warning, which would be an error here
-    assert isinstance(LearnedOptimizer([parameter(1.0)], "adam").rule, Adam)
 
 
 def test_slots_may_not_take_the_optimizers_names() -> None:

@@ -6,9 +6,10 @@ from l2o.agents.skills.curriculum import Curriculum, History, lifetimes
 from l2o.agents.skills.goals import ALPGMM
 from l2o.agents.skills.grid_skills import GridSkills
 from l2o.agents.skills.learned_chooser import LearnedChooser
-from l2o.agents.skills.library import Skill, SkillLibrary
+from l2o.agents.skills.library import SkillLibrary
 from l2o.agents.skills.options import Options
 from l2o.agents.skills.record import Practice, Record
+from l2o.agents.skills.skill import Skill
 from l2o.agents.skills.skill_graph import SkillGraph
 
 __all__ = [

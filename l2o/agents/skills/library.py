@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import sqlite3
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load as read_tensors
-from safetensors.torch import save as write_tensors
 from torch import Tensor
 
+from l2o.agents.skills.skill import Row, Skill, descriptor_in, digest, from_row, is_whole, numbers_in, to_row
 from l2o.types import Params
 
 APPLICATION, SCHEMA = 0x6C326F73, 1
@@ -42,31 +37,6 @@ create table skills (
 
 WAIT = 30.0
 """Seconds that a writer waits for the others."""
-
-
-@dataclass(frozen=True)
-class Skill:
-    """Something learned.
-
-    Arguments:
-        descriptor: what the skill is for: a goal, an embedding of a task; skills near to each other have near ones.
-        weights: of the policy that has it.
-        statistics: plain numbers, such as its success rate and the environment steps it took.
-        parents: numbers, in the library, of the skills that it grew out of.
-        version: 1 for the first of a descriptor; the library counts.
-    """
-
-    descriptor: Float[Tensor, " d"]
-    weights: Params
-    statistics: Mapping[str, float] = field(default_factory=dict)
-    parents: tuple[int, ...] = ()
-    version: int = 1
-
-    def __post_init__(self) -> None:
-        if self.descriptor.numel() < 1 or not bool(self.descriptor.isfinite().all()):
-            raise ValueError(f"a descriptor must be finite numbers, by which it is found; got {self.descriptor}.")
-        if not all(math.isfinite(value) for value in self.statistics.values()):
-            raise ValueError(f"statistics must be finite numbers; got {dict(self.statistics)}.")
 
 
 class Found(NamedTuple):
@@ -136,20 +106,20 @@ class SkillLibrary:
         Raises:
             ValueError: a parent is not in the library, or weights or descriptor have other shapes than those there.
         """
-        key, weights = _to_blob(skill.descriptor), write_tensors({n: _plain(w) for n, w in skill.weights.items()})
-        statistics, parents = json.dumps(dict(skill.statistics), sort_keys=True), json.dumps(list(skill.parents))
+        row = to_row(skill)
         with self._open() as db:
             db.execute("begin immediate")
-            known = {row[0] for row in db.execute("select id from skills")}
+            known = {number for (number,) in db.execute("select id from skills")}
             if not known.issuperset(skill.parents):
                 raise ValueError(f"parents must be skills of the library; got {skill.parents}, of which some are not.")
             other = db.execute("select length(descriptor) from skills limit 1").fetchone()
-            if other is not None and other[0] != len(key):
+            if other is not None and other[0] != len(row.descriptor):
                 raise ValueError(
-                    f"descriptors of a library must be of one size; got {len(key) // 4} numbers among {other[0] // 4}."
+                    "descriptors of a library must be of one size; got "
+                    f"{len(row.descriptor) // 4} numbers among {other[0] // 4}."
                 )
-            newest = db.execute("select max(version) from skills where descriptor = ?", (key,)).fetchone()[0]
-            row = (key, (newest or 0) + 1, statistics, parents, weights)
+            newest = db.execute("select max(version) from skills where descriptor = ?", (row.descriptor,)).fetchone()[0]
+            row = row._replace(version=(newest or 0) + 1)
             cursor = db.execute(
                 "insert into skills (descriptor, version, statistics, parents, weights, digest) "
                 "values (?, ?, ?, ?, ?, ?)",
@@ -170,13 +140,11 @@ class SkillLibrary:
             ).fetchone()
         if row is None:
             raise ValueError(f"id must be the number of a skill in {self.path}; got {id}.")
-        if not _whole(row):
+        if not is_whole(row):
             raise ValueError(f"a skill must be as it was written; number {id} of {self.path} is damaged.")
-        key, version, statistics, parents, weights, _ = row
         try:
-            told = {str(name): float(value) for name, value in json.loads(statistics).items()}
-            return Skill(_from_blob(key), read_tensors(weights), told, _numbers(parents), version)
-        except (SafetensorError, ValueError, AttributeError, TypeError, RecursionError) as error:
+            return from_row(Row(*row[:-1]))
+        except ValueError as error:
             raise ValueError(f"a skill must be whole; number {id} of {self.path} is not: {error}.") from error
 
     def nearest(self, descriptor: Float[Tensor, " d"], num: int = 1) -> list[Found]:
@@ -190,7 +158,7 @@ class SkillLibrary:
             versions.setdefault(key, []).append(id)
         if len({len(key) if isinstance(key, bytes) else -1 for key in versions}) > 1:
             raise ValueError(f"descriptors of a library must be of one size; {self.path} is damaged.")
-        places = torch.stack([_from_blob(key) for key in versions])
+        places = torch.stack([descriptor_in(key) for key in versions])
         if places.shape[-1:] != descriptor.shape:
             raise ValueError(
                 f"a descriptor must have {places.shape[-1]} numbers, as those in {self.path}; got {descriptor.shape}."
@@ -237,7 +205,7 @@ class SkillLibrary:
         with self._open() as db:
             rows = db.execute("select id, parents from skills").fetchall()
         try:
-            parents = {row[0]: _numbers(row[1]) for row in rows}
+            parents = {row[0]: numbers_in(row[1]) for row in rows}
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"parents must be numbers of skills; {self.path} is damaged: {error}.") from error
         found, todo = [], [id]
@@ -259,7 +227,7 @@ class SkillLibrary:
             if verdict != "ok":
                 raise ValueError(f"a library must be whole; {self.path} is damaged: {verdict}.")
             rows = db.execute("select descriptor, version, statistics, parents, weights, digest, id from skills")
-            return [row[-1] for row in rows if not _whole(row[:-1])]
+            return [row[-1] for row in rows if not is_whole(row[:-1])]
 
     def backup(self, path: Path | str) -> None:
         """A copy as of now, whoever is writing."""
@@ -292,37 +260,3 @@ class SkillLibrary:
             raise ValueError(f"a library must be a file that can be read and written; {self.path}: {error}.") from error
         except sqlite3.DatabaseError as error:
             raise ValueError(f"a library must be a whole SQLite file; {self.path} is damaged: {error}.") from error
-
-
-def digest(key: bytes, version: int, statistics: str, parents: str, weights: bytes) -> str:
-    """Of all that a skill is."""
-    found = hashlib.sha256(json.dumps([version, statistics, parents]).encode())
-    for part in (key, weights):
-        found.update(len(part).to_bytes(8, "little"))
-        found.update(part)
-    return found.hexdigest()
-
-
-def _whole(row: tuple[Any, ...]) -> bool:
-    """Whether values are of their kinds (SQLite has any in any column), and fit the digest behind them."""
-    kinds = (bytes, int, str, str, bytes)
-    return all(map(isinstance, row, kinds)) and digest(*row[:-1]) == row[-1]
-
-
-def _numbers(parents: str) -> tuple[int, ...]:
-    found = json.loads(parents)
-    if not (isinstance(found, list) and all(type(one) is int for one in found)):
-        raise ValueError(f"a list of numbers was expected; got {parents[:60]}")
-    return tuple(found)
-
-
-def _plain(x: Tensor) -> Tensor:
-    return x.detach().cpu().contiguous().clone()
-
-
-def _to_blob(descriptor: Tensor) -> bytes:
-    return bytes(descriptor.detach().cpu().float().contiguous().numpy().astype("<f4").tobytes())
-
-
-def _from_blob(blob: bytes) -> Float[Tensor, " d"]:
-    return torch.frombuffer(bytearray(blob), dtype=torch.float32)

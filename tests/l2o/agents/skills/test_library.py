@@ -4,7 +4,8 @@ import threading
 import pytest
 import torch
 
-from l2o.agents.skills.library import Skill, SkillLibrary
+from l2o.agents.skills.library import SkillLibrary
+from l2o.agents.skills.skill import Skill
 
 
 def skill(place, value=0.0, **options) -> Skill:

@@ -1,0 +1,34 @@
+"""What learners are trained with on named episodes, where nothing else is said: by data, by data and learner.
+
+A learner's own settings, whatever the data, stand in its recipe.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    # Finn et al., 2017, section 5.1
+    "sinusoid": {"shot": 10, "inner_lr": 0.01, "num_episodes": 25, "train_query": 10},
+    "gaussian-classes": {"inner_lr": 0.1, "num_episodes": 16},
+    # one support point only, because learners that take queries in turn learn all numbers of them
+    "linear": {"shot": 10, "train_shot": 1, "train_query": 20, "num_episodes": 64},
+    "sparse-linear": {"shot": 10, "train_shot": 1, "train_query": 20, "num_episodes": 64},
+    "noisy-sparse-linear": {"shot": 10, "train_shot": 1, "train_query": 20, "num_episodes": 64},
+    "two-layer": {"shot": 20, "train_shot": 1, "train_query": 40, "num_episodes": 64},
+    "decision-trees": {"shot": 20, "train_shot": 1, "train_query": 40, "num_episodes": 64},
+}
+"""What learners are trained with on these data where nothing else is said; before the learner's own settings."""
+
+OWN: dict[tuple[str, str], dict[str, Any]] = {
+    ("sinusoid", "cavia"): {"inner_lr": 1.0},
+    ("sinusoid", "reptile"): {"inner_lr": 0.02},
+    ("gaussian-classes", "cavia"): {"inner_lr": 10.0, "inner_steps": 5, "test_steps": 5, "lr": 3e-3},
+    ("gaussian-classes", "lstm"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
+    ("gaussian-classes", "gru"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
+    ("gaussian-classes", "snail"): {"lr": 3e-3, "num_episodes": 32, "train_query": 15},
+    ("gaussian-classes", "hypernetwork"): {"num_episodes": 32, "train_query": 15},
+    ("gaussian-classes", "chunked-hypernetwork"): {"num_episodes": 32, "train_query": 15},
+    ("gaussian-classes", "cnaps"): {"num_episodes": 32, "train_query": 15},
+}
+"""What single learners are trained with on these data; before both."""
