@@ -32,7 +32,7 @@ def table() -> str:
         ("SmolLM2-135M, meta-trained to learn in context (MetaICL)", _meta_icl(), "docs/results/in_context.md"),
         ("meta-training on Ray while its workers are killed", _soak(), "docs/guide/cluster.md"),
         ("an agent that improves itself, on lives of kinds it never saw", _loop(), AGENTS),
-        ("the gate that its changes must pass", _gate(), "docs/guide/agents.md"),
+        ("the gate that its changes must pass", _gate(), AGENTS),
         ("an optimizer for PPO, untuned, beside Adam at its best rate", _ppo(), AGENTS),
     )
     lines = ([what, measured, f"[{Path(page).stem}]({page})"] for what, measured, page in claims)

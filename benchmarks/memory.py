@@ -5,9 +5,9 @@
 Graves et al. (2014, section 4; 2016) and Santoro et al. (2016, table 1). A run that was stopped, however, goes on from
 its last checkpoint and gives the same numbers; one that is finished is judged again, and with `--steps` learns on.
 Copying, repeating and recalling are judged at lengths beyond those of training too, on sequences that nothing was
-chosen by; a run ends early once its validation sequences are without a fault `PATIENCE` times in a row. The stream of
-characters needs Omniglot (found or downloaded, see `l2o.tasks.data.omniglot`); its first instances can at best be
-guessed among the labels not yet taken.
+chosen by; a run ends early once its validation sequences are without a fault `PATIENCE` times in a row. Repeats are
+learned on short sequences first, which grow as they are mastered. The stream of characters needs Omniglot (found or
+downloaded, see `l2o.tasks.data.omniglot`); its first instances can at best be guessed among the labels not yet taken.
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ class Training:
             "faultless": 0,
             "skipped": 0,
             "size": 0,
-            "since": 0,
             "trained_at": commit(),
             "device": config.device,
         }
         self.best: dict[str, Any] = {"badness": float("inf"), "step": 0, "model": {}}
         self.recent: list[float] = []
+        self.at_size: list[float] = []
         self.curve: list[dict[str, float]] = []
         self._restore(self.directory.newest())
 
@@ -134,15 +134,14 @@ class Training:
             self.told["skipped"] += 1
         self.told["step"] += 1
         self.recent.append(float(loss.detach()))
-        self._grow()
+        self._grow(self.recent[-1])
 
-    def _grow(self) -> None:
-        """To the next size of a curriculum, once this one is mastered; `since` counts steps at a size."""
-        self.told["since"] += 1
-        last = self.recent[-RECENT:]
-        known = min(self.told["since"], len(last)) >= RECENT and sum(last) / len(last) < MASTERED
-        if known and self.told["size"] < self.setting.growing:
-            self.told |= {"size": self.told["size"] + 1, "since": 0}
+    def _grow(self, loss: float) -> None:
+        """To the next size of a curriculum, once the last losses at this one are small."""
+        self.at_size = [*self.at_size[1 - RECENT :], loss]
+        mastered = len(self.at_size) == RECENT and sum(self.at_size) / RECENT < MASTERED
+        if mastered and self.told["size"] < self.setting.growing:
+            self.told["size"], self.at_size = self.told["size"] + 1, []
 
     def _validate(self) -> None:
         found = self.judge(self.config.validated, seed=10**6 + self.seed)
@@ -181,6 +180,7 @@ class Training:
 
     def _save(self) -> None:
         tree = {"told": self.told, "best": self.best, "recent": self.recent, "curve": self.curve, "rate": self.rate}
+        tree |= {"at_size": self.at_size}
         tree |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         self.directory.save_checkpoint(tree | {"generator": self.generator.get_state()}, self.told["step"])
 
@@ -191,7 +191,9 @@ class Training:
             raise ValueError(
                 f"a run must go on with its rate; {self.directory.path} has {tree['rate']}, got {self.rate}."
             )
-        self.told, self.best, self.recent, self.curve = (tree[key] for key in ("told", "best", "recent", "curve"))
+        self.told |= tree["told"]
+        self.best, self.recent, self.curve = tree["best"], tree["recent"], tree["curve"]
+        self.at_size = tree.get("at_size", [])
         self.model.load_state_dict(dict(tree["model"]))
         self.optimizer.load_state_dict(tree["optimizer"])
         self.generator.set_state(tree["generator"])

@@ -104,8 +104,8 @@ class Setting:
         evaluate_every: steps between validations.
         targets: scores to reach: at most for bits, at least for percents.
         judged: makes the model that is judged with the trained weights, one with a larger memory; None for the same.
-        growing: sizes of a curriculum, each of which comes once the one before is mastered: the mean loss of `RECENT`
-            steps is below `MASTERED`.
+        growing: sizes of a curriculum after its first, each of which comes once the one before is mastered: the mean
+            loss of the last `RECENT` steps at it is below `MASTERED`.
     """
 
     make: Callable[[], nn.Module]

@@ -141,7 +141,7 @@ class Gate:
                 return verdict(f"crashed: {type(error).__name__}")
             if self.max_slowdown is not None and taken > self.grace + self.max_slowdown * seconds:
                 return verdict("slow")
-            if after.shape != before.shape:
+            if not isinstance(after, Tensor) or after.shape != before.shape:
                 return verdict("not a score a task")
             if not bool(after.isfinite().all()):
                 return verdict("not finite")

@@ -68,8 +68,10 @@ def test_a_curriculum_grows_where_a_size_is_mastered(
         return Copy(2, (1, 1))
 
     setting = dataclasses.replace(SETTING, problem=dataclasses.replace(PROBLEM, easy=easy), growing=2)
-    finished(tmp_path, setting)
+    whole = finished(tmp_path, setting)
     assert said == asked
+    (tmp_path / "checkpoints" / "step_00000006.safetensors").unlink()
+    assert {**finished(tmp_path, setting), "cpu_seconds": 0} == {**whole, "cpu_seconds": 0}
     with pytest.raises(ValueError, match="a curriculum needs easy sequences"):
         dataclasses.replace(SETTING, growing=4)
 

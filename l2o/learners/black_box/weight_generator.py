@@ -42,7 +42,6 @@ class WeightGenerator(nn.Module):
 
     offset: Tensor
     signs: Tensor
-    tensor_of: Tensor
 
     def __init__(
         self,
@@ -75,20 +74,17 @@ class WeightGenerator(nn.Module):
         offset, scale = zip(*(_moments(p.detach()) for p in network.parameters()), strict=True)
         self.register_buffer("offset", torch.stack(offset))
         self.scale = nn.Parameter(torch.stack(scale))
-        numbers = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-        self.register_buffer("tensor_of", numbers, persistent=False)
 
     def forward(self, code: Float[Tensor, "*b code"]) -> Params:
         """The target's parameters, by name; leading axes of the code come back as theirs."""
         parts = self.head(unit_rms(self._features(code)))
-        scale, offset = self.scale[self.tensor_of], self.offset[self.tensor_of]
         if self.chunk is not None:
-            parts, scale = parts.flatten(-2), scale * self.signs
-        rest = parts.shape[-1] - len(scale)  # of the last piece, which nothing is made of
-        flat = (F.pad(offset, (0, rest)) + F.pad(scale, (0, rest)) * parts).split([*self.sizes, rest], dim=-1)
+            parts = parts.flatten(-2)[..., : sum(self.sizes)] * self.signs
+        pieces = zip(parts.split(self.sizes, dim=-1), self.offset.unbind(), self.scale.unbind(), strict=True)
+        flat = [offset + scale * part for part, offset, scale in pieces]
         return {
             name: part.unflatten(-1, shape) if shape else part.squeeze(-1)
-            for (name, shape), part in zip(self.shapes.items(), flat[:-1], strict=True)
+            for (name, shape), part in zip(self.shapes.items(), flat, strict=True)
         }
 
     def _features(self, code: Float[Tensor, "*b code"]) -> Float[Tensor, "*n features"]:
