@@ -1,13 +1,11 @@
 """How near does a recurrent agent come to the best possible play of bandits, which it learned from playing?
 
-    python -m benchmarks.agents_bandits --record
-    python -m benchmarks.agents_bandits --num-pulls 100 --easier 10 30 --easier-updates 3000 --num-updates 3000 --record
+    python -m benchmarks.agents_bandits
 
 Five arms with means from U[0, 1], ten pulls. The best possible total reward is exact, by dynamic programming over all
 counts; the greedy posterior mean, UCB1 (its width tuned), Thompson sampling and chance are simulated. The recurrent
 agent sees rewards only; in meta-training it learns from regret, which needs the arms' means, and its critic sees them.
-Its settings were chosen by the play of other seeds of meta-training than those of the rows. A hundred pulls are learned
-after fewer, or nothing comes of them.
+Its settings were chosen by the play of other seeds of meta-training than those of the rows.
 """
 
 from __future__ import annotations
@@ -42,8 +40,6 @@ class Config:
         num_arms, num_pulls: of a bandit.
         seeds: of meta-trainings.
         num_updates, num_trials, lr, hidden_size, entropy, decay: of each.
-        easier: pulls of the bandits that are played before, one after the other.
-        easier_updates: for each of them.
         num_test: bandits of a test.
         record: keep the rows in benchmarks/results.
     """
@@ -57,8 +53,6 @@ class Config:
     hidden_size: int = 64
     entropy: float = 0.03
     decay: float = 0.95
-    easier: tuple[int, ...] = ()
-    easier_updates: int = 3000
     num_test: int = 100_000
     record: bool = False
 
@@ -126,38 +120,29 @@ def regret(world: World, action: Tensor) -> Tensor:
 
 def trained(config: Config, seed: int) -> tuple[RL2, float]:
     """A recurrent agent, and the CPU seconds its meta-training took."""
+    bandit = Bandit(config.num_arms, config.num_pulls)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = RL2.of(Bandit(config.num_arms, config.num_pulls), config.hidden_size)
-    began = time.process_time()
-    for pulls in config.easier:
-        meta_train(model, pulls, config.easier_updates, config, seed, last_rate=config.lr)
-    meta_train(model, config.num_pulls, config.num_updates, config, seed, last_rate=0.01 * config.lr)
-    return model, time.process_time() - began
-
-
-def meta_train(model: RL2, num_pulls: int, num_updates: int, config: Config, seed: int, last_rate: float) -> None:
-    """In place, on bandits of so many pulls; the rate goes to its last one along a line."""
-    bandit = Bandit(config.num_arms, num_pulls)
+        model = RL2.of(bandit, config.hidden_size)
     estimator = RL2Gradient(
         model,
         bandit,
-        num_pulls,
+        config.num_pulls,
         config.num_trials,
         config.decay,
         entropy=config.entropy,
-        anneal=num_updates,
+        anneal=config.num_updates,
         teaching=regret,
     )
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, last_rate / config.lr, num_updates)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, config.num_updates)
     trainer = MetaTrainer(model, LocalPool(estimator, theta_of(model), seed=seed), optimizer, schedule)
     began = time.process_time()
-    for i in range(num_updates):
+    for i in range(config.num_updates):
         told = trainer.step()
-        if i % max(1, num_updates // 10) == 0:
-            spent = time.process_time() - began
-            print(f"       {num_pulls} pulls, update {i}: {-told['meta_loss']:.3f}, {spent:.0f} s", flush=True)
+        if i % max(1, config.num_updates // 10) == 0:
+            print(f"       update {i}: {-told['meta_loss']:.3f}, {time.process_time() - began:.0f} s", flush=True)
+    return model, time.process_time() - began
 
 
 def run(config: Config) -> Iterator[dict[str, Any]]:

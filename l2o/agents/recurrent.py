@@ -195,7 +195,8 @@ class RL2Gradient(GradientEstimator):
         discount: a step, over the trial.
         entropy: weight of the entropy at first; it falls to zero along a line over `anneal` estimates.
         value: weight of the squared error of values.
-        scale: factor on rewards, for values of order 1.
+        scale: factor on rewards, for values of order 1. Of trials of many steps it must be small, or the critic's error
+            leaves the actor nothing of a clipped gradient.
         teaching: see `Teaching`.
     """
 
