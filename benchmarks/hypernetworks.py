@@ -29,9 +29,9 @@ from torch.func import functional_call, grad, vmap
 
 from benchmarks.record import keep
 from benchmarks.turns import Step, rates
-from l2o.compiled import traced
 from l2o.learners import MLP
 from l2o.learners.black_box.weight_generator import WeightGenerator
+from l2o.recording import traced
 
 NUM_TASKS, NUM_POINTS, NUM_CODE, HIDDEN, CHUNK, NUM_CHUNK = 16, 20, 64, (100, 100), 100, 8
 

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from l2o.compiled import compiled, traced
+from l2o.compiled import compiled
 from l2o.learners.adaptation import Adaptation
 from l2o.learners.transforms import has_ties
+from l2o.recording import traced
 from l2o.tasks.episodes import Episode
 from l2o.types import Theta, tree_leaves, tree_map
 
