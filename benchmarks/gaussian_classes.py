@@ -38,8 +38,8 @@ from l2o.training.outer import torch_class
 from l2o.training.recipes import RECIPES
 from l2o.types import seeded, tree_map
 
-OTHERS = ("relation", "convcnp")
-"""Learners of other data: images, numbers on a line."""
+OTHERS = ("relation", "convcnp", "maml++")
+"""Learners of other data: images, numbers on a line, networks with batch normalisation."""
 
 TEST_SEED, CHOICE_SEED = 10**6, 3 * 10**6
 """Of the test episodes of runs with seed 0, see `learn_command.report`; of those by which rates are chosen."""
@@ -80,9 +80,8 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     for name in config.learners or [name for name in RECIPES if name not in OTHERS]:
         for seed, rate in product(config.seeds, config.rates or (None,)):
             row = trained(config, name, seed, rate)
-            print(
-                f"{name:24} {row['optimizer']} {row['lr']} {row['score']:.4f}, {row['cpu_seconds']:.0f} s", flush=True
-            )
+            score = "not finite" if row["score"] is None else f"{row['score']:.4f}, {row['cpu_seconds']:.0f} s"
+            print(f"{name:24} {row['optimizer']} {row['lr']} {score}", flush=True)
             yield row
 
 
@@ -134,8 +133,8 @@ def trained(config: Config, name: str, seed: int, rate: float | None) -> dict[st
         try:
             told = learn(settings, folder, show_progress=False)
         except ValueError:
-            if (folder / "best.safetensors").exists():
-                raise
+            if (folder / "best.safetensors").exists() or not (folder / "ledger.jsonl").exists():
+                raise  # it is not that no score was finite
             told = {"learner": name, "steps": steps, "episodes": config.episodes, "score": None, "half_interval": None}
     told.pop("by_steps", None)
     told |= {"seed": seed, "train_episodes": steps * usual.num_episodes, "optimizer": config.optimizer}
