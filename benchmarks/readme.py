@@ -85,6 +85,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "meta_step": learners.meta_step,
     "memory": learners.memory,
     "gaussian_classes": learners.gaussian_classes,
+    "gaussian_classes_longer": learners.gaussian_classes_longer,
     "neural_processes": learners.neural_processes,
     "tabular_prior": tabular_prior.table,
     "learner_speed": learner_speed.table,
