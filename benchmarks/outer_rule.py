@@ -163,7 +163,7 @@ def main(config: Config) -> None:
     """Meta-train, compare, write."""
     torch.set_num_threads(config.threads)
     rows = list(run(config))
-    keep("outer_rule", config, rows)
+    keep("outer_rule", config, rows, by=("task",))
 
 
 if __name__ == "__main__":
