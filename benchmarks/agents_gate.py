@@ -13,6 +13,7 @@ take their time: a tenth of a second each, where the gate's grace is a hundredth
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -140,12 +141,13 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     """One row a shape of null runs, one a hostile kind, one a gain and trial."""
     gate = Gate(config.alpha, config.batch, config.max_pairs, pace=config.pace, max_slowdown=None)
     hasty = replace(gate, max_slowdown=10.0, grace=0.01)
-    for name, draw in shapes(config).items():
+    draws = shapes(config)
+    for name, draw in draws.items():
         yield {"shape": name, **counted(partial(judged, gate, draw), config.num_runs, config.num_proposals)}
     for name, score in hostile().items():
         by, num_runs = (hasty, config.num_slow) if name == SLOW else (gate, config.num_runs)
         yield {"hostile": name, **counted(partial(by.judge, level, score), num_runs, config.num_proposals)}
-    of_lives = shapes(config)["lives of PPO"]
+    of_lives = draws["lives of PPO"]
     deviation = float(of_lives(seeded(0), 100_000).std())
     for gain in config.gains:
         for trial in (1, 20):
@@ -159,14 +161,13 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
 def counted(judge: Callable[[int, Generator], Verdict], num_runs: int, num_proposals: int) -> dict[str, Any]:
     """Runs of proposals: how many let any through, how many passed in all, and what they were rejected for."""
     false, accepted, pairs = 0, 0, 0
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     for number in range(num_runs):
         generator = seeded(10_000 + number)
         verdicts = [judge(trial, generator) for trial in range(1, num_proposals + 1)]
         passed = sum(verdict.accepted for verdict in verdicts)
         false, accepted, pairs = false + (passed > 0), accepted + passed, pairs + sum(v.pairs for v in verdicts)
-        for verdict in verdicts:
-            reasons[verdict.reason] = reasons.get(verdict.reason, 0) + 1
+        reasons.update(verdict.reason for verdict in verdicts)
     row = {"runs": num_runs, "proposals": num_proposals, "false_runs": false, "false_acceptances": accepted}
     row |= {"upper": upper(false, num_runs), "pairs": pairs / (num_runs * num_proposals), "reasons": reasons}
     print(row, flush=True)
