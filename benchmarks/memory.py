@@ -6,8 +6,9 @@ Graves et al. (2014, section 4; 2016) and Santoro et al. (2016, table 1). A run 
 its last checkpoint and gives the same numbers; one that is finished is judged again, and with `--steps` learns on.
 Copying, repeating and recalling are judged at lengths beyond those of training too, on sequences that nothing was
 chosen by; a run ends early once its validation sequences are without a fault `PATIENCE` times in a row. Repeats are
-learned on short sequences first, which grow as they are mastered. The stream of characters needs Omniglot (found or
-downloaded, see `l2o.tasks.data.omniglot`); its first instances can at best be guessed among the labels not yet taken.
+learned on short sequences first, which grow as they are mastered, and so are streams of characters, by a network that
+has learned to tell training characters apart before. They need Omniglot (found or downloaded, see
+`l2o.tasks.data.omniglot`); first instances can at best be guessed among the labels not yet taken.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from benchmarks.memory_problems import MASTERED, RECENT, RUNS, Characters, Scores, Setting, exactly
+from benchmarks.memory_problems import RECENT, RUNS, Characters, Scores, Setting, exactly
 from benchmarks.record import commit, keep
 from l2o.learners import NTM
 from l2o.learners.batch_norm import calibrate
@@ -111,6 +112,8 @@ class Training:
         """To the last step, or until nothing is wrong any more."""
         factor, half = rate_factor("linear", 0, max(1, self.total // 2), last=0.0), self.total - self.total // 2
         began = time.process_time()
+        if self.told["step"] == 0 and self.setting.prepare is not None:
+            self.setting.prepare(self.model, self.generator)
         while not self.done:
             self.optimizer.param_groups[0]["lr"] = self.rate * factor(max(0, self.told["step"] - half))
             self._learn()
@@ -139,8 +142,9 @@ class Training:
     def _grow(self, loss: float) -> None:
         """To the next size of a curriculum, once the last losses at this one are small."""
         self.at_size = [*self.at_size[1 - RECENT :], loss]
-        mastered = len(self.at_size) == RECENT and sum(self.at_size) / RECENT < MASTERED
-        if mastered and self.told["size"] < self.setting.growing:
+        if self.told["size"] == self.setting.growing or len(self.at_size) < RECENT:
+            return
+        if self.setting.problem.mastered(sum(self.at_size) / RECENT, self.told["size"] / self.setting.growing):
             self.told["size"], self.at_size = self.told["size"] + 1, []
 
     def _validate(self) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from l2o.learners import DNC, MANN, NTM, Conv4, MemoryLearner, OnlineLearner
 from l2o.learners.memory.learner import inputs_for
-from l2o.tasks import AssociativeRecall, Copy, LabelShiftedStream, RepeatCopy
+from l2o.tasks import AssociativeRecall, Copy, FewShot, LabelShiftedStream, RepeatCopy
 from l2o.tasks.data import omniglot_classes
 from l2o.tasks.sequences import SequenceSource, bit_loss, bits_wrong
 from l2o.tasks.stream import accuracy_by_instance, labels_before, stream_loss
@@ -51,6 +53,10 @@ class Bits:
             found |= {f"{name}: bits wrong": wrong, f"{name}: a step": wrong / steps}
         return found
 
+    def mastered(self, loss: float, grown: float) -> bool:
+        """Whether sequences that are grown by so much are learned."""
+        return loss < MASTERED
+
     def badness(self, scores: Scores) -> float:
         """What the kept model has least of: wrong bits a step, those beyond the lengths of training too."""
         return sum(value for name, value in scores.items() if name.endswith("a step"))
@@ -58,19 +64,35 @@ class Bits:
 
 @dataclass(frozen=True)
 class Characters:
-    """Omniglot with labels that come a step late."""
+    """Omniglot with labels that come a step late.
+
+    Arguments:
+        way, instances: of a stream.
+        easy: instances of a class where training begins.
+    """
 
     way: int = 5
     instances: int = 10
+    easy: int = 3
 
-    def source(self, part: str) -> LabelShiftedStream:
+    def source(self, part: str, instances: int | None = None) -> LabelShiftedStream:
         """Streams of training, validation or test characters."""
-        return LabelShiftedStream(omniglot_classes(part), self.way, self.instances)  # type: ignore[arg-type]
+        return LabelShiftedStream(omniglot_classes(part), self.way, instances or self.instances)  # type: ignore[arg-type]
+
+    def length(self, grown: float) -> int:
+        """Instances of a class in streams that are grown by so much."""
+        return self.easy + round((self.instances - self.easy) * grown)
 
     def loss(self, model: nn.Module, generator: Generator, num: int, grown: float = 1.0) -> Tensor:
-        """Of a fresh batch; streams are as long from the first step on."""
-        x, y = tree_to(self.source("train").sample(generator, num), device_of(model))
+        """Of a fresh batch, of streams that are grown by so much (0 to 1)."""
+        x, y = tree_to(self.source("train", self.length(grown)).sample(generator, num), device_of(model))
         return stream_loss(model(x, labels_before(y, self.way)), y)
+
+    def mastered(self, loss: float, grown: float) -> bool:
+        """Whether all but first instances, where labels not yet taken are guessed among, are told apart well enough."""
+        length = self.length(grown)
+        guessed = sum(math.log(left) for left in range(1, self.way + 1)) / self.way
+        return (loss * length - guessed) / (length - 1) < TOLD_APART
 
     def scores(self, model: nn.Module, generator: Generator, num: int, part: str = "validation") -> Scores:
         """Accuracy by instance, percent, in chunks that fit a small memory."""
@@ -86,6 +108,9 @@ class Characters:
 
 MASTERED = 0.05
 """Nats a bit."""
+
+TOLD_APART = 0.75
+"""Nats a character."""
 
 RECENT = 100
 """Steps."""
@@ -104,8 +129,9 @@ class Setting:
         evaluate_every: steps between validations.
         targets: scores to reach: at most for bits, at least for percents.
         judged: makes the model that is judged with the trained weights, one with a larger memory; None for the same.
-        growing: sizes of a curriculum after its first, each of which comes once the one before is mastered: the mean
-            loss of the last `RECENT` steps at it is below `MASTERED`.
+        growing: sizes of a curriculum after its first, each of which comes once the one before is mastered, by the
+            mean loss of the last `RECENT` steps at it.
+        prepare: what the model learns before, from a generator.
     """
 
     make: Callable[[], nn.Module]
@@ -117,9 +143,10 @@ class Setting:
     targets: dict[str, float] = dataclasses.field(default_factory=dict)
     judged: Callable[[], nn.Module] | None = None
     growing: int = 0
+    prepare: Callable[[nn.Module, Generator], None] | None = None
 
     def __post_init__(self) -> None:
-        if self.growing and not (isinstance(self.problem, Bits) and self.problem.easy):
+        if self.growing and not self.problem.easy:
             raise ValueError(f"a curriculum needs easy sequences to begin with; got growing={self.growing} without.")
 
 
@@ -166,11 +193,34 @@ def bits_model(core: Callable[..., nn.Module], problem: Bits, **sizes: int) -> n
     return core(problem.source.inputs, problem.source.outputs, **sizes)
 
 
-def online_mann(way: int = 5, width: int = 32) -> nn.Module:
+SHARPNESS = 10.0
+"""Of a softmax over cosines."""
+
+
+def online_mann(way: int = 5, width: int = 32, features: int = 64) -> nn.Module:
     """MANN behind a small convolutional network, whose inputs the paper's LSTM reads as pixels."""
-    encoder = Conv4(width=width, norm="running", strided=True)
-    core = MANN(inputs_for(encoder.num_features, way, late=True), way)
-    return OnlineLearner(MemoryLearner(encoder, core, late=True))
+    network = Conv4(features, width=width, norm="running", strided=True)
+    encoder = nn.Sequential(network, nn.LayerNorm(features, elementwise_affine=False))
+    return OnlineLearner(MemoryLearner(encoder, MANN(inputs_for(features, way, late=True), way), late=True))
+
+
+def tell_apart(model: nn.Module, generator: Generator, steps: int = 1500) -> None:
+    """Let the encoder before a memory learn to tell training characters apart, by the angle between embeddings.
+
+    What comes back through a memory teaches it little until the memory is of use, which it is where it tells apart.
+    """
+    encoder: nn.Module = model.learner.encoder  # type: ignore[assignment,union-attr]
+    source = FewShot(omniglot_classes("train"), way=20, shot=1, query=5)
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=2e-3)
+    for _ in range(steps):
+        support, query = tree_to(source.sample(generator), device_of(model))
+        known, asked = F.normalize(encoder(torch.cat([support.x, query.x])), dim=-1).split(
+            [len(support.x), len(query.x)]
+        )
+        loss = F.cross_entropy(SHARPNESS * asked @ known.T, query.y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 DEEP = {"rows": 128, "width": 20}
@@ -195,5 +245,5 @@ RUNS: dict[str, Setting] = {
     ),
     "ntm-recall": Setting(partial(bits_model, NTM, RECALL, **DEEP), RECALL, 30000, targets=RECALLED),
     "dnc-recall": Setting(partial(bits_model, DNC, RECALL, rows=32, width=20), RECALL, 30000, targets=RECALLED),
-    "mann-omniglot": Setting(online_mann, Characters(), 20000, targets=INSTANCES),
+    "mann-omniglot": Setting(online_mann, Characters(), 10000, targets=INSTANCES, growing=1, prepare=tell_apart),
 }

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -6,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import memory
+from benchmarks import memory, memory_problems
 from benchmarks.memory import PATIENCE, RUNS, Config, Training
-from benchmarks.memory_problems import Bits, Setting, bits_model, few_repeats
+from benchmarks.memory_problems import TOLD_APART, Bits, Characters, Setting, bits_model, few_repeats
 from l2o.learners import NTM
 from l2o.tasks import Copy, RepeatCopy
 from l2o.types import seeded
@@ -60,7 +61,7 @@ def test_a_curriculum_grows_where_a_size_is_mastered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mastered: float, asked: list[float]
 ) -> None:
     monkeypatch.setattr(memory, "RECENT", 2)
-    monkeypatch.setattr(memory, "MASTERED", mastered)
+    monkeypatch.setattr(memory_problems, "MASTERED", mastered)
     said: list[float] = []
 
     def easy(grown: float) -> Copy:
@@ -79,6 +80,28 @@ def test_a_curriculum_grows_where_a_size_is_mastered(
 def test_a_curriculum_of_repeats_ends_with_the_whole_problem() -> None:
     assert few_repeats(0.0) == RepeatCopy(length=(1, 2), repeats=(1, 2), known=(1, 10))
     assert few_repeats(1.0) == dataclasses.replace(RepeatCopy(), known=(1, 10))
+
+
+def test_streams_of_characters_grow_once_all_but_first_instances_are_told_apart() -> None:
+    problem = Characters(way=2, instances=5, easy=3)
+    assert [problem.length(grown) for grown in (0.0, 0.5, 1.0)] == [3, 4, 5]
+    guessed = math.log(2) / 2  # a first instance: one of two labels, then the one that is left
+    for grown, length in ((0.0, 3), (1.0, 5)):
+        just = (guessed + (length - 1) * TOLD_APART) / length
+        assert problem.mastered(just - 1e-6, grown) and not problem.mastered(just + 1e-6, grown)
+
+
+def test_what_a_model_learns_before_is_learned_once(tmp_path: Path) -> None:
+    prepared: list[float] = []
+
+    def prepare(model: NTM, generator: torch.Generator) -> None:
+        prepared.append(float(torch.rand((), generator=generator)))
+        torch.nn.init.zeros_(model.output.bias)
+
+    whole = finished(tmp_path, dataclasses.replace(SETTING, prepare=prepare))
+    (tmp_path / "checkpoints" / "step_00000006.safetensors").unlink()
+    assert finished(tmp_path, dataclasses.replace(SETTING, prepare=prepare))["curve"] == whole["curve"]
+    assert len(prepared) == 1 and whole["curve"] != finished(tmp_path / "without")["curve"]
 
 
 def test_a_larger_memory_is_judged_with_the_trained_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

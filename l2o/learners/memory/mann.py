@@ -31,19 +31,24 @@ class MANNState(NamedTuple):
     weights: Float[Tensor, "*batch num_reads rows"]
 
 
+SHARP = 20.0
+"""Strength that reading begins with: the paper's, which is 1, leaves a softmax over 128 cosines all but flat."""
+
+
 class MANN(MemoryCore):
-    """An LSTM that writes to where it read last or to the row it used least, which is emptied first; then it reads.
+    """An LSTM that reads by content, then writes to where it read last or to the row it used least, emptied first.
 
         write = g read_before + (1 - g) least_used,    usage <- gamma usage + read + write
 
-    It reads by content alone. Each head writes a vector of its own to a row of its own. The paper has one key for
-    reading and writing, and no strength beside the cosine, which leaves a softmax over 128 rows nearly flat; here the
-    written vector and the strength are said apart (`strength=False` for the paper's).
+    Each head has a row of its own, and one key, by which it reads and which it writes: what is written for an example
+    is then found by another of its kind from the first step of training on. Keys are compared with the memory as it
+    was before the step, where nothing is nearer to a key than its own writing would be; the paper leaves open which.
+    It has no strength beside the cosine either; here the controller says one, which begins at `SHARP`.
 
     Arguments:
         inputs, outputs, controller, rows, width, num_reads: see `MemoryCore`.
         gamma: by which usage fades in a step.
-        strength: whether reading has a strength, 1 + softplus, on the cosine.
+        strength: whether the cosine has a strength, softplus of what the controller says; False for the paper's 1.
     """
 
     State = MANNState
@@ -66,8 +71,10 @@ class MANN(MemoryCore):
                 f"gamma={gamma}, num_reads={num_reads}, rows={rows}."
             )
         self.gamma, self.strength = gamma, strength
-        self.sizes = (width, width, 1, 1)  # key, written vector, gate, strength
+        self.sizes = (width, 1, 1)  # key, gate, strength
         self.heads = nn.Linear(controller, num_reads * sum(self.sizes))
+        with torch.no_grad():
+            self.heads.bias.unflatten(0, (num_reads, -1))[:, -1] = SHARP
 
     def initial(self, *batch: int) -> MANNState:
         like = self.output.weight
@@ -79,11 +86,11 @@ class MANN(MemoryCore):
     ) -> tuple[Float[Tensor, "*batch features"], MANNState]:
         h, c = self.control(read, state)
         said = self.heads(h).unflatten(-1, (self.num_reads, -1))
-        keys, added, gates, strengths = said.split(self.sizes, dim=-1)
-        written, memory = write_least_used(state.memory, state.usage, state.weights, torch.sigmoid(gates), added)
-        strengths = 1 + F.softplus(strengths) if self.strength else torch.ones_like(strengths)
-        weights = content(keys, strengths, memory)
-        reads = weights @ memory
+        keys, gates, strengths = said.split(self.sizes, dim=-1)
+        strengths = F.softplus(strengths) if self.strength else torch.ones_like(strengths)
+        weights = content(keys, strengths, state.memory)
+        reads = weights @ state.memory
+        written, memory = write_least_used(state.memory, state.usage, state.weights, torch.sigmoid(gates), keys)
         usage = self.gamma * state.usage + (weights + written).sum(-2)
         return torch.cat([h, reads.flatten(-2)], dim=-1), MANNState(h, c, reads, memory, usage, weights)
 
