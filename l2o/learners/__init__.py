@@ -8,7 +8,7 @@ from l2o.learners.black_box.cnaps import CNAPs
 from l2o.learners.black_box.hypernetwork import Hypernetwork
 from l2o.learners.black_box.recurrent import RecurrentLearner
 from l2o.learners.black_box.snail import SNAIL
-from l2o.learners.gradient.cavia import CAVIA, FiLMConv4, WithContext
+from l2o.learners.gradient.cavia import CAVIA, FiLMConv4, FiLMMLP, WithContext
 from l2o.learners.gradient.imaml import IMAML
 from l2o.learners.gradient.maml import MAML
 from l2o.learners.gradient.maml_plus_plus import MAMLPlusPlus, StepRates
@@ -59,6 +59,7 @@ __all__ = [
     "ConvolutionalNeuralProcess",
     "EpisodicTask",
     "FiLMConv4",
+    "FiLMMLP",
     "Hypernetwork",
     "InContextLanguageModel",
     "InContextTransformer",

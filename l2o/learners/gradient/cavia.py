@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from l2o.configured import Configured
-from l2o.learners.backbones import Conv4
+from l2o.learners.backbones import MLP, Conv4
 from l2o.learners.base import Fast, Learner, loss_of
 from l2o.learners.convolution import precision_of
 from l2o.tasks.episodes import Examples
@@ -19,7 +21,7 @@ class CAVIA(Learner):
 
     Arguments:
         network: called with inputs and the context: `WithContext` around a perceptron whose first layer reads both,
-            `FiLMConv4`, or a module of your own.
+            `FiLMMLP`, `FiLMConv4`, or a module of your own.
         num_context: numbers in the context.
     """
 
@@ -55,6 +57,31 @@ class WithContext(Configured):
         return self.network(torch.cat([x, context.to(x.dtype).expand(len(x), -1)], dim=-1))
 
 
+class FiLMMLP(Configured):
+    """A perceptron in which the context scales and shifts the units of every hidden layer.
+
+    What `FiLMConv4` is for pictures, where the paper classifies; a context among the inputs can only shift, which is
+    not enough to compare inputs with the examples that it was made from.
+
+    Arguments:
+        network: the perceptron.
+        num_context: numbers in the context.
+    """
+
+    def __init__(self, network: MLP, num_context: int = 100) -> None:
+        super().__init__()
+        if not network.hidden:
+            raise ValueError("the network must have a hidden layer, whose units are scaled; it has none.")
+        self.network = network
+        self.films = nn.ModuleList(_film(num_context, layer.out_features) for layer in network.hidden)
+
+    def forward(self, x: Float[Tensor, "n features"], context: Float[Tensor, " k"]) -> Float[Tensor, "n outputs"]:
+        for film, layer in zip(self.films, self.network.hidden, strict=True):
+            scale, shift = film(context).chunk(2)
+            x = torch.relu(layer(x) * (1 + scale) + shift)
+        return self.network.head(x)
+
+
 class FiLMConv4(Configured):
     """A Conv4 in which the context scales and shifts the channels of one block (section 3.3 of the paper).
 
@@ -69,9 +96,7 @@ class FiLMConv4(Configured):
         if not 0 <= block < len(network.convs):
             raise ValueError(f"block must be one of the network's {len(network.convs)}, from 0; got {block}.")
         self.network, self.block = network, block
-        width = network.convs[block].out_channels
-        self.film = nn.Linear(num_context, 2 * int(width))  # type: ignore[arg-type]
-        nn.init.zeros_(self.film.bias)  # without context the network is then as it was; the authors draw the bias
+        self.film = _film(num_context, network.convs[block].out_channels)
 
     def forward(
         self, x: Float[Tensor, "n channels size size"], context: Float[Tensor, " k"]
@@ -86,3 +111,10 @@ class FiLMConv4(Configured):
                     z = z * (1 + scale).view(-1, 1, 1) + shift.view(-1, 1, 1)
                 z = torch.relu(z)
         return self.network.head(z.to(x.dtype).flatten(1))
+
+
+def _film(num_context: int, units: Any) -> nn.Linear:
+    """A scale, from 1, and a shift of so many units; without context the network is as it was (the authors draw it)."""
+    film = nn.Linear(num_context, 2 * units)
+    nn.init.zeros_(film.bias)
+    return film

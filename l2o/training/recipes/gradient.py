@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from l2o.learners.backbones import Conv4
+from l2o.learners.backbones import MLP, Conv4
 from l2o.learners.base import Learner
-from l2o.learners.gradient.cavia import CAVIA, FiLMConv4, WithContext
+from l2o.learners.gradient.cavia import CAVIA, FiLMConv4, FiLMMLP, WithContext
 from l2o.learners.gradient.imaml import IMAML
 from l2o.learners.gradient.maml import MAML
 from l2o.learners.gradient.maml_plus_plus import MAMLPlusPlus, StepRates
@@ -39,8 +39,9 @@ def _cavia(given: Given) -> Learner:
     network = given.make(given.outputs)
     if isinstance(network, Conv4):
         return CAVIA(FiLMConv4(network), num_context=100)
-    size = 100 if given.classifies else 5  # as in the paper: classes take more to tell apart than curves
-    return CAVIA(WithContext(given.make(given.outputs, context=size)), num_context=size)
+    if isinstance(network, MLP) and given.classifies:
+        return CAVIA(FiLMMLP(network), num_context=100)
+    return CAVIA(WithContext(given.make(given.outputs, context=5)), num_context=5)
 
 
 def _meta_sgd(learner: Learner, lr: float) -> UpdateRule:

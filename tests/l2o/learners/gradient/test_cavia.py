@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from l2o.learners import CAVIA, MLP, Adaptation, Conv4, FiLMConv4, WithContext, adapt, meta_grad
+from l2o.learners import CAVIA, MLP, Adaptation, Conv4, FiLMConv4, FiLMMLP, WithContext, adapt, meta_grad
 from l2o.rules import SGD
 from l2o.tasks.episodes import Episode, Examples
 from l2o.types import seeded, tree_map
@@ -65,6 +65,23 @@ def test_a_step_of_the_context_is_one_of_the_first_biases_in_a_learned_direction
     x = torch.randn(4, 3, dtype=torch.float64, generator=seeded(5))
     fast = adapt(learner, SGD(RATE).double(), SUPPORT, 1)
     torch.testing.assert_close(learner.predict(fast, x), predict(bias - RATE * u @ u.T @ grad, x))
+
+
+def test_film_of_a_perceptron_scales_and_shifts_every_hidden_layer() -> None:
+    """As other weights and biases of these layers would; without context it is the network."""
+    network = MLP([3, 5, 4, 2]).double()
+    film, x = FiLMMLP(network, NUM).double(), SUPPORT.x
+    torch.testing.assert_close(film(x, torch.zeros(NUM).double()), network(x))
+    context, expected = torch.tensor([0.7, -0.4]).double(), copy.deepcopy(network)
+    with torch.no_grad():
+        for layer, of in zip(expected.hidden, film.films, strict=True):
+            scale, shift = of(context).chunk(2)
+            layer.weight.mul_(1 + scale.unsqueeze(-1))
+            layer.bias.mul_(1 + scale).add_(shift)
+    torch.testing.assert_close(film(x, context), expected(x))
+    assert not torch.allclose(film(x, context), network(x))
+    with pytest.raises(ValueError, match="must have a hidden layer"):
+        FiLMMLP(MLP([3, 2]))
 
 
 @pytest.mark.parametrize("strided", [False, True])
