@@ -155,20 +155,31 @@ def memory() -> str:
 def gaussian_classes() -> str:
     """Accuracy beside the best possible, trained by Adam and by the optimizer in the box."""
     limits = ", ".join(f"{row['learner']} {row['score']:.4f}" for row in read("gaussian_classes") if "steps" not in row)
-    return _gaussian_classes(gaussian.Config.train_episodes, limits)
+    usual = [row for row in _trained() if row["train_episodes"] == gaussian.Config.train_episodes]
+    heads, lines = _by_learner(usual)
+    first = usual[0]
+    told = f"Limits: {limits}. {first['train_episodes']:,} training episodes, {first['episodes']:,} test episodes"
+    return markdown(heads, lines, f"{told}, {_about(usual)}")
 
 
 def gaussian_classes_longer() -> str:
     """The same of learners that so few episodes are too few for."""
-    return _gaussian_classes(LONGER)
+    longer = [row for row in _trained() if row["train_episodes"] > gaussian.Config.train_episodes]
+    heads, lines = ["training episodes"], []
+    for episodes in sorted({row["train_episodes"] for row in longer}):
+        columns, found = _by_learner([row for row in longer if row["train_episodes"] == episodes])
+        lines += [[*line[:1], f"{episodes:,}", *line[1:]] for line in found]
+        heads = [columns[0], "training episodes", *columns[1:]]
+    return markdown(heads, lines, f"{longer[0]['episodes']:,} test episodes, {_about(longer)}")
 
 
-LONGER = 800_000
-"""Training episodes of the longer runs on Gaussian classes."""
+def _trained() -> list[Any]:
+    """Rows of learners; the others are limits."""
+    return [row for row in read("gaussian_classes") if "steps" in row and row["seed"] == 0]
 
 
-def _gaussian_classes(episodes: int, limits: str = "") -> str:
-    trained = [row for row in read("gaussian_classes") if row.get("train_episodes") == episodes and row["seed"] == 0]
+def _by_learner(trained: list[Any]) -> tuple[list[str], list[list[str]]]:
+    """Heads, and a line a learner: Adam's best rate beside the optimizer in the box."""
     lines = []
     for name in dict.fromkeys(row["learner"] for row in trained):
         of = [row for row in trained if row["learner"] == name]
@@ -181,16 +192,16 @@ def _gaussian_classes(episodes: int, limits: str = "") -> str:
         minutes = ", ".join(f"{row['cpu_seconds'] / 60:.1f}" for row in both if row is not None)
         better = "" if adam is None or ours is None else f"{ours['score'] - adam['score']:+.4f}"
         lines.append([name, cells[0], rate, cells[1], minutes, better])
-    first = trained[0]
-    told = f"Limits: {limits}. " if limits else ""
-    caption = (
-        f"{told}{first['train_episodes']:,} training episodes, {first['episodes']:,} test episodes, 95% interval over "
-        "them, one seed. Adam: at the learner's usual rate, or the best of so many, chosen on other episodes; the "
-        "optimizer in the box is not tuned. CPU minutes of one training, most of them beside other work. "
-        f"{first['machine']}, commits {_commits(trained, 'trained_at')}."
+    return ["learner", "Adam", "its rate", "the optimizer in the box", "CPU minutes", "difference"], lines
+
+
+def _about(trained: list[Any]) -> str:
+    """The end of the caption."""
+    return (
+        "95% interval over them, one seed. Adam: at the learner's usual rate, or the best of so many, chosen on other "
+        "episodes; the optimizer in the box is not tuned. CPU minutes of one training, most of them beside other work. "
+        f"{trained[0]['machine']}, commits {_commits(trained, 'trained_at')}."
     )
-    heads = ["learner", "Adam", "its rate", "the optimizer in the box", "CPU minutes", "difference"]
-    return markdown(heads, lines, caption)
 
 
 def neural_processes() -> str:

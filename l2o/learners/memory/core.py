@@ -92,3 +92,13 @@ class MemoryCore(Configured, ABC):
             "reads": like.new_zeros(*batch, self.num_reads, self.width),
             "memory": like.new_full((*batch, self.rows, self.width), INITIAL),
         }
+
+
+def begin_at(strength: float, heads: nn.Linear, num: int, at: int) -> None:
+    """Let the controller say so much for the strength of every head, the number `at` of what it says to each.
+
+    A strength of 0 leaves the linear layer as torch draws it.
+    """
+    if strength:
+        with torch.no_grad():
+            heads.bias.unflatten(0, (num, -1))[:, at] = strength

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.learners.memory.addressing import content, write
-from l2o.learners.memory.core import MemoryCore
+from l2o.learners.memory.core import MemoryCore, begin_at
 from l2o.learners.memory.linkage import allocation, follow, link_after, precedence_after, usage_after
 
 
@@ -48,6 +48,7 @@ class DNC(MemoryCore):
         inputs, outputs, controller, rows, width, num_reads: see `MemoryCore`.
         stop_usage: whether usage has no derivative by the write weights, as in the authors' code (the paper does not
             say so).
+        strength: of reading by content, where training begins, see `NTM`.
     """
 
     State = DNCState
@@ -61,12 +62,14 @@ class DNC(MemoryCore):
         width: int = 20,
         num_reads: int = 1,
         stop_usage: bool = True,
+        strength: float = 0.0,
     ) -> None:
         super().__init__(inputs, outputs, controller, rows, width, num_reads)
         self.stop_usage = stop_usage
         self.reading = (width, 1, 1, 3)  # of each read head: key, strength, free gate, modes
         self.writing = (width, 1, width, width, 1, 1)  # key, strength, erase, add, allocation gate, write gate
         self.read_heads = nn.Linear(controller, num_reads * sum(self.reading))
+        begin_at(strength, self.read_heads, num_reads, width)
         self.write_head = nn.Linear(controller, sum(self.writing))
 
     def initial(self, *batch: int) -> DNCState:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.learners.memory.addressing import content, focused, least_used
-from l2o.learners.memory.core import MemoryCore
+from l2o.learners.memory.core import MemoryCore, begin_at
 
 
 class MANNState(NamedTuple):
@@ -73,8 +73,7 @@ class MANN(MemoryCore):
         self.gamma, self.strength = gamma, strength
         self.sizes = (width, 1, 1)  # key, gate, strength
         self.heads = nn.Linear(controller, num_reads * sum(self.sizes))
-        with torch.no_grad():
-            self.heads.bias.unflatten(0, (num_reads, -1))[:, -1] = SHARP
+        begin_at(SHARP, self.heads, num_reads, width + 1)
 
     def initial(self, *batch: int) -> MANNState:
         like = self.output.weight

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.learners.memory.addressing import content, focused, sharpen, shift, write
-from l2o.learners.memory.core import MemoryCore
+from l2o.learners.memory.core import MemoryCore, begin_at
 
 
 class NTMState(NamedTuple):
@@ -41,6 +41,9 @@ class NTM(MemoryCore):
         inputs, outputs, controller, rows, width, num_reads: see `MemoryCore`.
         num_writes: write heads.
         reach: rows that a head can move by in a step, to either side.
+        strength: of looking by content, where training begins, as the controller says it (beta is its softplus): at 0
+            all rows are nearly alike, at 10 the most similar ones count, which memories that are asked by content
+            learn sooner from.
     """
 
     State = NTMState
@@ -55,6 +58,7 @@ class NTM(MemoryCore):
         num_reads: int = 1,
         num_writes: int = 1,
         reach: int = 1,
+        strength: float = 0.0,
     ) -> None:
         super().__init__(inputs, outputs, controller, rows, width, num_reads)
         if num_writes < 1 or not 0 <= reach <= rows // 2:
@@ -66,6 +70,7 @@ class NTM(MemoryCore):
         self.heads = num_reads + num_writes
         self.sizes = (width, 1, 1, 2 * reach + 1, 1)  # key, strength, gate, shifts, power
         self.address = nn.Linear(controller, self.heads * sum(self.sizes))
+        begin_at(strength, self.address, self.heads, width)
         self.change = nn.Linear(controller, num_writes * 2 * width)
 
     def initial(self, *batch: int) -> NTMState:

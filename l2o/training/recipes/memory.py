@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from l2o.learners.answers import features_of
 from l2o.learners.base import Learner
@@ -15,14 +16,14 @@ from l2o.learners.memory.ntm import NTM
 from l2o.training.recipes.base import FEW_QUERIES, Given, Recipe, sgd
 
 
-def _memory(given: Given, cls: Callable[..., MemoryCore], late: bool = False, **sizes: int) -> Learner:
+def _memory(given: Given, cls: Callable[..., MemoryCore], late: bool = False, **sizes: Any) -> Learner:
     encoder = given.make(0)
     core = cls(inputs_for(features_of(encoder), given.outputs, late), given.outputs, **sizes)
     return MemoryLearner(encoder, core, late)
 
 
 RECIPES: dict[str, Recipe] = {
-    "ntm": Recipe(partial(_memory, cls=NTM, rows=64, width=40), sgd, settings=FEW_QUERIES),
-    "dnc": Recipe(partial(_memory, cls=DNC, rows=32, width=40), sgd, settings=FEW_QUERIES),
+    "ntm": Recipe(partial(_memory, cls=NTM, rows=64, width=40, strength=10.0), sgd, settings=FEW_QUERIES),
+    "dnc": Recipe(partial(_memory, cls=DNC, rows=32, width=40, strength=10.0), sgd, settings=FEW_QUERIES),
     "mann": Recipe(partial(_memory, cls=MANN, late=True), sgd, settings=FEW_QUERIES),
 }

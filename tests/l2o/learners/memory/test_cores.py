@@ -153,6 +153,33 @@ def test_a_machine_set_by_hand_copies_what_it_was_shown() -> None:
     torch.testing.assert_close(y[3:], x[:3], atol=1e-4, rtol=0)
 
 
+def test_a_fresh_mann_reads_what_is_like_its_key_and_writes_its_key() -> None:
+    of, read = make("mann"), torch.randn(24, generator=seeded(1))
+    state = of.initial()
+    keys, gates, _ = of.heads(of.control(read, state)[0]).unflatten(-1, (2, -1)).split(of.sizes, dim=-1)
+    memory = torch.randn(7, 4, generator=seeded(2))
+    memory[3], memory[5] = 2 * keys[0], 3 * keys[1]
+    _, after = of.step(read, state._replace(memory=memory, usage=torch.arange(7.0)))
+    assert after.weights[0].argmax() == 3 and after.weights[1].argmax() == 5 and (after.weights.amax(-1) > 0.6).all()
+    torch.testing.assert_close(after.reads, after.weights @ memory)  # of the memory before its writing
+    shares = torch.sigmoid(gates) * torch.tensor([[1.0], [1.0]])  # both heads look at row 0 first, which is least used
+    torch.testing.assert_close(after.memory[0], (shares * keys).sum(0) + (1 - shares[0]) * keys[0])
+    torch.testing.assert_close(after.memory[1], (1 - shares[1]) * keys[1])
+
+
+@pytest.mark.parametrize("core", [NTM, DNC])
+def test_how_sharply_content_is_looked_for_at_first_can_be_said(core: type[MemoryCore]) -> None:
+    def said(**chosen: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        of = core(3, 2, controller=6, rows=7, width=4, num_reads=2, **chosen)
+        heads = of.address if core is NTM else of.read_heads
+        return heads.bias.detach().unflatten(0, (3 if core is NTM else 2, -1))
+
+    assert (said(strength=10.0)[:, 4] == 10).all()
+    others = [i for i in range(said().shape[1]) if i != 4]
+    assert torch.equal(said(strength=10.0)[:, others], said()[:, others]) and (said().abs() < 1).all()
+
+
 def test_bad_arguments_and_inputs_are_told() -> None:
     with pytest.raises(ValueError, match="rows must be at least 1"):
         NTM(3, 2, rows=0)
