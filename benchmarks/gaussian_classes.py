@@ -29,13 +29,16 @@ from torch import nn
 
 from benchmarks.record import commit, keep
 from l2o.learners import Adaptation, PrototypicalNetwork
+from l2o.load import LEARNER_FILE
 from l2o.tasks.gaussian_classes import GaussianClasses
+from l2o.training.config import to_plain
 from l2o.training.evaluate import half_interval
 from l2o.training.judge import CHUNK, judge
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import JudgeConfig, judge_saved, learn
 from l2o.training.outer import torch_class
 from l2o.training.recipes import RECIPES
+from l2o.training.run import RunDirectory
 from l2o.types import seeded, tree_map
 
 OTHERS = ("relation", "convcnp", "maml++")
@@ -127,6 +130,7 @@ def trained(config: Config, name: str, seed: int, rate: float | None) -> dict[st
     began = folder / "commit.txt"
     if not began.exists():
         began.write_text(commit())
+    RunDirectory(folder, file=LEARNER_FILE).write_config(to_plain(settings.resolved()))  # which fails if it had others
     report = folder / "test.json"
     told = json.loads(report.read_text()) if report.exists() else {}
     if (told.get("steps"), told.get("episodes")) != (steps, config.episodes):

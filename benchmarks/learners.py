@@ -141,6 +141,7 @@ def memory() -> str:
             for name, value in row["scores"].items()
         )
         run = row["run"] + ", judged with a larger memory" * row["larger_memory"]
+        run += ", encoder trained before" * row.get("prepared", False)
         done = f"{row['step']:,}" + (", until nothing was wrong" if row["faultless"] else "")
         lines.append([run, done, _minutes(row), scores, str(row["skipped"])])
     first = rows[0]

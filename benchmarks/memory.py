@@ -6,8 +6,8 @@ Graves et al. (2014, section 4; 2016) and Santoro et al. (2016, table 1). A run 
 its last checkpoint and gives the same numbers; one that is finished is judged again, and with `--steps` learns on.
 Copying, repeating and recalling are judged at lengths beyond those of training too, on sequences that nothing was
 chosen by; a run ends early once its validation sequences are without a fault `PATIENCE` times in a row. Repeats are
-learned on short sequences first, which grow as they are mastered, and so are streams of characters, by a network that
-has learned to tell training characters apart before. They need Omniglot (found or downloaded, see
+learned on short sequences first, which grow as they are mastered, and so are streams of characters, whose encoder has
+learned to tell training characters apart before. Characters are those of Omniglot (found or downloaded, see
 `l2o.tasks.data.omniglot`); first instances can at best be guessed among the labels not yet taken.
 """
 
@@ -142,7 +142,7 @@ class Training:
     def _grow(self, loss: float) -> None:
         """To the next size of a curriculum, once the last losses at this one are small."""
         self.at_size = [*self.at_size[1 - RECENT :], loss]
-        if self.told["size"] == self.setting.growing or len(self.at_size) < RECENT:
+        if self.told["size"] >= self.setting.growing or len(self.at_size) < RECENT:
             return
         if self.setting.problem.mastered(sum(self.at_size) / RECENT, self.told["size"] / self.setting.growing):
             self.told["size"], self.at_size = self.told["size"] + 1, []
@@ -178,7 +178,8 @@ class Training:
         where = {"part": "test"} if isinstance(self.setting.problem, Characters) else {}
         found = self.judge(self.config.judged, seed=2 * 10**6 + self.seed, **where)
         curve = [{name: plain(value) for name, value in point.items()} for point in self.curve]
-        more = {"growing": self.setting.growing, "larger_memory": self.setting.judged is not None}
+        more: dict[str, Any] = {"growing": self.setting.growing, "larger_memory": self.setting.judged is not None}
+        more |= {"prepared": self.setting.prepare is not None}
         about = {"seed": self.seed, "best_step": self.best["step"], **more}
         return {**self.told, **about, "scores": found, "curve": curve}
 

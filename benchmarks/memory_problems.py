@@ -75,6 +75,13 @@ class Characters:
     instances: int = 10
     easy: int = 3
 
+    def __post_init__(self) -> None:
+        if not 2 <= self.easy <= self.instances:
+            raise ValueError(
+                "easy must be from 2, or there is nothing to remember, to the instances of a class; got "
+                f"easy={self.easy}, instances={self.instances}."
+            )
+
     def source(self, part: str, instances: int | None = None) -> LabelShiftedStream:
         """Streams of training, validation or test characters."""
         return LabelShiftedStream(omniglot_classes(part), self.way, instances or self.instances)  # type: ignore[arg-type]
@@ -198,7 +205,10 @@ SHARPNESS = 10.0
 
 
 def online_mann(way: int = 5, width: int = 32, features: int = 64) -> nn.Module:
-    """MANN behind a small convolutional network, whose inputs the paper's LSTM reads as pixels."""
+    """MANN behind a small convolutional network, whose inputs the paper's LSTM reads as pixels.
+
+    Embeddings are standardised, because what all have in common says nothing, and would be most of every key.
+    """
     network = Conv4(features, width=width, norm="running", strided=True)
     encoder = nn.Sequential(network, nn.LayerNorm(features, elementwise_affine=False))
     return OnlineLearner(MemoryLearner(encoder, MANN(inputs_for(features, way, late=True), way), late=True))
@@ -207,7 +217,8 @@ def online_mann(way: int = 5, width: int = 32, features: int = 64) -> nn.Module:
 def tell_apart(model: nn.Module, generator: Generator, steps: int = 1500) -> None:
     """Let the encoder before a memory learn to tell training characters apart, by the angle between embeddings.
 
-    What comes back through a memory teaches it little until the memory is of use, which it is where it tells apart.
+    Through the memory it would learn little, as long as nothing useful is read there; and nothing is, as long as
+    embeddings of different characters are alike.
     """
     encoder: nn.Module = model.learner.encoder  # type: ignore[assignment,union-attr]
     source = FewShot(omniglot_classes("train"), way=20, shot=1, query=5)

@@ -6,12 +6,23 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import memory, memory_problems
 from benchmarks.memory import PATIENCE, RUNS, Config, Training
-from benchmarks.memory_problems import TOLD_APART, Bits, Characters, Setting, bits_model, few_repeats
-from l2o.learners import NTM
+from benchmarks.memory_problems import (
+    TOLD_APART,
+    Bits,
+    Characters,
+    Setting,
+    bits_model,
+    few_repeats,
+    online_mann,
+    tell_apart,
+)
+from l2o.learners import NTM, OnlineLearner
 from l2o.tasks import Copy, RepeatCopy
+from l2o.tasks.data.labelled import LabelledDataset
 from l2o.types import seeded
 
 PROBLEM = Bits(Copy(2, (1, 3)), {"short": (Copy(2, (1, 1)), Copy(2, (3, 3))), "long": (Copy(2, (5, 5)),)})
@@ -89,6 +100,56 @@ def test_streams_of_characters_grow_once_all_but_first_instances_are_told_apart(
     for grown, length in ((0.0, 3), (1.0, 5)):
         just = (guessed + (length - 1) * TOLD_APART) / length
         assert problem.mastered(just - 1e-6, grown) and not problem.mastered(just + 1e-6, grown)
+
+
+@pytest.fixture
+def characters(monkeypatch: pytest.MonkeyPatch) -> Characters:
+    """Of thirty patterns, with noise, in place of Omniglot's."""
+    patterns = torch.rand(30, 28, 28, generator=seeded(1)).repeat_interleave(8, 0)
+    noisy = (patterns + 0.1 * torch.randn(patterns.shape, generator=seeded(2))).clamp(0, 1).unsqueeze(1)
+    data = LabelledDataset("patterns", noisy, torch.arange(30).repeat_interleave(8))
+    monkeypatch.setattr(memory_problems, "omniglot_classes", lambda part: data)
+    return Characters(way=3, instances=4, easy=2)
+
+
+def test_an_encoder_learns_to_tell_apart_before_and_nothing_else_does(characters: Characters) -> None:
+    def prepared(steps: int) -> OnlineLearner:
+        torch.manual_seed(0)
+        model = online_mann(way=3, width=4, features=8)
+        tell_apart(model, seeded(0), steps)
+        return model
+
+    before, after, again = (dict(prepared(steps).named_parameters()) for steps in (0, 30, 30))
+    for name, value in after.items():
+        assert torch.equal(value, again[name])
+        assert name.startswith("learner.encoder") != torch.equal(value, before[name])
+
+    def apart(model: OnlineLearner) -> float:
+        drawn = characters.source("train").data
+        with torch.no_grad():
+            z = torch.nn.functional.normalize(model.learner.encoder(drawn.x), dim=-1)
+        same = drawn.y.unsqueeze(0) == drawn.y.unsqueeze(1)
+        return float((z @ z.T)[same].mean() - (z @ z.T)[~same].mean())
+
+    assert apart(prepared(30)) > apart(prepared(0)) + 0.1
+
+
+def test_streams_are_as_long_as_they_have_grown(characters: Characters) -> None:
+    seen: list[int] = []
+
+    class Guess(nn.Module):
+        weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+            seen.append(x.shape[1])
+            return before * 0 + self.weight
+
+    for grown in (0.0, 0.5, 1.0):
+        assert characters.loss(Guess(), seeded(0), 2, grown).item() == pytest.approx(math.log(3))
+    assert seen == [6, 9, 12]
+    for easy in (1, 11):
+        with pytest.raises(ValueError, match="easy must be from 2"):
+            Characters(easy=easy)
 
 
 def test_what_a_model_learns_before_is_learned_once(tmp_path: Path) -> None:

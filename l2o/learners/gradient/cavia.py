@@ -60,8 +60,8 @@ class WithContext(Configured):
 class FiLMMLP(Configured):
     """A perceptron in which the context scales and shifts the units of every hidden layer.
 
-    What `FiLMConv4` is for pictures, where the paper classifies; a context among the inputs can only shift, which is
-    not enough to compare inputs with the examples that it was made from.
+    What `FiLMConv4` is for pictures, where the paper classifies. A context among the inputs shifts the first layer's
+    units alone, from which it is hard to learn to compare inputs with the examples that the context is made from.
 
     Arguments:
         network: the perceptron.
@@ -114,7 +114,8 @@ class FiLMConv4(Configured):
 
 
 def _film(num_context: int, units: Any) -> nn.Linear:
-    """A scale, from 1, and a shift of so many units; without context the network is as it was (the authors draw it)."""
+    """A scale, from 1, and a shift of so many units; without context the network is as it was (the authors
+    draw the bias)."""
     film = nn.Linear(num_context, 2 * units)
     nn.init.zeros_(film.bias)
     return film

@@ -48,7 +48,8 @@ class DNC(MemoryCore):
         inputs, outputs, controller, rows, width, num_reads: see `MemoryCore`.
         stop_usage: whether usage has no derivative by the write weights, as in the authors' code (the paper does not
             say so).
-        strength: of reading by content, where training begins, see `NTM`.
+        strength: of reading by content, where training begins, as the controller says it (it is multiplied by 1 + its
+            softplus), see `NTM`.
     """
 
     State = DNCState

@@ -32,7 +32,7 @@ class MANNState(NamedTuple):
 
 
 SHARP = 20.0
-"""Strength that reading begins with: the paper's, which is 1, leaves a softmax over 128 cosines all but flat."""
+"""Strength that reading begins with: the paper's 1 leaves a softmax over 128 cosines all but flat."""
 
 
 class MANN(MemoryCore):
@@ -41,14 +41,16 @@ class MANN(MemoryCore):
         write = g read_before + (1 - g) least_used,    usage <- gamma usage + read + write
 
     Each head has a row of its own, and one key, by which it reads and which it writes: what is written for an example
-    is then found by another of its kind from the first step of training on. Keys are compared with the memory as it
-    was before the step, where nothing is nearer to a key than its own writing would be; the paper leaves open which.
-    It has no strength beside the cosine either; here the controller says one, which begins at `SHARP`.
+    is then found by another of its kind from the first step of training on. Keys are compared with the memory before
+    the step; the paper's formulas, taken literally, compare them with the memory after it, where each would find its
+    own writing first. So a label that comes a step late is written with its example only if the controller still
+    knows the example. The paper has no strength beside the cosine.
 
     Arguments:
         inputs, outputs, controller, rows, width, num_reads: see `MemoryCore`.
         gamma: by which usage fades in a step.
-        strength: whether the cosine has a strength, softplus of what the controller says; False for the paper's 1.
+        strength: of the cosine, where training begins, as the controller says it (it is multiplied by its softplus);
+            None for the paper's, which is 1.
     """
 
     State = MANNState
@@ -62,7 +64,7 @@ class MANN(MemoryCore):
         width: int = 40,
         num_reads: int = 4,
         gamma: float = 0.99,
-        strength: bool = True,
+        strength: float | None = SHARP,
     ) -> None:
         super().__init__(inputs, outputs, controller, rows, width, num_reads)
         if not 0 <= gamma <= 1 or num_reads > rows:
@@ -73,7 +75,8 @@ class MANN(MemoryCore):
         self.gamma, self.strength = gamma, strength
         self.sizes = (width, 1, 1)  # key, gate, strength
         self.heads = nn.Linear(controller, num_reads * sum(self.sizes))
-        begin_at(SHARP, self.heads, num_reads, width + 1)
+        if strength is not None:
+            begin_at(strength, self.heads, num_reads, width + 1)
 
     def initial(self, *batch: int) -> MANNState:
         like = self.output.weight
@@ -86,7 +89,7 @@ class MANN(MemoryCore):
         h, c = self.control(read, state)
         said = self.heads(h).unflatten(-1, (self.num_reads, -1))
         keys, gates, strengths = said.split(self.sizes, dim=-1)
-        strengths = F.softplus(strengths) if self.strength else torch.ones_like(strengths)
+        strengths = torch.ones_like(strengths) if self.strength is None else F.softplus(strengths)
         weights = content(keys, strengths, state.memory)
         reads = weights @ state.memory
         written, memory = write_least_used(state.memory, state.usage, state.weights, torch.sigmoid(gates), keys)

@@ -41,7 +41,8 @@ def _cavia(given: Given) -> Learner:
         return CAVIA(FiLMConv4(network), num_context=100)
     if isinstance(network, MLP) and given.classifies:
         return CAVIA(FiLMMLP(network), num_context=100)
-    return CAVIA(WithContext(given.make(given.outputs, context=5)), num_context=5)
+    size = 100 if given.classifies else 5  # as in the paper: classes take more to tell apart than curves
+    return CAVIA(WithContext(given.make(given.outputs, context=size)), num_context=size)
 
 
 def _meta_sgd(learner: Learner, lr: float) -> UpdateRule:

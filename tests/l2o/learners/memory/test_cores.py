@@ -14,7 +14,7 @@ CORES = {
     "dnc": lambda: DNC(3, 2, controller=6, rows=7, width=4),
     "dnc, two heads": lambda: DNC(3, 2, controller=6, rows=7, width=4, num_reads=2),
     "mann": lambda: MANN(3, 2, controller=6, rows=7, width=4, num_reads=2),
-    "mann, as the paper": lambda: MANN(3, 2, controller=6, rows=7, width=4, num_reads=2, strength=False),
+    "mann, as the paper": lambda: MANN(3, 2, controller=6, rows=7, width=4, num_reads=2, strength=None),
 }
 WIDE = {
     "ntm": lambda controller, rows, width: NTM(3, 2, controller, rows, width),
@@ -162,7 +162,7 @@ def test_a_fresh_mann_reads_what_is_like_its_key_and_writes_its_key() -> None:
     _, after = of.step(read, state._replace(memory=memory, usage=torch.arange(7.0)))
     assert after.weights[0].argmax() == 3 and after.weights[1].argmax() == 5 and (after.weights.amax(-1) > 0.6).all()
     torch.testing.assert_close(after.reads, after.weights @ memory)  # of the memory before its writing
-    shares = torch.sigmoid(gates) * torch.tensor([[1.0], [1.0]])  # both heads look at row 0 first, which is least used
+    shares = torch.sigmoid(gates)  # both heads look at row 0 first, which is least used
     torch.testing.assert_close(after.memory[0], (shares * keys).sum(0) + (1 - shares[0]) * keys[0])
     torch.testing.assert_close(after.memory[1], (1 - shares[1]) * keys[1])
 
