@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -123,6 +124,10 @@ RECENT = 100
 """Steps."""
 
 
+CLIP = 10.0
+"""Limit on the norm of a gradient; one that is not finite is skipped, and counted."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One run.
@@ -139,6 +144,7 @@ class Setting:
         growing: sizes of a curriculum after its first, each of which comes once the one before is mastered, by the
             mean loss of the last `RECENT` steps at it.
         prepare: what the model learns before, from a generator.
+        clip: limit on the norm of a gradient.
     """
 
     make: Callable[[], nn.Module]
@@ -151,6 +157,7 @@ class Setting:
     judged: Callable[[], nn.Module] | None = None
     growing: int = 0
     prepare: Callable[[nn.Module, Generator], None] | None = None
+    clip: float = CLIP
 
     def __post_init__(self) -> None:
         if self.growing and not self.problem.easy:
@@ -240,6 +247,9 @@ SOLVED = {"1-10 x 10-1: a step": 0.05, "10 x 10: a step": 0.05}
 RECALLED = {"2-6 items: a step": 0.05}
 INSTANCES = {"instance 2": 80.0, "instance 5": 93.0, "instance 10": 96.0}
 
+GROWING: dict[str, Any] = {"growing": 8, "lr": 2e-3, "clip": 1.0}
+"""Of a curriculum of repeats, on which fast learning now and then fails at once what it had learned."""
+
 RUNS: dict[str, Setting] = {
     "ntm-copy": Setting(partial(bits_model, NTM, COPY, **DEEP), COPY, 30000, targets=COPIED),
     # a step of the DNC costs as the square of its rows; it can be given more once it is trained
@@ -250,9 +260,9 @@ RUNS: dict[str, Setting] = {
         targets=COPIED,
         judged=partial(bits_model, DNC, COPY, **DEEP),
     ),
-    "ntm-repeat": Setting(partial(bits_model, NTM, REPEAT, **DEEP), REPEAT, 60000, lr=3e-3, targets=SOLVED, growing=8),
+    "ntm-repeat": Setting(partial(bits_model, NTM, REPEAT, **DEEP), REPEAT, 60000, targets=SOLVED, **GROWING),
     "dnc-repeat": Setting(
-        partial(bits_model, DNC, REPEAT, rows=32, width=20), REPEAT, 60000, lr=3e-3, targets=SOLVED, growing=8
+        partial(bits_model, DNC, REPEAT, rows=32, width=20), REPEAT, 60000, targets=SOLVED, **GROWING
     ),
     "ntm-recall": Setting(partial(bits_model, NTM, RECALL, **DEEP), RECALL, 30000, targets=RECALLED),
     "dnc-recall": Setting(partial(bits_model, DNC, RECALL, rows=32, width=20), RECALL, 30000, targets=RECALLED),

@@ -47,6 +47,16 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> Non
     assert {**again, "cpu_seconds": 0} == {**whole, "cpu_seconds": 0}
 
 
+@pytest.mark.compiled
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # read by the compiler itself
+def test_fused_steps_learn_the_same(tmp_path: Path) -> None:
+    plain = finished(tmp_path / "plain")
+    training = Training(SETTING, dataclasses.replace(CONFIG, compile=True), 0, tmp_path / "fused")
+    training.run()
+    for point, other in zip(training.report()["curve"], plain["curve"], strict=True):
+        assert point == pytest.approx(other, rel=1e-3)
+
+
 def test_a_run_with_another_rate_is_not_gone_on_with(tmp_path: Path) -> None:
     finished(tmp_path)
     with pytest.raises(ValueError, match="a run must go on with its rate"):

@@ -69,7 +69,8 @@ class MemoryCore(Configured, ABC):
             raise ValueError(f"inputs must be of {self.inputs} numbers, as the core was made; got {x.shape[-1]}.")
         state = self.initial(*x.shape[:-2]) if state is None else state
         features = []
-        for read in self.cell.read(x).unbind(dim=-2):
+        # time first: all steps are alike in memory, for whatever compiles them, whatever the length
+        for read in self.cell.read(x).movedim(-2, 0).contiguous():
             feature, state = self.step(read, state)
             features.append(feature)
         return self.output(torch.stack(features, dim=-2)), state
