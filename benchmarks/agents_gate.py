@@ -95,7 +95,7 @@ def judged(gate: Gate, draw: Draw, trial: int, generator: Generator) -> Verdict:
     return gate.judge(old, new, trial, generator)
 
 
-def level(generator: Generator, num: int) -> Float[Tensor, " n"]:
+def ordinary(generator: Generator, num: int) -> Float[Tensor, " n"]:
     """Scores of the old version beside hostile ones."""
     return 0.4 + 0.2 * torch.rand(num, generator=generator)
 
@@ -117,11 +117,11 @@ def hostile() -> dict[str, Score]:
         return torch.ones(num).index_fill(0, torch.tensor(num - 1), float("nan"))
 
     def ruinous(generator: Generator, num: int) -> Tensor:
-        old = level(generator, num)
+        old = ordinary(generator, num)
         return torch.where(torch.rand(num, generator=generator) < 0.1, 0.0, old + 0.05)
 
     def lucky(generator: Generator, num: int) -> Tensor:
-        old = level(generator, num)
+        old = ordinary(generator, num)
         return torch.where(torch.rand(num, generator=generator) < 0.05, 1.0, old - 0.03)
 
     return {
@@ -146,7 +146,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         yield {"shape": name, **counted(partial(judged, gate, draw), config.num_runs, config.num_proposals)}
     for name, score in hostile().items():
         by, num_runs = (hasty, config.num_slow) if name == SLOW else (gate, config.num_runs)
-        yield {"hostile": name, **counted(partial(by.judge, level, score), num_runs, config.num_proposals)}
+        yield {"hostile": name, **counted(partial(by.judge, ordinary, score), num_runs, config.num_proposals)}
     of_lives = draws["lives of PPO"]
     deviation = float(of_lives(seeded(0), 100_000).std())
     for gain in config.gains:
@@ -174,14 +174,14 @@ def counted(judge: Callable[[int, Generator], Verdict], num_runs: int, num_propo
     return row
 
 
-def upper(false: int, num: int, level: float = 0.95) -> float:
+def upper(false: int, num: int, confidence: float = 0.95) -> float:
     """The largest probability that so few false runs leave likely (Clopper and Pearson, one-sided)."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
         ps = torch.distributions.Binomial(num, torch.tensor(middle, dtype=torch.float64))
         at_most = float(ps.log_prob(torch.arange(false + 1, dtype=torch.float64)).exp().sum())
-        low, high = (middle, high) if at_most > 1 - level else (low, middle)
+        low, high = (middle, high) if at_most > 1 - confidence else (low, middle)
     return high
 
 
