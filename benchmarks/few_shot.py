@@ -44,13 +44,20 @@ RUNS: dict[str, dict[str, Any]] = {
         "evaluate_every": 1000,
         "validation_episodes": 100,
     },
-    "snail": {"steps": 4500, "num_episodes": 32, "evaluate_every": 750},
+    "snail": {
+        "steps": 4000,
+        "num_episodes": 16,
+        "precision": "bfloat16",
+        "evaluate_every": 500,
+        "encoder": "prototypical",
+    },
     "versa": {"steps": 4500, "num_episodes": 16, "evaluate_every": 750},
     "lstm": {"steps": 4500, "num_episodes": 32, "evaluate_every": 750},
     "hypernetwork": {"steps": 4500, "num_episodes": 32, "evaluate_every": 750},
 }
 """Settings of `l2o learn` beside those of each learner's paper. Several numbers of steps are stages: the run is resumed
-with the next one, so that the learning rate rises again and comes down over the rest."""
+with the next one, so that the learning rate rises again and comes down over the rest. An encoder is that of another of
+these runs, which must have been made."""
 
 ALSO = {"prototypical": (20,)}
 """Other numbers of classes that the same learner is judged on."""
@@ -113,6 +120,8 @@ def command(config: Config, learner: str, steps: int) -> list[str]:
         "run": folder,
     }
     settings = common | RUNS[learner] | {"steps": steps}
+    if "encoder" in settings:
+        settings["encoder"] = config.out / settings["encoder"]
     return [
         "learn",
         *(part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))),

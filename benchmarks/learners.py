@@ -21,7 +21,9 @@ def few_shot() -> str:
         accuracy = f"{100 * row['score']:.2f}% ± {100 * row['half_interval']:.2f}"
         steps = f"{row['steps']:,}" + ", stopped there" * ("stopped" in row) if "steps" in row else ""
         together = "together" if row["norm"] == "batch" else "alone"
-        lines.append([row["learner"], str(row["way"]), accuracy, together, steps, _minutes(row)])
+        encoder = row.get("settings", {}).get("encoder")
+        name = row["learner"] + (f", encoder of {encoder}" if encoder else "")
+        lines.append([name, str(row["way"]), accuracy, together, steps, _minutes(row)])
     first = rows[0]
     caption = (
         f"Conv4-64, the 423 test characters, {first['episodes']:,} episodes, 95% interval over episodes, one seed; the "

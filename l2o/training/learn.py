@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from l2o.estimators import Episodic, GradientEstimator, MultiStepLoss, Reptile
 from l2o.learners.adaptation import Adaptation
-from l2o.load import LEARNER_FILE, is_untrained, load
+from l2o.load import is_untrained, load
 from l2o.rules.base import UpdateRule
 from l2o.training.config import MAPPING, filled
 from l2o.training.episode_settings import OWN, SETTINGS
@@ -22,7 +22,7 @@ from l2o.training.meta_trainer import MetaTrainer, theta_of
 from l2o.training.outer import outer_defaults, outer_optimizer, rate_factor
 from l2o.training.pools import PoolConfig
 from l2o.training.recipes import RECIPES, Given, Recipe
-from l2o.training.run import RunDirectory
+from l2o.training.warm_start import take_encoder, take_weights
 from l2o.types import bring, made
 
 
@@ -42,6 +42,8 @@ class LearnConfig(PoolConfig):
         train_query: query examples of each class there.
         start: a saved learner, or the folder of a run for its best one, whose slow weights this one starts from; None
             for fresh ones.
+        encoder: a saved learner of any kind, or the folder of a run for its best one, whose encoder's weights this
+            one's encoder starts from; None for fresh ones.
         rule: the inner rule: a name (sgd, adam, lstm, ...) or a saved rule; None for the learner's own.
         rule_args: constructor arguments for a rule given by name, as YAML: '{lr: 0.1}'.
         learn_rule: whether the inner rule is trained along; None for what the learner does.
@@ -87,6 +89,7 @@ class LearnConfig(PoolConfig):
     train_shot: int | None = None
     train_query: int | None = None
     start: str | None = None
+    encoder: str | None = None
     rule: str | None = None
     rule_args: Annotated[dict[str, Any], MAPPING] = field(default_factory=dict)
     learn_rule: bool | None = None
@@ -131,6 +134,11 @@ class LearnConfig(PoolConfig):
         for name in ("way", "shot", "query", "train_way", "train_shot", "train_query"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, or an episode is empty; got {getattr(self, name)}.")
+        if self.start is not None and self.encoder is not None:
+            raise ValueError(
+                "start has an encoder's weights too, so that there would be two of them; leave out one of --start "
+                f"{self.start} --encoder {self.encoder}."
+            )
         self._check_rule()
 
     def _check_rule(self) -> None:
@@ -226,7 +234,9 @@ class LearnConfig(PoolConfig):
         )
         learner = c.recipe.learner(given)
         if c.start is not None:
-            _take_weights(learner, c.start)
+            take_weights(learner, c.start)
+        if c.encoder is not None:
+            take_encoder(learner, c.encoder)
         rule = self._rule(learner)
         made = Adaptation(learner, rule, c.inner_steps, c.order, c.inner_batch, c.recompute)
         if rule is not None and not c.learn_rule:
@@ -283,18 +293,3 @@ class LearnConfig(PoolConfig):
             return None
         assert c.inner_lr is not None
         return c.recipe.rule(learner, c.inner_lr)  # type: ignore[arg-type]
-
-
-def _take_weights(learner: nn.Module, start: str) -> None:
-    """Give a learner the slow weights of a saved one."""
-    best = RunDirectory(start, file=LEARNER_FILE).best
-    found = load(best if best.is_file() else start)
-    if not isinstance(found, Adaptation):
-        raise ValueError(f"start must be a saved learner, for its slow weights; {start} is a {type(found).__name__}.")
-    theirs = found.learner.state_dict()
-    given = {name: tuple(x.shape) for name, x in theirs.items()}
-    wanted = {name: tuple(x.shape) for name, x in learner.state_dict().items()}
-    if given != wanted:
-        differing = sorted({name for name, _ in given.items() ^ wanted.items()})
-        raise ValueError(f"start must have the same weights as this learner; {start} has others: {differing[:5]}.")
-    learner.load_state_dict(theirs)

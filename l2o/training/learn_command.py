@@ -40,7 +40,7 @@ def learn(config: LearnConfig, folder: Path, show_progress: bool = True) -> dict
     directory, suite = RunDirectory(folder, file=LEARNER_FILE), config.suite()
     directory.write_config(to_plain(config))
     # what goes on needs no start, which may be gone
-    begun = dataclasses.replace(config, start=None) if directory.checkpoints() else config
+    begun = dataclasses.replace(config, start=None, encoder=None) if directory.checkpoints() else config
     adaptation = begun.adaptation(suite)
     to_bytes(adaptation, {})  # what cannot be saved is told before it is trained
     trainer = config.build(suite, adaptation)

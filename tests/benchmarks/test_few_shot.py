@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from benchmarks import few_shot
-from benchmarks.few_shot import Config, run
+from benchmarks.few_shot import Config, command, run
 from l2o.training.ledger import Ledger
 
 
@@ -37,3 +37,10 @@ def test_a_stopped_run_is_reported_as_it_was_left(
     left(tmp_path / "reptile", made, reported)
     (row,) = run(Config(only=("reptile",), finish=False, out=tmp_path))
     assert {key: row[key] for key in ("score", "steps", "stopped") if key in row} == told
+
+
+def test_a_run_takes_the_encoder_of_another_in_the_same_folder(tmp_path: Path) -> None:
+    words = command(Config(out=tmp_path), "snail", 7)
+    assert words[words.index("--encoder") + 1] == str(tmp_path / "prototypical")
+    assert words[words.index("--steps") + 1] == "7" and words[words.index("--run") + 1] == str(tmp_path / "snail")
+    assert "--encoder" not in command(Config(out=tmp_path), "prototypical", 7)

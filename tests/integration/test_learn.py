@@ -122,6 +122,28 @@ def test_a_learned_rule_takes_over_where_sgd_ended(tmp_path: Path, capsys: pytes
     assert "start must have the same weights as this learner" in capsys.readouterr().err
 
 
+def test_an_encoder_goes_from_a_learner_to_one_of_another_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", "gaussian-classes", "--num-episodes", "2"]
+    assert learn("--learner", "siamese", *words, "--run", str(tmp_path / "siamese")) == 0
+    encoder = ["--encoder", str(tmp_path / "siamese"), "--lr", "0"]
+    assert learn("--learner", "r2d2", *words, *encoder, "--run", str(tmp_path / "r2d2")) == 0
+    paths = (tmp_path / "r2d2", tmp_path / "siamese" / "best.safetensors")
+    ours, theirs = (l2o.load(path).learner.encoder.state_dict() for path in paths)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for path in (tmp_path / "r2d2" / "checkpoints").glob("*4.safetensors"):
+        path.unlink()
+    (tmp_path / "siamese").rename(tmp_path / "moved")
+    assert main(["learn", "--resume", str(tmp_path / "r2d2")]) == 0  # what goes on needs it no more
+    (tmp_path / "moved").rename(tmp_path / "siamese")
+    for learner, told in (("maml", "MAML has none"), ("snail", "encoder must be the same network as this learner's")):
+        assert learn("--learner", learner, *words, *encoder, "--run", str(tmp_path / learner)) == 1
+        assert told in capsys.readouterr().err
+    assert learn("--learner", "r2d2", *words, *encoder, "--start", "there", "--run", str(tmp_path / "both")) == 1
+    assert "leave out one of --start" in capsys.readouterr().err
+
+
 def test_a_folder_of_pictures_is_learned(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     data = digits().train
