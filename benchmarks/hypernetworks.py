@@ -8,7 +8,8 @@ task, its gradient, a step of Adam. The peer (https://github.com/chrhenning/hypn
 clone) makes the weights of all codes at once and then takes task after task, as its interface asks for.
 
 Rates are iterations for each second of this process's own CPU time, on one thread, medians over turns that the systems
-take one after the other; other load on the machine slows both, through caches, and is told.
+take one after the other; a turn before them, in which the compiler works, does not count. Other load on the machine
+slows all, through caches, and is told.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import tyro
@@ -29,9 +30,12 @@ from torch.func import functional_call, grad, vmap
 
 from benchmarks.record import keep
 from benchmarks.turns import Step, rates
+from l2o.compiled import compiled
 from l2o.learners import MLP
 from l2o.learners.black_box.weight_generator import WeightGenerator
 from l2o.recording import traced
+
+Gradient: TypeAlias = Callable[..., dict[str, Tensor]]
 
 NUM_TASKS, NUM_POINTS, NUM_CODE, HIDDEN, CHUNK, NUM_CHUNK = 16, 20, 64, (100, 100), 100, 8
 
@@ -69,6 +73,20 @@ def ours(chunk: int | None, config: Config) -> Step:
 
 def recorded(chunk: int | None, config: Config) -> Step:
     """The same, its gradient recorded once and played back, as `l2o learn --trace` does."""
+    return by_gradient(chunk, config, traced)
+
+
+def fused(chunk: int | None, config: Config) -> Step:
+    """The same, its gradient fused by torch's compiler, as `l2o learn --compile` does."""
+
+    def fuse(gradient: Gradient, generator: WeightGenerator) -> Gradient:
+        return compiled(lambda *given: gradient(*given))
+
+    return by_gradient(chunk, config, fuse)
+
+
+def by_gradient(chunk: int | None, config: Config, quicken: Callable[[Gradient, WeightGenerator], Gradient]) -> Step:
+    """A step of ours by a gradient as a function, quickened."""
     torch.manual_seed(0)
     network = MLP((1, 40, 40, 1))
     generator = WeightGenerator(network, NUM_CODE, HIDDEN, chunk, NUM_CHUNK)
@@ -80,7 +98,7 @@ def recorded(chunk: int | None, config: Config) -> Step:
     def loss(theta: dict[str, Tensor], codes: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return (answer(functional_call(generator, theta, (codes,)), x) - y).square().mean()
 
-    gradient = traced(grad(loss), generator)
+    gradient = quicken(grad(loss), generator)
 
     def step() -> None:
         for name, found in gradient({name: p.detach() for name, p in theta.items()}, codes, x, y).items():
@@ -136,7 +154,8 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     """One row a kind and system."""
     if config.peer is not None:
         sys.path.insert(0, str(config.peer))
-    makers = {"l2o": ours, "l2o, recorded": recorded} | ({} if config.peer is None else {"hypnettorch": theirs})
+    makers = {"l2o": ours, "l2o, recorded": recorded, "l2o, compiled": fused}
+    makers |= {} if config.peer is None else {"hypnettorch": theirs}
     for kind, chunk in (("full", None), ("chunked", CHUNK)):
         steps = {name: make(chunk, config) for name, make in makers.items()}
         for name, rate in rates(steps, config.turns, config.iterations).items():

@@ -187,10 +187,9 @@ def table() -> str:
     for name in dict.fromkeys(row["workload"] for row in rows):
         of = {row["system"]: row["per_cpu_second"] for row in rows if row["workload"] == name}
         peer = list(of)[-1]
-        for system in ("l2o", "l2o, recorded"):
+        for system, how in (("l2o", ""), ("l2o, recorded", ", traced"), ("l2o, compiled", ", compiled")):
             if system in of:
-                told = name + ", traced" * (system != "l2o")
-                lines.append([told, peer, f"{of[peer]:.1f}", f"{of[system]:.1f}", f"{of[system] / of[peer]:.2f}"])
+                lines.append([name + how, peer, f"{of[peer]:.1f}", f"{of[system]:.1f}", f"{of[system] / of[peer]:.2f}"])
     caption = (
         f"Training iterations for each CPU second of one thread, medians of {rows[0]['config']['turns']} turns. "
         f"{rows[0]['machine']}, commits {commits(rows)}."
