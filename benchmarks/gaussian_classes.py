@@ -59,6 +59,7 @@ class Config:
         rates: of a class of torch.optim; the learner's own if empty.
         train_episodes: that each learner sees, in as many outer steps as it takes.
         episodes: of the test.
+        compile, trace: of meta-gradients, see `l2o learn`: faster for some, which CPU seconds then show.
         threads: CPU threads.
         out: folder of the runs and rows.
         record: keep the rows in benchmarks/results.
@@ -70,6 +71,8 @@ class Config:
     rates: tuple[float, ...] = ()
     train_episodes: int = 80_000
     episodes: int = 4000
+    compile: bool = False
+    trace: bool = False
     threads: int = 1
     out: Path = Path("runs/gaussian_classes")
     record: bool = False
@@ -118,6 +121,8 @@ def trained(config: Config, name: str, seed: int, rate: float | None) -> dict[st
         checkpoint_every=max(1, steps // 20),
         validation_episodes=500,
         test_episodes=config.episodes,
+        compile=config.compile,
+        trace=config.trace,
         threads=config.threads,
         optimizer=config.optimizer,
         lr=rate,
