@@ -105,6 +105,39 @@ def stages(learner: str) -> tuple[int, ...]:
     return steps if isinstance(steps, tuple) else (steps,)
 
 
+def settings_of(config: Config, learner: str) -> dict[str, Any]:
+    """As in `RUNS`, an encoder by its folder.
+
+    Raises:
+        ValueError: the encoder's run is not there, or not at its end.
+    """
+    settings = dict(RUNS[learner])
+    if "encoder" in settings:
+        folder = config.out / settings["encoder"]
+        if trained(folder) < stages(settings["encoder"])[-1]:
+            raise ValueError(f"{learner} begins with the encoder of another run, which must be made first: {folder}.")
+        settings["encoder"] = str(folder)
+    return settings
+
+
+def check(config: Config, learner: str, folder: Path) -> None:
+    """Whether a run that has begun has the settings that its row would tell.
+
+    Raises:
+        ValueError: it has others.
+    """
+    had = read_config(folder / "config.yaml", LearnConfig)
+    wanted = settings_of(config, learner)
+    others = {name: getattr(had, name) for name, value in wanted.items() if getattr(had, name) != value}
+    others = {name: value for name, value in others.items() if name not in ("steps", *WHEN)}
+    if others:
+        raise ValueError(f"a run must go on with its settings; {folder} has {others}, here they are {wanted}.")
+
+
+WHEN = ("evaluate_every", "validation_episodes")
+"""Settings that say when and by how much something is judged."""
+
+
 def command(config: Config, learner: str, steps: int) -> list[str]:
     """The command that trains a learner to so many steps, or goes on with it."""
     folder = config.out / learner
@@ -119,9 +152,7 @@ def command(config: Config, learner: str, steps: int) -> list[str]:
         "checkpoint_every": 200,
         "run": folder,
     }
-    settings = common | RUNS[learner] | {"steps": steps}
-    if "encoder" in settings:
-        settings["encoder"] = config.out / settings["encoder"]
+    settings = common | settings_of(config, learner) | {"steps": steps}
     return [
         "learn",
         *(part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))),
@@ -136,6 +167,8 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         began = folder / "commit.txt"
         if not began.exists():
             began.write_text(commit())
+        if (folder / "config.yaml").exists():
+            check(config, learner, folder)
         for steps in stages(learner) if config.finish else ():
             if trained(folder) < steps:
                 words = command(config, learner, steps)

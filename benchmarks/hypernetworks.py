@@ -76,7 +76,7 @@ def recorded(chunk: int | None, config: Config) -> Step:
     return by_gradient(chunk, config, traced)
 
 
-def fused(chunk: int | None, config: Config) -> Step:
+def through_compiler(chunk: int | None, config: Config) -> Step:
     """The same, its gradient fused by torch's compiler, as `l2o learn --compile` does."""
 
     def fuse(gradient: Gradient, generator: WeightGenerator) -> Gradient:
@@ -154,7 +154,7 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     """One row a kind and system."""
     if config.peer is not None:
         sys.path.insert(0, str(config.peer))
-    makers = {"l2o": ours, "l2o, recorded": recorded, "l2o, compiled": fused}
+    makers = {"l2o": ours, "l2o, recorded": recorded, "l2o, compiled": through_compiler}
     makers |= {} if config.peer is None else {"hypnettorch": theirs}
     for kind, chunk in (("full", None), ("chunked", CHUNK)):
         steps = {name: make(chunk, config) for name, make in makers.items()}

@@ -186,7 +186,9 @@ def table() -> str:
     lines = []
     for name in dict.fromkeys(row["workload"] for row in rows):
         of = {row["system"]: row["per_cpu_second"] for row in rows if row["workload"] == name}
-        peer = list(of)[-1]
+        peer = next((system for system in of if not system.startswith("l2o")), None)
+        if peer is None:
+            continue
         for system, how in (("l2o", ""), ("l2o, recorded", ", traced"), ("l2o, compiled", ", compiled")):
             if system in of:
                 lines.append([name + how, peer, f"{of[peer]:.1f}", f"{of[system]:.1f}", f"{of[system] / of[peer]:.2f}"])

@@ -27,7 +27,8 @@ def few_shot() -> str:
     first = rows[0]
     caption = (
         f"Conv4-64, the 423 test characters, {first['episodes']:,} episodes, 95% interval over episodes, one seed; the "
-        "checkpoint is chosen on 100 other characters. Queries normalised together tell each other what they are "
+        "checkpoint is chosen on 100 other characters. An encoder's own training is not in the CPU minutes of the "
+        "learner that begins with it. Queries normalised together tell each other what they are "
         f"(transductive). One thread of {first['machine']}, commits {_commits(rows, 'trained_at')}."
     )
     return markdown(heads, lines, caption)

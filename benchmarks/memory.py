@@ -99,6 +99,7 @@ class Training:
             "size": 0,
             "trained_at": commit(),
             "device": config.device,
+            **self._settings(),
         }
         self.best: dict[str, Any] = {"badness": float("inf"), "step": 0, "model": {}}
         self.recent: list[float] = []
@@ -129,7 +130,7 @@ class Training:
                 self._save()
 
     def _learn(self) -> None:
-        grown = self.told["size"] / self.setting.growing if self.setting.growing else 1.0
+        grown = min(1.0, self.told["size"] / self.setting.growing) if self.setting.growing else 1.0
         loss = self.setting.problem.loss(self.model, self.generator, self.setting.batch, grown)
         self.optimizer.zero_grad()
         loss.backward()
@@ -181,10 +182,13 @@ class Training:
         where = {"part": "test"} if isinstance(self.setting.problem, Characters) else {}
         found = self.judge(self.config.judged, seed=2 * 10**6 + self.seed, **where)
         curve = [{name: plain(value) for name, value in point.items()} for point in self.curve]
-        more: dict[str, Any] = {"growing": self.setting.growing, "larger_memory": self.setting.judged is not None}
-        more |= {"prepared": self.setting.prepare is not None}
-        about = {"seed": self.seed, "best_step": self.best["step"], **more}
+        about = {"seed": self.seed, "best_step": self.best["step"], "larger_memory": self.setting.judged is not None}
         return {**self.told, **about, "scores": found, "curve": curve}
+
+    def _settings(self) -> dict[str, Any]:
+        """What a run must go on with, besides its rate."""
+        more = {"prepared": self.setting.prepare is not None, "compile": self.config.compile}
+        return {"growing": self.setting.growing, "clip": self.setting.clip, **more}
 
     def _save(self) -> None:
         tree = {"told": self.told, "best": self.best, "recent": self.recent, "curve": self.curve, "rate": self.rate}
@@ -199,7 +203,11 @@ class Training:
             raise ValueError(
                 f"a run must go on with its rate; {self.directory.path} has {tree['rate']}, got {self.rate}."
             )
-        self.told |= tree["told"]
+        given, wanted = tree["told"], self._settings()
+        if any(given.get(name) != value for name, value in wanted.items()):
+            had = {name: given.get(name) for name in wanted}
+            raise ValueError(f"a run must go on with its settings; {self.directory.path} has {had}, got {wanted}.")
+        self.told |= given
         self.best, self.recent, self.curve = tree["best"], tree["recent"], tree["curve"]
         self.at_size = tree.get("at_size", [])
         self.model.load_state_dict(dict(tree["model"]))

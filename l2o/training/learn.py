@@ -42,8 +42,8 @@ class LearnConfig(PoolConfig):
         train_query: query examples of each class there.
         start: a saved learner, or the folder of a run for its best one, whose slow weights this one starts from; None
             for fresh ones.
-        encoder: a saved learner of any kind, or the folder of a run for its best one, whose encoder's weights this
-            one's encoder starts from; None for fresh ones.
+        encoder: a saved learner that embeds by the same network, whatever it does with embeddings, or the folder of a
+            run for its best one, whose encoder's weights this one's encoder starts from; None for fresh ones.
         rule: the inner rule: a name (sgd, adam, lstm, ...) or a saved rule; None for the learner's own.
         rule_args: constructor arguments for a rule given by name, as YAML: '{lr: 0.1}'.
         learn_rule: whether the inner rule is trained along; None for what the learner does.

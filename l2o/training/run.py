@@ -31,6 +31,10 @@ MAY_CHANGE = (
 """Settings that a resumed run may have otherwise than before."""
 
 
+BEFORE = {"encoder": None}
+"""What runs had whose settings do not name it, since it could not be said yet."""
+
+
 class RunDirectory:
     """The folder of one meta-training run.
 
@@ -185,6 +189,7 @@ def check_same(saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None, d
     """A run goes on with the settings that its state was made with, but for its length and what is written when."""
     if saved is None or now is None:
         return
+    saved = BEFORE | dict(saved)
     changed = [key for key in saved.keys() & now.keys() if saved[key] != now[key] and key not in MAY_CHANGE]
     if changed:
         told = ", ".join(f"{key} was {saved[key]!r} and is {now[key]!r}" for key in sorted(changed))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
+from l2o.configured import Configured
 from l2o.learners.adaptation import Adaptation
 from l2o.load import LEARNER_FILE, load
 from l2o.training.run import RunDirectory
@@ -35,11 +38,17 @@ def take_encoder(learner: nn.Module, path: str) -> None:
         if not isinstance(found, nn.Module):
             raise ValueError(f"encoder is for learners that have one, and of one that has; {name} has none.")
     assert isinstance(ours, nn.Module) and isinstance(theirs, nn.Module)
-    _take(ours, theirs, f"encoder must be the same network as this learner's; {path}")
+    told = f"encoder must be the same network as this learner's; {path}"
+    if isinstance(ours, Configured) and type(ours) is type(theirs):
+        others = {name: theirs.config.get(name) for name, value in ours.config.items() if theirs.config[name] != value}
+        others.pop("precision", None)
+        if others:
+            raise ValueError(f"{told} has {others}, this one { ({name: ours.config[name] for name in others}) }.")
+    _take(ours, theirs, told)
 
 
 def _saved(name: str, path: str) -> nn.Module:
-    best = RunDirectory(path, file=LEARNER_FILE).best
+    best = RunDirectory(Path(path).expanduser(), file=LEARNER_FILE).best
     found = load(best if best.is_file() else path)
     if not isinstance(found, Adaptation):
         raise ValueError(f"{name} must be a saved learner, for its slow weights; {path} is a {type(found).__name__}.")
@@ -51,6 +60,7 @@ def _take(ours: nn.Module, theirs: nn.Module, told: str) -> None:
     given = {name: tuple(x.shape) for name, x in state.items()}
     wanted = {name: tuple(x.shape) for name, x in ours.state_dict().items()}
     if given != wanted:
-        differing = sorted({name for name, _ in given.items() ^ wanted.items()})
-        raise ValueError(f"{told} has others: {differing[:5]}.")
+        differing = sorted({name for name, _ in given.items() ^ wanted.items()})[:3]
+        shapes = "; ".join(f"{name}: {given.get(name, 'none')}, not {wanted.get(name, 'none')}" for name in differing)
+        raise ValueError(f"{told} has others ({shapes}).")
     ours.load_state_dict(state)

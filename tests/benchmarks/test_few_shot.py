@@ -12,7 +12,7 @@ from l2o.training.ledger import Ledger
 def left(folder: Path, made: int, reported: int | None) -> None:
     """A run of so many steps, the last of them cut off in writing, and the report of a stage that ended before."""
     folder.mkdir()
-    (folder / "config.yaml").write_text("learner: reptile\n")
+    (folder / "config.yaml").write_text("learner: reptile\ntrain_query: 1\n")
     ledger = Ledger(folder / "ledger.jsonl")
     for step in range(1, made + 1):
         ledger.append({"step": step, "used": [[0, step, 0]], "not_finite": [], "events": []})
@@ -39,8 +39,20 @@ def test_a_stopped_run_is_reported_as_it_was_left(
     assert {key: row[key] for key in ("score", "steps", "stopped") if key in row} == told
 
 
-def test_a_run_takes_the_encoder_of_another_in_the_same_folder(tmp_path: Path) -> None:
-    words = command(Config(out=tmp_path), "snail", 7)
+def test_a_run_takes_the_encoder_of_another_in_the_same_folder_once_that_is_made(tmp_path: Path) -> None:
+    config = Config(only=("snail",), out=tmp_path)
+    with pytest.raises(ValueError, match="which must be made first"):
+        command(config, "snail", 7)
+    left(tmp_path / "prototypical", 6000, 6000)
+    words = command(config, "snail", 7)
     assert words[words.index("--encoder") + 1] == str(tmp_path / "prototypical")
     assert words[words.index("--steps") + 1] == "7" and words[words.index("--run") + 1] == str(tmp_path / "snail")
-    assert "--encoder" not in command(Config(out=tmp_path), "prototypical", 7)
+    assert "--encoder" not in command(config, "prototypical", 7)
+
+
+def test_a_run_with_other_settings_than_its_row_would_tell_is_refused(tmp_path: Path) -> None:
+    left(tmp_path / "prototypical", 6000, 6000)
+    left(tmp_path / "snail", 4272, 4272)
+    (tmp_path / "snail" / "config.yaml").write_text("learner: snail\nnum_episodes: 32\nsteps: 4500\n")
+    with pytest.raises(ValueError, match="'num_episodes': 32, 'precision': 'float32', 'encoder': None"):
+        list(run(Config(only=("snail",), finish=False, out=tmp_path)))

@@ -20,6 +20,7 @@ from benchmarks.memory_problems import (
     online_mann,
     tell_apart,
 )
+from l2o.compiled import compile_seconds
 from l2o.learners import NTM, OnlineLearner
 from l2o.tasks import Copy, RepeatCopy
 from l2o.tasks.data.labelled import LabelledDataset
@@ -50,17 +51,20 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> Non
 @pytest.mark.compiled
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # read by the compiler itself
 def test_fused_steps_learn_the_same(tmp_path: Path) -> None:
-    plain = finished(tmp_path / "plain")
+    plain, began = finished(tmp_path / "plain"), compile_seconds()
     training = Training(SETTING, dataclasses.replace(CONFIG, compile=True), 0, tmp_path / "fused")
     training.run()
     for point, other in zip(training.report()["curve"], plain["curve"], strict=True):
         assert point == pytest.approx(other, rel=1e-3)
+    assert compile_seconds() > began
 
 
 def test_a_run_with_another_rate_is_not_gone_on_with(tmp_path: Path) -> None:
     finished(tmp_path)
     with pytest.raises(ValueError, match="a run must go on with its rate"):
         Training(dataclasses.replace(SETTING, lr=0.5), CONFIG, 0, tmp_path)
+    with pytest.raises(ValueError, match="a run must go on with its settings"):
+        Training(dataclasses.replace(SETTING, prepare=lambda model, generator: None), CONFIG, 0, tmp_path)
 
 
 def test_the_model_that_is_kept_is_the_best_one_and_a_run_without_a_fault_ends_early(

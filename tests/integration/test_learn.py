@@ -144,6 +144,27 @@ def test_an_encoder_goes_from_a_learner_to_one_of_another_kind(
     assert "leave out one of --start" in capsys.readouterr().err
 
 
+def test_an_encoder_of_pictures_goes_on_in_another_precision_but_not_as_another_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", "digits", "--way", "2", "--num-episodes", "2", "--query", "2", "--train-query", "2"]
+    assert learn("--learner", "prototypical", *words, "--train-way", "3", "--run", str(tmp_path / "proto")) == 0
+    words += ["--encoder", str(tmp_path / "proto"), "--lr", "0"]
+    assert learn("--learner", "snail", *words, "--precision", "bfloat16", "--run", str(tmp_path / "snail")) == 0
+    paths = (tmp_path / "snail", tmp_path / "proto" / "best.safetensors")
+    ours, theirs = (dict(l2o.load(path).learner.encoder.named_parameters()) for path in paths)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert main(["judge", "--learner", str(tmp_path / "snail"), "--episodes", "2"]) == 0  # by statistics of its own
+    for other, told in ((["--norm", "batch"], "'norm': 'running'"), (["--strided", "True"], "'strided': False")):
+        assert learn("--learner", "snail", *words, *other, "--run", str(tmp_path / "other")) == 1
+        assert told in capsys.readouterr().err
+
+
+def test_a_context_modulates_networks_of_few_blocks(tmp_path: Path) -> None:
+    words = ["--data", "digits", "--way", "2", "--num-episodes", "2", "--query", "2", "--train-query", "2"]
+    assert learn("--learner", "cavia", *words, "--run", str(tmp_path)) == 0
+
+
 def test_a_folder_of_pictures_is_learned(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     data = digits().train

@@ -72,6 +72,8 @@ class MANN(MemoryCore):
                 "gamma must be from 0 to 1, and there must be a row for each head; got "
                 f"gamma={gamma}, num_reads={num_reads}, rows={rows}."
             )
+        if isinstance(strength, bool):
+            raise TypeError(f"strength must be a number, or None for the paper's; got {strength}.")
         self.gamma, self.strength = gamma, strength
         self.sizes = (width, 1, 1)  # key, gate, strength
         self.heads = nn.Linear(controller, num_reads * sum(self.sizes))

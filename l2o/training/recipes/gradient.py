@@ -38,7 +38,8 @@ def _imaml(given: Given) -> Learner:
 def _cavia(given: Given) -> Learner:
     network = given.make(given.outputs)
     if isinstance(network, Conv4):
-        return CAVIA(FiLMConv4(network), num_context=100)
+        third = min(2, len(network.convs) - 1)  # of the authors' four blocks; networks of small pictures have fewer
+        return CAVIA(FiLMConv4(network, block=third), num_context=100)
     if isinstance(network, MLP) and given.classifies:
         return CAVIA(FiLMMLP(network), num_context=100)
     size = 100 if given.classifies else 5  # as in the paper: classes take more to tell apart than curves
