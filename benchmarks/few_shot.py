@@ -45,10 +45,10 @@ RUNS: dict[str, dict[str, Any]] = {
         "validation_episodes": 100,
     },
     "snail": {
-        "steps": 4000,
+        "steps": 2400,
         "num_episodes": 16,
         "precision": "bfloat16",
-        "evaluate_every": 500,
+        "evaluate_every": 400,
         "encoder": "prototypical",
     },
     "versa": {"steps": 4500, "num_episodes": 16, "evaluate_every": 750},

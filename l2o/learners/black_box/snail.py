@@ -89,6 +89,9 @@ class SNAIL(Learner):
 class AttentionBlock(nn.Module):
     """Appends to each row what it reads from those up to itself, softmax(q K^T / sqrt(key)) V.
 
+    Queries begin as keys do: rows that are alike then attend to each other from the first step of training on, in place
+    of after thousands.
+
     Arguments:
         width: numbers in a row.
         key: numbers in a key.
@@ -100,6 +103,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, width: int, key: int, value: int) -> None:
         super().__init__()
         self.queries, self.keys, self.values = nn.Linear(width, key), nn.Linear(width, key), nn.Linear(width, value)
+        self.queries.load_state_dict(self.keys.state_dict())
         self.scale = key**-0.5
 
     def read(self, x: Float[Tensor, "n width"]) -> tuple[Float[Tensor, "n wider"], Memory]:
