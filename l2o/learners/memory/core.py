@@ -15,6 +15,12 @@ from l2o.learners.lstm_cell import LSTMCell
 INITIAL = 1e-6
 """Every number of a fresh memory (Collier and Beel, 2018, https://arxiv.org/abs/1807.08518)."""
 
+SHARP = 10.0
+"""What a controller says for the strength of looking by content where it is to find what is most like a key."""
+
+OPEN = 4.0
+"""What it says for a gate that is open, .98 after the sigmoid; shut with a minus."""
+
 
 class MemoryCore(Configured, ABC):
     """An LSTM that reads and writes a memory; maps sequences to sequences.
@@ -93,13 +99,3 @@ class MemoryCore(Configured, ABC):
             "reads": like.new_zeros(*batch, self.num_reads, self.width),
             "memory": like.new_full((*batch, self.rows, self.width), INITIAL),
         }
-
-
-def begin_at(strength: float, heads: nn.Linear, num: int, at: int) -> None:
-    """Let the controller say so much for the strength of every head, the number `at` of what it says to each.
-
-    A strength of 0 leaves the linear layer as torch draws it.
-    """
-    if strength:
-        with torch.no_grad():
-            heads.bias.unflatten(0, (num, -1))[:, at] = strength

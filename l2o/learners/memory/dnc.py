@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.learners.memory.addressing import content, write
-from l2o.learners.memory.core import MemoryCore, begin_at
+from l2o.learners.memory.core import OPEN, SHARP, MemoryCore
 from l2o.learners.memory.linkage import allocation, follow, link_after, precedence_after, usage_after
 
 
@@ -48,8 +48,8 @@ class DNC(MemoryCore):
         inputs, outputs, controller, rows, width, num_reads: see `MemoryCore`.
         stop_usage: whether usage has no derivative by the write weights, as in the authors' code (the paper does not
             say so).
-        strength: of reading by content, where training begins, as the controller says it (it is multiplied by 1 + its
-            softplus), see `NTM`.
+        associative: begin as an associative memory: what is written is a read head's key, to a free row, and what is
+            read is most like the key, see `NTM`.
     """
 
     State = DNCState
@@ -63,15 +63,25 @@ class DNC(MemoryCore):
         width: int = 20,
         num_reads: int = 1,
         stop_usage: bool = True,
-        strength: float = 0.0,
+        associative: bool = False,
     ) -> None:
         super().__init__(inputs, outputs, controller, rows, width, num_reads)
         self.stop_usage = stop_usage
         self.reading = (width, 1, 1, 3)  # of each read head: key, strength, free gate, modes
         self.writing = (width, 1, width, width, 1, 1)  # key, strength, erase, add, allocation gate, write gate
         self.read_heads = nn.Linear(controller, num_reads * sum(self.reading))
-        begin_at(strength, self.read_heads, num_reads, width)
         self.write_head = nn.Linear(controller, sum(self.writing))
+        if associative:
+            self._associate()
+
+    @torch.no_grad()
+    def _associate(self) -> None:
+        width = self.width
+        reading, writing = self.read_heads.bias.unflatten(0, (self.num_reads, -1)), self.write_head.bias
+        reading[:, width], reading[:, width + 1], reading[:, -1] = SHARP, -OPEN, OPEN  # strength, free gate, content
+        writing[-2:] = OPEN  # allocation and write gate
+        for said, written in ((self.read_heads.weight, self.write_head.weight), (self.read_heads.bias, writing)):
+            written[2 * width + 1 : 3 * width + 1] = said[:width]
 
     def initial(self, *batch: int) -> DNCState:
         like, rows = self.output.weight, self.rows

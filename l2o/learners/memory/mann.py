@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.learners.memory.addressing import content, focused, least_used
-from l2o.learners.memory.core import MemoryCore, begin_at
+from l2o.learners.memory.core import MemoryCore
 
 
 class MANNState(NamedTuple):
@@ -31,7 +31,7 @@ class MANNState(NamedTuple):
     weights: Float[Tensor, "*batch num_reads rows"]
 
 
-SHARP = 20.0
+STRENGTH = 20.0
 """Strength that reading begins with: the paper's 1 leaves a softmax over 128 cosines all but flat."""
 
 
@@ -64,7 +64,7 @@ class MANN(MemoryCore):
         width: int = 40,
         num_reads: int = 4,
         gamma: float = 0.99,
-        strength: float | None = SHARP,
+        strength: float | None = STRENGTH,
     ) -> None:
         super().__init__(inputs, outputs, controller, rows, width, num_reads)
         if not 0 <= gamma <= 1 or num_reads > rows:
@@ -78,7 +78,8 @@ class MANN(MemoryCore):
         self.sizes = (width, 1, 1)  # key, gate, strength
         self.heads = nn.Linear(controller, num_reads * sum(self.sizes))
         if strength is not None:
-            begin_at(strength, self.heads, num_reads, width + 1)
+            with torch.no_grad():
+                self.heads.bias.unflatten(0, (num_reads, -1))[:, -1] = strength
 
     def initial(self, *batch: int) -> MANNState:
         like = self.output.weight

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.learners.memory.addressing import content, focused, sharpen, shift, write
-from l2o.learners.memory.core import MemoryCore, begin_at
+from l2o.learners.memory.core import OPEN, SHARP, MemoryCore
 
 
 class NTMState(NamedTuple):
@@ -41,9 +41,9 @@ class NTM(MemoryCore):
         inputs, outputs, controller, rows, width, num_reads: see `MemoryCore`.
         num_writes: write heads.
         reach: rows that a head can move by in a step, to either side.
-        strength: of looking by content, where training begins, as the controller says it (beta is its softplus): at 0
-            all rows are nearly alike, at 10 the most similar ones count, which memories that are asked by content
-            learn sooner from.
+        associative: begin as an associative memory: what is written is a read head's key, row after row, and what is
+            read is most like the key. Examples are then told apart by what was written from the first step of training
+            on; else that comes late, or not at all.
     """
 
     State = NTMState
@@ -58,7 +58,7 @@ class NTM(MemoryCore):
         num_reads: int = 1,
         num_writes: int = 1,
         reach: int = 1,
-        strength: float = 0.0,
+        associative: bool = False,
     ) -> None:
         super().__init__(inputs, outputs, controller, rows, width, num_reads)
         if num_writes < 1 or not 0 <= reach <= rows // 2:
@@ -70,8 +70,23 @@ class NTM(MemoryCore):
         self.heads = num_reads + num_writes
         self.sizes = (width, 1, 1, 2 * reach + 1, 1)  # key, strength, gate, shifts, power
         self.address = nn.Linear(controller, self.heads * sum(self.sizes))
-        begin_at(strength, self.address, self.heads, width)
         self.change = nn.Linear(controller, num_writes * 2 * width)
+        if associative:
+            self._associate()
+
+    @torch.no_grad()
+    def _associate(self) -> None:
+        key = self.width  # behind it: strength, gate, shifts by -reach ... reach, power
+        reading, writing = self.address.bias.unflatten(0, (self.heads, -1)).split([self.num_reads, self.num_writes])
+        reading[:, key], reading[:, key + 1], reading[:, key + 2 + self.reach] = SHARP, OPEN, OPEN
+        writing[:, key + 1] = -OPEN
+        if self.reach:
+            writing[:, key + 2 + self.reach + 1] = OPEN
+        for said, written in ((self.address.weight, self.change.weight), (self.address.bias, self.change.bias)):
+            keys = said.unflatten(0, (self.heads, -1))[:, :key]
+            added = written.unflatten(0, (self.num_writes, 2, key))[:, 1]
+            for i in range(self.num_writes):
+                added[i] = keys[i % self.num_reads]
 
     def initial(self, *batch: int) -> NTMState:
         return NTMState(weights=focused(self.output.weight, *batch, self.heads, self.rows), **self.blank(*batch))

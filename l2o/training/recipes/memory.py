@@ -23,7 +23,7 @@ def _memory(given: Given, cls: Callable[..., MemoryCore], late: bool = False, **
 
 
 RECIPES: dict[str, Recipe] = {
-    "ntm": Recipe(partial(_memory, cls=NTM, rows=64, width=40, strength=10.0), sgd, settings=FEW_QUERIES),
-    "dnc": Recipe(partial(_memory, cls=DNC, rows=32, width=40, strength=10.0), sgd, settings=FEW_QUERIES),
+    "ntm": Recipe(partial(_memory, cls=NTM, rows=64, width=40, associative=True), sgd, settings=FEW_QUERIES),
+    "dnc": Recipe(partial(_memory, cls=DNC, rows=32, width=40, associative=True), sgd, settings=FEW_QUERIES),
     "mann": Recipe(partial(_memory, cls=MANN, late=True), sgd, settings=FEW_QUERIES),
 }
