@@ -44,7 +44,7 @@ from l2o.types import seeded
 FAMILIES = {"gp-rbf": GaussianProcess(), "gp-matern": GaussianProcess("matern"), "gp-fixed": FIXED_KERNEL}
 
 LEARNERS: dict[tuple[str, str], dict[str, Any]] = {
-    ("cnp", "gp-rbf"): {"steps": 100_000, "lr": 1e-3},
+    ("cnp", "gp-rbf"): {"steps": 250_000, "lr": 1e-3},
     ("np", "gp-rbf"): {"steps": 50_000},
     ("canp", "gp-rbf"): {"steps": 50_000},
     ("anp", "gp-rbf"): {"steps": 50_000},
