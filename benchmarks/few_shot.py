@@ -45,7 +45,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "validation_episodes": 100,
     },
     "snail": {
-        "steps": 2400,
+        "steps": (2400, 3000),
         "num_episodes": 16,
         "precision": "bfloat16",
         "evaluate_every": 400,
