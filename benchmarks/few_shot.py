@@ -23,12 +23,13 @@ from rich.table import Table
 
 from benchmarks.record import commit, keep
 from l2o.learners.metric.siamese import pairs, verification_accuracy
-from l2o.load import load
+from l2o.load import LEARNER_FILE, load
 from l2o.tasks.data import omniglot_classes
 from l2o.training import ledger
-from l2o.training.config import read_config
+from l2o.training.config import read_config, to_plain
 from l2o.training.learn import LearnConfig
 from l2o.training.learn_command import JudgeConfig, judge_saved
+from l2o.training.run import RunDirectory, check_same
 from l2o.types import seeded
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -120,24 +121,6 @@ def settings_of(config: Config, learner: str) -> dict[str, Any]:
     return settings
 
 
-def check(config: Config, learner: str, folder: Path) -> None:
-    """Whether a run that has begun has the settings that its row would tell.
-
-    Raises:
-        ValueError: it has others.
-    """
-    had = read_config(folder / "config.yaml", LearnConfig)
-    wanted = settings_of(config, learner)
-    others = {name: getattr(had, name) for name, value in wanted.items() if getattr(had, name) != value}
-    others = {name: value for name, value in others.items() if name not in ("steps", *WHEN)}
-    if others:
-        raise ValueError(f"a run must go on with its settings; {folder} has {others}, here they are {wanted}.")
-
-
-WHEN = ("evaluate_every", "validation_episodes")
-"""Settings that say when and by how much something is judged."""
-
-
 def command(config: Config, learner: str, steps: int) -> list[str]:
     """The command that trains a learner to so many steps, or goes on with it."""
     folder = config.out / learner
@@ -167,8 +150,10 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
         began = folder / "commit.txt"
         if not began.exists():
             began.write_text(commit())
-        if (folder / "config.yaml").exists():
-            check(config, learner, folder)
+        if (folder / "config.yaml").exists():  # its row would tell these settings
+            had = to_plain(read_config(folder / "config.yaml", LearnConfig))
+            had.pop("validation_episodes")  # says how well it is judged on the way
+            check_same(had, settings_of(config, learner), RunDirectory(folder, file=LEARNER_FILE))
         for steps in stages(learner) if config.finish else ():
             if trained(folder) < steps:
                 words = command(config, learner, steps)

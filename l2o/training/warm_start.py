@@ -40,10 +40,10 @@ def take_encoder(learner: nn.Module, path: str) -> None:
     assert isinstance(ours, nn.Module) and isinstance(theirs, nn.Module)
     told = f"encoder must be the same network as this learner's; {path}"
     if isinstance(ours, Configured) and type(ours) is type(theirs):
-        others = {name: theirs.config.get(name) for name, value in ours.config.items() if theirs.config[name] != value}
-        others.pop("precision", None)
+        others = [name for name in ours.config if name != "precision" and ours.config[name] != theirs.config[name]]
+        had, mine = ({name: of.config[name] for name in others} for of in (theirs, ours))
         if others:
-            raise ValueError(f"{told} has {others}, this one { ({name: ours.config[name] for name in others}) }.")
+            raise ValueError(f"{told} has {had}, this one {mine}.")
     _take(ours, theirs, told)
 
 

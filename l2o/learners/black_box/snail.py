@@ -89,8 +89,7 @@ class SNAIL(Learner):
 class AttentionBlock(nn.Module):
     """Appends to each row what it reads from those up to itself, softmax(q K^T / sqrt(key)) V.
 
-    Queries begin as keys do: rows that are alike then attend to each other from the first step of training on, in place
-    of after thousands.
+    Queries begin as keys do: rows that are alike then attend to each other from the first step of training on.
 
     Arguments:
         width: numbers in a row.

@@ -114,8 +114,7 @@ class FiLMConv4(Configured):
 
 
 def _film(num_context: int, units: Any) -> nn.Linear:
-    """A scale, from 1, and a shift of so many units; without context the network is as it was (the authors
-    draw the bias)."""
+    """A scale, from 1, and a shift of so many units, none without context; the authors draw the bias."""
     film = nn.Linear(num_context, 2 * units)
     nn.init.zeros_(film.bias)
     return film
