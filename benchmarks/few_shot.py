@@ -45,16 +45,10 @@ RUNS: dict[str, dict[str, Any]] = {
         "evaluate_every": 1000,
         "validation_episodes": 100,
     },
-    "snail": {
-        "steps": (2400, 3000),
-        "num_episodes": 16,
-        "precision": "bfloat16",
-        "evaluate_every": 400,
-        "encoder": "prototypical",
-    },
+    "snail": {"steps": 6000, "num_episodes": 64, "evaluate_every": 500, "encoder": "prototypical"},
     "versa": {"steps": 4500, "num_episodes": 16, "evaluate_every": 750},
-    "lstm": {"steps": 4500, "num_episodes": 32, "evaluate_every": 750},
-    "hypernetwork": {"steps": 4500, "num_episodes": 32, "evaluate_every": 750},
+    "lstm": {"steps": 37000, "num_episodes": 64, "lr": 3e-3, "evaluate_every": 500, "encoder": "prototypical"},
+    "hypernetwork": {"steps": 8750, "num_episodes": 64, "evaluate_every": 500, "encoder": "prototypical"},
 }
 """Settings of `l2o learn` beside those of each learner's paper. Several numbers of steps are stages: the run is resumed
 with the next one, so that the learning rate rises again and comes down over the rest. An encoder is that of another of
