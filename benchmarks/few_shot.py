@@ -1,6 +1,7 @@
 """What do the learners reach on Omniglot, from `l2o learn` as it stands?
 
     python -m benchmarks.few_shot --only prototypical maml --record
+    python -m benchmarks.few_shot --only snail --device cuda --record
 
 Needs Omniglot (found or downloaded, see `l2o.tasks.data.omniglot`). Each run goes on from its last checkpoint if it was
 stopped, and is judged on 1,000 episodes of the 423 test characters, which nothing was chosen by.
