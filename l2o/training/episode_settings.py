@@ -24,10 +24,13 @@ OWN: dict[tuple[str, str], dict[str, Any]] = {
     ("sinusoid", "cavia"): {"inner_lr": 1.0},
     ("sinusoid", "reptile"): {"inner_lr": 0.02},
     ("gaussian-classes", "cavia"): {"inner_lr": 10.0, "inner_steps": 5, "test_steps": 5, "lr": 3e-3},
-    # a gradient of first order leads further over many short steps; in evaluation more of them cost little
-    ("gaussian-classes", "fomaml"): {"inner_steps": 10, "test_steps": 60, "lr": 3e-3},
+    # a gradient of first order leads further over many short steps, which cost it little
+    ("gaussian-classes", "fomaml"): {"inner_steps": 30, "test_steps": 100, "lr": 3e-3},
     ("gaussian-classes", "lstm"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
     ("gaussian-classes", "gru"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
+    ("gaussian-classes", "ntm"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
+    ("gaussian-classes", "dnc"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
+    ("gaussian-classes", "mann"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
     ("gaussian-classes", "snail"): {"lr": 3e-3, "num_episodes": 32, "train_query": 15},
     ("gaussian-classes", "hypernetwork"): {"num_episodes": 32, "train_query": 15},
     ("gaussian-classes", "chunked-hypernetwork"): {"num_episodes": 32, "train_query": 15},

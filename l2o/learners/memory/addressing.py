@@ -19,7 +19,7 @@ TINY = 1e-30
 def content(
     keys: Float[Tensor, "*batch heads width"],
     strengths: Float[Tensor, "*batch heads 1"],
-    memory: Float[Tensor, "*batch rows width"],
+    memory: Float[Tensor, "*#batch rows width"],
 ) -> Float[Tensor, "*batch heads rows"]:
     """softmax over rows of strength times the cosine of key and row (Graves et al., 2014, equations 5 and 6)."""
     inverse = torch.rsqrt(memory.square().sum(-1) + EPSILON)

@@ -15,7 +15,7 @@ from l2o.learners.lstm_cell import LSTMCell
 INITIAL = 1e-6
 """Every number of a fresh memory (Collier and Beel, 2018, https://arxiv.org/abs/1807.08518)."""
 
-SHARP = 10.0
+SHARP = 20.0
 """What a controller says for the strength of looking by content where it is to find what is most like a key."""
 
 OPEN = 4.0
@@ -63,6 +63,26 @@ class MemoryCore(Configured, ABC):
             read: what an input says to the controller's gates, see `LSTMCell.read`.
         """
 
+    @abstractmethod
+    def features(self, read: Float[Tensor, "num gates"], state: Any) -> Float[Tensor, "num features"]:
+        """What outputs are made of where nothing is written, for many inputs that find the same state.
+
+        Arguments:
+            state: without batch axes.
+        """
+
+    def answer(self, x: Float[Tensor, "num inputs"], state: Any) -> Float[Tensor, "num outputs"]:
+        """The next output for each of many inputs, as if it were the only one; nothing is written.
+
+        Arguments:
+            state: without batch axes; it is left as it is.
+
+        Raises:
+            ValueError: as `unroll`.
+        """
+        self._check(x)
+        return self.output(self.features(self.cell.read(x), state))
+
     def unroll(
         self, x: Float[Tensor, "*batch time inputs"], state: Any = None
     ) -> tuple[Float[Tensor, "*batch time outputs"], Any]:
@@ -71,8 +91,7 @@ class MemoryCore(Configured, ABC):
         Raises:
             ValueError: inputs of another size than the core was made for.
         """
-        if x.shape[-1] != self.inputs:
-            raise ValueError(f"inputs must be of {self.inputs} numbers, as the core was made; got {x.shape[-1]}.")
+        self._check(x)
         state = self.initial(*x.shape[:-2]) if state is None else state
         features = []
         # time first: all steps are alike in memory, for whatever compiles them, whatever the length
@@ -83,6 +102,10 @@ class MemoryCore(Configured, ABC):
 
     def forward(self, x: Float[Tensor, "*batch time inputs"]) -> Float[Tensor, "*batch time outputs"]:
         return self.unroll(x)[0]
+
+    def _check(self, x: Tensor) -> None:
+        if x.shape[-1] != self.inputs:
+            raise ValueError(f"inputs must be of {self.inputs} numbers, as the core was made; got {x.shape[-1]}.")
 
     def control(
         self, read: Float[Tensor, "*batch gates"], state: Any

@@ -78,7 +78,8 @@ class DNC(MemoryCore):
     def _associate(self) -> None:
         width = self.width
         reading, writing = self.read_heads.bias.unflatten(0, (self.num_reads, -1)), self.write_head.bias
-        reading[:, width], reading[:, width + 1], reading[:, -1] = SHARP, -OPEN, OPEN  # strength, free gate, content
+        # strength (nothing sharpens the weights after it, unlike the NTM's), free gate, content
+        reading[:, width], reading[:, width + 1], reading[:, -1] = 2 * SHARP, -OPEN, OPEN
         writing[-2:] = OPEN  # allocation and write gate
         for said, written in ((self.read_heads.weight, self.write_head.weight), (self.read_heads.bias, writing)):
             written[2 * width + 1 : 3 * width + 1] = said[:width]
@@ -98,20 +99,35 @@ class DNC(MemoryCore):
         self, read: Float[Tensor, "*batch gates"], state: DNCState
     ) -> tuple[Float[Tensor, "*batch features"], DNCState]:
         h, c = self.control(read, state)
-        said = self.read_heads(h).unflatten(-1, (self.num_reads, -1))
-        keys, strengths, free, modes = said.split(self.reading, dim=-1)
+        said = self._said(h)
         before = state.written.detach() if self.stop_usage else state.written
-        usage = usage_after(state.usage, before, state.read, torch.sigmoid(free))
+        usage = usage_after(state.usage, before, state.read, torch.sigmoid(said[2]))
         written, memory = self.write_to(h, usage, state.memory)
         link = link_after(state.link, state.precedence, written)
-        backward, forward = follow(link, state.read)
-        found = content(keys, 1 + F.softplus(strengths), memory)
-        back, forth, by_content = torch.softmax(modes, dim=-1).split(1, dim=-1)
-        reading = back * backward + forth * forward + by_content * found
+        reading = self._look(said, memory, link, state.read)
         reads = reading @ memory
         precedence = precedence_after(state.precedence, written)
         after = DNCState(h, c, reads, memory, usage, link, precedence, written, reading)
         return torch.cat([h, reads.flatten(-2)], dim=-1), after
+
+    def features(self, read: Float[Tensor, "num gates"], state: DNCState) -> Float[Tensor, "num features"]:
+        h, _ = self.control(read, state)
+        reads = self._look(self._said(h), state.memory, state.link, state.read) @ state.memory
+        return torch.cat([h, reads.flatten(-2)], dim=-1)
+
+    def _said(self, h: Float[Tensor, "*batch controller"]) -> tuple[Tensor, ...]:
+        """Of each read head: key, strength, free gate, modes."""
+        return self.read_heads(h).unflatten(-1, (self.num_reads, -1)).split(self.reading, dim=-1)
+
+    def _look(
+        self, said: tuple[Tensor, ...], memory: Tensor, link: Tensor, read: Tensor
+    ) -> Float[Tensor, "*batch heads rows"]:
+        """Where the read heads go from where they were."""
+        keys, strengths, _, modes = said
+        backward, forward = follow(link, read)
+        found = content(keys, 1 + F.softplus(strengths), memory)
+        back, forth, by_content = torch.softmax(modes, dim=-1).split(1, dim=-1)
+        return back * backward + forth * forward + by_content * found
 
     def write_to(
         self,

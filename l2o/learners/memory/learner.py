@@ -20,8 +20,8 @@ class MemoryLearner(Learner):
     """The fast variables are the state of a memory that has seen the support set, row after row.
 
     Each row comes with its label, and a query without; or, `late`, each with the label of the row before it, and a
-    query with that of the last row (Santoro et al., 2016, section 2). Every query finds the same state; what it writes
-    itself is forgotten. Labels come as one-hot vectors, targets as they are. The order of the rows may matter.
+    query with that of the last row (Santoro et al., 2016, section 2). Every query finds the same state, and writes
+    nothing. Labels come as one-hot vectors, targets as they are. The order of the rows may matter.
 
     Arguments:
         encoder: maps inputs (n, *features) to embeddings (n, dim).
@@ -47,10 +47,8 @@ class MemoryLearner(Learner):
     def predict(self, fast: Fast, x: Shaped[Tensor, " n *features"]) -> Float[Tensor, "n outputs"]:
         z = self.encoder(x)
         given = fast[LABEL].expand(len(z), -1) if self.late else z.new_zeros(len(z), self.core.outputs)
-        state = {name: value.expand(len(z), *value.shape) for name, value in fast.items() if name != LABEL}
-        inputs = self._inputs(z, given, known=False).unsqueeze(-2)
-        y, _ = self.core.unroll(inputs, self.core.State(**state))
-        return y.squeeze(-2)
+        state = self.core.State(**{name: value for name, value in fast.items() if name != LABEL})
+        return self.core.answer(self._inputs(z, given, known=False), state)
 
     def _inputs(
         self, z: Float[Tensor, "n dim"], labels: Float[Tensor, "n outputs"], known: bool

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2o.learners.memory.addressing import content, focused, least_used
-from l2o.learners.memory.core import MemoryCore
+from l2o.learners.memory.core import SHARP, MemoryCore
 
 
 class MANNState(NamedTuple):
@@ -31,10 +31,6 @@ class MANNState(NamedTuple):
     weights: Float[Tensor, "*batch num_reads rows"]
 
 
-STRENGTH = 20.0
-"""Strength that reading begins with: the paper's 1 leaves a softmax over 128 cosines all but flat."""
-
-
 class MANN(MemoryCore):
     """An LSTM that reads by content, then writes to where it read last or to the row it used least, emptied first.
 
@@ -50,7 +46,7 @@ class MANN(MemoryCore):
         inputs, outputs, controller, rows, width, num_reads: see `MemoryCore`.
         gamma: by which usage fades in a step.
         strength: of the cosine, where training begins, as the controller says it (it is multiplied by its softplus);
-            None for the paper's, which is 1.
+            None for the paper's, which is 1 and leaves a softmax over 128 cosines all but flat.
     """
 
     State = MANNState
@@ -64,7 +60,7 @@ class MANN(MemoryCore):
         width: int = 40,
         num_reads: int = 4,
         gamma: float = 0.99,
-        strength: float | None = STRENGTH,
+        strength: float | None = SHARP,
     ) -> None:
         super().__init__(inputs, outputs, controller, rows, width, num_reads)
         if not 0 <= gamma <= 1 or num_reads > rows:
@@ -90,14 +86,23 @@ class MANN(MemoryCore):
         self, read: Float[Tensor, "*batch gates"], state: MANNState
     ) -> tuple[Float[Tensor, "*batch features"], MANNState]:
         h, c = self.control(read, state)
+        keys, gates, weights, reads = self._look(h, state)
+        written, memory = write_least_used(state.memory, state.usage, state.weights, torch.sigmoid(gates), keys)
+        usage = self.gamma * state.usage + (weights + written).sum(-2)
+        return torch.cat([h, reads.flatten(-2)], dim=-1), MANNState(h, c, reads, memory, usage, weights)
+
+    def features(self, read: Float[Tensor, "num gates"], state: MANNState) -> Float[Tensor, "num features"]:
+        h, _ = self.control(read, state)
+        *_, reads = self._look(h, state)
+        return torch.cat([h, reads.flatten(-2)], dim=-1)
+
+    def _look(self, h: Float[Tensor, "*batch controller"], state: MANNState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Keys, gates of writing, weights of reading, and what is read."""
         said = self.heads(h).unflatten(-1, (self.num_reads, -1))
         keys, gates, strengths = said.split(self.sizes, dim=-1)
         strengths = torch.ones_like(strengths) if self.strength is None else F.softplus(strengths)
         weights = content(keys, strengths, state.memory)
-        reads = weights @ state.memory
-        written, memory = write_least_used(state.memory, state.usage, state.weights, torch.sigmoid(gates), keys)
-        usage = self.gamma * state.usage + (weights + written).sum(-2)
-        return torch.cat([h, reads.flatten(-2)], dim=-1), MANNState(h, c, reads, memory, usage, weights)
+        return keys, gates, weights, weights @ state.memory
 
 
 def write_least_used(

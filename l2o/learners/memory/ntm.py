@@ -95,12 +95,21 @@ class NTM(MemoryCore):
         self, read: Float[Tensor, "*batch gates"], state: NTMState
     ) -> tuple[Float[Tensor, "*batch features"], NTMState]:
         h, c = self.control(read, state)
-        weights = self.weights_after(h, state)
-        reading, writing = weights.split([self.num_reads, self.num_writes], dim=-2)
-        reads = reading @ state.memory
+        weights, reads = self._look(h, state)
+        writing = weights[..., self.num_reads :, :]
         erase, add = self.change(h).unflatten(-1, (self.num_writes, -1)).split(self.width, dim=-1)
         memory = write(state.memory, writing, torch.sigmoid(erase), torch.tanh(add))
         return torch.cat([h, reads.flatten(-2)], dim=-1), NTMState(h, c, reads, weights, memory)
+
+    def features(self, read: Float[Tensor, "num gates"], state: NTMState) -> Float[Tensor, "num features"]:
+        h, _ = self.control(read, state)
+        _, reads = self._look(h, state)
+        return torch.cat([h, reads.flatten(-2)], dim=-1)
+
+    def _look(self, h: Float[Tensor, "*batch controller"], state: NTMState) -> tuple[Tensor, Tensor]:
+        """Where the heads go, and what is read there."""
+        weights = self.weights_after(h, state)
+        return weights, weights[..., : self.num_reads, :] @ state.memory
 
     def weights_after(
         self, h: Float[Tensor, "*batch controller"], state: NTMState

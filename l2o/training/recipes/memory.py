@@ -16,14 +16,17 @@ from l2o.learners.memory.ntm import NTM
 from l2o.training.recipes.base import FEW_QUERIES, Given, Recipe, sgd
 
 
-def _memory(given: Given, cls: Callable[..., MemoryCore], late: bool = False, **sizes: Any) -> Learner:
+def _memory(given: Given, cls: Callable[..., MemoryCore], rows: int, each: int = 1, **sizes: Any) -> Learner:
+    """A memory that has rows for the whole support set, of which an example takes `each`."""
     encoder = given.make(0)
-    core = cls(inputs_for(features_of(encoder), given.outputs, late), given.outputs, **sizes)
-    return MemoryLearner(encoder, core, late)
+    rows = max(rows, each * given.rows)
+    core = cls(inputs_for(features_of(encoder), given.outputs), given.outputs, rows=rows, **sizes)
+    return MemoryLearner(encoder, core)
 
 
 RECIPES: dict[str, Recipe] = {
     "ntm": Recipe(partial(_memory, cls=NTM, rows=64, width=40, associative=True), sgd, settings=FEW_QUERIES),
     "dnc": Recipe(partial(_memory, cls=DNC, rows=32, width=40, associative=True), sgd, settings=FEW_QUERIES),
-    "mann": Recipe(partial(_memory, cls=MANN, late=True), sgd, settings=FEW_QUERIES),
+    "mann": Recipe(partial(_memory, cls=MANN, rows=32, each=4, num_reads=4), sgd, settings=FEW_QUERIES),
 }
+"""Labels come with their examples: in an episode, unlike in the streams of MANN's paper, there is no reason to wait."""
