@@ -3,8 +3,10 @@
     python -m benchmarks.few_shot --only prototypical maml --record
     python -m benchmarks.few_shot --only snail --device cuda --record
 
-Needs Omniglot (found or downloaded, see `l2o.tasks.data.omniglot`). Each run goes on from its last checkpoint if it was
-stopped, and is judged on 1,000 episodes of the 423 test characters, which nothing was chosen by.
+SNAIL, the LSTM and the hypernetwork see so many episodes that a GPU should train them, and begin with the encoder of
+the prototypical network. Needs Omniglot (found or downloaded, see `l2o.tasks.data.omniglot`). Each run goes on from its
+last checkpoint if it was stopped, and is judged on 1,000 episodes of the 423 test characters, which nothing was chosen
+by.
 """
 
 from __future__ import annotations

@@ -56,3 +56,6 @@ def test_a_run_with_other_settings_than_its_row_would_tell_is_refused(tmp_path: 
     (tmp_path / "snail" / "config.yaml").write_text("learner: snail\nnum_episodes: 32\nsteps: 4500\n")
     with pytest.raises(ValueError, match=r"encoder was None and is .*, num_episodes was 32 and is 64"):
         list(run(Config(only=("snail",), finish=False, out=tmp_path)))
+    (tmp_path / "prototypical" / "config.yaml").write_text("learner: prototypical\nevaluate_every: 500\nsteps: 6000\n")
+    with pytest.raises(ValueError, match=r"precision was 'float32'"):
+        list(run(Config(only=("prototypical",), finish=False, out=tmp_path)))

@@ -74,6 +74,8 @@ class MemoryCore(Configured, ABC):
     def answer(self, x: Float[Tensor, "num inputs"], state: Any) -> Float[Tensor, "num outputs"]:
         """The next output for each of many inputs, as if it were the only one; nothing is written.
 
+        Where a core reads before it writes, this is what `unroll` says to one more input.
+
         Arguments:
             state: without batch axes; it is left as it is.
 

@@ -41,8 +41,9 @@ class DNCState(NamedTuple):
 class DNC(MemoryCore):
     """An LSTM that writes to free rows or by content, and reads by content or in the order of writing; writes first.
 
-    Written rows are found by content in the memory before the step, rows to be read in the memory after it. The three
-    modes of a read head are backward, forward and content, in this order.
+    Written rows are found by content in the memory before the step, rows to be read in the memory after it; where
+    nothing is to be written (`answer`), in the memory as it is. The three modes of a read head are backward, forward
+    and content, in this order.
 
     Arguments:
         inputs, outputs, controller, rows, width, num_reads: see `MemoryCore`.
@@ -78,7 +79,7 @@ class DNC(MemoryCore):
     def _associate(self) -> None:
         width = self.width
         reading, writing = self.read_heads.bias.unflatten(0, (self.num_reads, -1)), self.write_head.bias
-        # strength (nothing sharpens the weights after it, unlike the NTM's), free gate, content
+        # strength (with as much as the NTM's, which sharpens its weights after it, it learns later), free gate, content
         reading[:, width], reading[:, width + 1], reading[:, -1] = 2 * SHARP, -OPEN, OPEN
         writing[-2:] = OPEN  # allocation and write gate
         for said, written in ((self.read_heads.weight, self.write_head.weight), (self.read_heads.bias, writing)):
@@ -100,8 +101,9 @@ class DNC(MemoryCore):
     ) -> tuple[Float[Tensor, "*batch features"], DNCState]:
         h, c = self.control(read, state)
         said = self._said(h)
+        _, _, free, _ = said
         before = state.written.detach() if self.stop_usage else state.written
-        usage = usage_after(state.usage, before, state.read, torch.sigmoid(said[2]))
+        usage = usage_after(state.usage, before, state.read, torch.sigmoid(free))
         written, memory = self.write_to(h, usage, state.memory)
         link = link_after(state.link, state.precedence, written)
         reading = self._look(said, memory, link, state.read)
@@ -120,7 +122,11 @@ class DNC(MemoryCore):
         return self.read_heads(h).unflatten(-1, (self.num_reads, -1)).split(self.reading, dim=-1)
 
     def _look(
-        self, said: tuple[Tensor, ...], memory: Tensor, link: Tensor, read: Tensor
+        self,
+        said: tuple[Tensor, ...],
+        memory: Float[Tensor, "*#batch rows width"],
+        link: Float[Tensor, "*#batch rows rows"],
+        read: Float[Tensor, "*#batch heads rows"],
     ) -> Float[Tensor, "*batch heads rows"]:
         """Where the read heads go from where they were."""
         keys, strengths, _, modes = said

@@ -71,6 +71,8 @@ def inputs_for(dim: int, outputs: int, late: bool = False) -> int:
 class OnlineLearner(Configured):
     """The same learner on a stream: at every step an input and the label of the one before, and an answer.
 
+    Each input is written down too; a DNC does that before it answers.
+
     Maps (batch, time, *features) and (batch, time, outputs) to scores (batch, time, outputs); for `LabelShiftedStream`.
 
     Arguments:

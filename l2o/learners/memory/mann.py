@@ -96,7 +96,14 @@ class MANN(MemoryCore):
         *_, reads = self._look(h, state)
         return torch.cat([h, reads.flatten(-2)], dim=-1)
 
-    def _look(self, h: Float[Tensor, "*batch controller"], state: MANNState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _look(
+        self, h: Float[Tensor, "*batch controller"], state: MANNState
+    ) -> tuple[
+        Float[Tensor, "*batch num_reads width"],
+        Float[Tensor, "*batch num_reads 1"],
+        Float[Tensor, "*batch num_reads rows"],
+        Float[Tensor, "*batch num_reads width"],
+    ]:
         """Keys, gates of writing, weights of reading, and what is read."""
         said = self.heads(h).unflatten(-1, (self.num_reads, -1))
         keys, gates, strengths = said.split(self.sizes, dim=-1)

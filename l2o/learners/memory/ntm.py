@@ -106,7 +106,9 @@ class NTM(MemoryCore):
         _, reads = self._look(h, state)
         return torch.cat([h, reads.flatten(-2)], dim=-1)
 
-    def _look(self, h: Float[Tensor, "*batch controller"], state: NTMState) -> tuple[Tensor, Tensor]:
+    def _look(
+        self, h: Float[Tensor, "*batch controller"], state: NTMState
+    ) -> tuple[Float[Tensor, "*batch heads rows"], Float[Tensor, "*batch num_reads width"]]:
         """Where the heads go, and what is read there."""
         weights = self.weights_after(h, state)
         return weights, weights[..., : self.num_reads, :] @ state.memory

@@ -62,7 +62,8 @@ class Recipe:
 
 # a start without steps: queries are judged alone, by the statistics of training episodes
 FEED_FORWARD = {"norm": "running", "inner_steps": 0}
-# what has an output for each class learns more from many episodes than from many queries, each of which costs a step
+# what has an output for each class learns more from many episodes than from many queries, each of which costs about as
+# much as an example
 FEW_QUERIES = FEED_FORWARD | {"num_episodes": 16, "train_query": 3}
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from l2o.learners import SNAIL, Conv4
+from l2o.learners import SNAIL, Conv4, MemoryLearner
 from l2o.training.learn import LearnConfig
 from l2o.training.recipes import FAMILIES, RECIPES
 from l2o.types import seeded
@@ -44,6 +44,16 @@ def test_a_snail_reaches_over_the_largest_support_set_and_the_query() -> None:
     of_any_size = LearnConfig(learner="snail", data="gp-rbf")
     blocks = of_any_size.adaptation(of_any_size.suite()).learner.blocks
     assert max(getattr(block, "dilation", 0) for block in blocks) == 32  # 47 rows at most
+
+
+@pytest.mark.parametrize(("learner", "least", "of_nine_shots"), [("mann", 32, 180), ("ntm", 64, 64), ("dnc", 32, 45)])
+def test_a_memory_has_rows_for_the_largest_support_set_and_sees_labels_with_examples(
+    learner: str, least: int, of_nine_shots: int
+) -> None:
+    for shot, rows in ((1, least), (9, of_nine_shots)):
+        config = LearnConfig(learner=learner, data="gaussian-classes", way=5, shot=shot)
+        made = config.adaptation(config.suite()).learner
+        assert isinstance(made, MemoryLearner) and made.core.rows == rows and not made.late
 
 
 def test_data_can_ask_for_other_settings_of_a_learner() -> None:

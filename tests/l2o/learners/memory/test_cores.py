@@ -167,6 +167,20 @@ def test_a_fresh_mann_reads_what_is_like_its_key_and_writes_its_key() -> None:
     torch.testing.assert_close(after.memory[1], (1 - shares[1]) * keys[1])
 
 
+@every_core
+def test_each_of_many_queries_is_answered_as_if_it_came_next_and_nothing_were_written(core: str) -> None:
+    of, x = make(core).double(), torch.randn(2, 5, 3, generator=seeded(0)).double()
+    queries = torch.randn(2, 4, 3, generator=seeded(1)).double()
+    _, state = of.unroll(x)
+    answers = vmap(of.answer)(queries, state)
+    if isinstance(of, DNC):  # which writes before it reads; the others read first
+        of.write_head.bias.data[-1] = -1e4
+    for i in range(4):
+        torch.testing.assert_close(of.unroll(queries[:, i : i + 1], state)[0][:, 0], answers[:, i])
+    with pytest.raises(ValueError, match="must be of 3 numbers"):
+        of.answer(torch.zeros(4, 2).double(), type(state)(*(value[0] for value in state)))
+
+
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("core", [NTM, DNC])
 def test_an_associative_memory_finds_at_once_what_it_wrote_for_the_same_input(
