@@ -24,9 +24,10 @@ from l2o.tasks.episodes import Episode, Examples
 class InContextTransformer(Learner):
     """Reads the support set as a prompt; the prediction of a query is read where its x stands at the prompt's end.
 
-    The fast variables are the prompt's keys and values in each layer. In training, the queries are taken in their
-    order, each told the ones before it with their values, so that one sequence teaches every number of examples; the
-    loss is the mean over them. In evaluation, and in `predict`, each query stands behind the support set alone.
+    The fast variables are the prompt's keys and values in each layer. In training, queries with values are taken in
+    their order, each told the ones before it, so that one sequence teaches every number of examples; the loss is the
+    mean over them. Queries with labels, and all in evaluation and in `predict`, stand behind the support set alone:
+    episodes have classes in a fixed order (see `FewShot`), which would tell the next label by the last ones.
 
     Episodes may be stacked along leading axes (`*b` in shapes).
 
@@ -38,7 +39,7 @@ class InContextTransformer(Learner):
         heads: of attention.
         attention: softmax, or linear: the control whose weights are q k exp(-slope distance) / number seen, without a
             softmax (von Oswald et al., 2023, https://arxiv.org/abs/2212.07677, where slopes are 0).
-        in_turn: whether training takes queries in turn.
+        in_turn: whether training takes queries in turn where they have values.
     """
 
     def __init__(
@@ -99,30 +100,28 @@ class InContextTransformer(Learner):
     def query_loss(
         self, fast: Fast, query: Examples, prediction: Float[Tensor, "*b n outputs"] | None = None
     ) -> Float[Tensor, "*b"]:
-        if self._takes_turns:
+        if self._takes_turns(query):
             prediction = self.told(fast, query)
         return self._loss(self.predict(fast, query.x) if prediction is None else prediction, query.y)
 
     def judged(self, fast: Fast, query: Examples, step: int) -> Outcome:
-        prediction = self.told(fast, query) if self._takes_turns else self.predict(fast, query.x)
+        prediction = self.told(fast, query) if self._takes_turns(query) else self.predict(fast, query.x)
         loss = self._loss(prediction, query.y)
         if query.y.is_floating_point():
             return Outcome(loss, loss.detach())
         return Outcome(loss, accuracy_of(prediction.detach(), query.y))
 
     def feed_forward(self, episode: Episode) -> Outcome:
-        if not self._takes_turns:
+        if not self._takes_turns(episode.query):
             return super().feed_forward(episode)
         support, query = episode
         whole = Examples(torch.cat([support.x, query.x], -2), torch.cat([support.y, query.y], support.x.ndim - 2))
         prediction = self.told(self._nothing(whole.x), whole)[..., support.x.shape[-2] :, :]
         loss = self._loss(prediction, query.y)
-        score = loss if query.y.is_floating_point() else accuracy_of(prediction, query.y)
-        return Outcome(loss, score.detach())
+        return Outcome(loss, loss.detach())
 
-    @property
-    def _takes_turns(self) -> bool:
-        return self.in_turn and self.training
+    def _takes_turns(self, query: Examples) -> bool:
+        return self.in_turn and self.training and query.y.is_floating_point()
 
     def _nothing(self, x: Float[Tensor, "*b n inputs"]) -> Fast:
         none = x.new_zeros(*x.shape[:-2], 0, 2 * self.head.in_features)
