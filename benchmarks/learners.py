@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import sqrt
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import gaussian_classes as gaussian
 from benchmarks.record import markdown, read, readable
@@ -159,22 +159,28 @@ def memory() -> str:
 def gaussian_classes() -> str:
     """Accuracy beside the best possible, trained by Adam and by the optimizer in the box."""
     limits = ", ".join(f"{row['learner']} {row['score']:.4f}" for row in read("gaussian_classes") if "steps" not in row)
-    usual = [row for row in _trained() if row["train_episodes"] == gaussian.Config.train_episodes]
-    heads, lines = _by_learner(usual)
+    usual = usual_length()
+    lines = [[each.learner, *_cells(each)] for each in side_by_side(usual)]
     first = usual[0]
     told = f"Limits: {limits}. {first['train_episodes']:,} training episodes, {first['episodes']:,} test episodes"
-    return markdown(heads, lines, f"{told}, {_about(usual)}")
+    return markdown(["learner", *BESIDE], lines, f"{told}, {_about(usual)}")
 
 
 def gaussian_classes_longer() -> str:
     """The same of learners that so few episodes are too few for."""
     longer = [row for row in _trained() if row["train_episodes"] > gaussian.Config.train_episodes]
-    heads, lines = ["training episodes"], []
-    for episodes in sorted({row["train_episodes"] for row in longer}):
-        columns, found = _by_learner([row for row in longer if row["train_episodes"] == episodes])
-        lines += [[*line[:1], f"{episodes:,}", *line[1:]] for line in found]
-        heads = [columns[0], "training episodes", *columns[1:]]
-    return markdown(heads, lines, f"{longer[0]['episodes']:,} test episodes, {_about(longer)}")
+    lines = [
+        [each.learner, f"{episodes:,}", *_cells(each)]
+        for episodes in sorted({row["train_episodes"] for row in longer})
+        for each in side_by_side([row for row in longer if row["train_episodes"] == episodes])
+    ]
+    about = f"{longer[0]['episodes']:,} test episodes, {_about(longer)}"
+    return markdown(["learner", "training episodes", *BESIDE], lines, about)
+
+
+def usual_length() -> list[Any]:
+    """Rows of learners that saw as many episodes as is usual."""
+    return [row for row in _trained() if row["train_episodes"] == gaussian.Config.train_episodes]
 
 
 def _trained() -> list[Any]:
@@ -182,21 +188,46 @@ def _trained() -> list[Any]:
     return [row for row in read("gaussian_classes") if "steps" in row and row["seed"] == 0]
 
 
-def _by_learner(trained: list[Any]) -> tuple[list[str], list[list[str]]]:
-    """Heads, and a line a learner: Adam's best rate beside the optimizer in the box."""
-    lines = []
+BESIDE = ("Adam", "its rate", "the optimizer in the box", "CPU minutes", "difference")
+
+
+class Beside(NamedTuple):
+    """A learner's row by Adam at the best of so many rates, and that by the optimizer in the box; None if not run."""
+
+    learner: str
+    adam: Any
+    rates: int
+    ours: Any
+
+    @property
+    def rows(self) -> list[Any]:
+        """Those that there are."""
+        return [row for row in (self.adam, self.ours) if row is not None]
+
+    @property
+    def gain(self) -> float | None:
+        """By which the optimizer in the box is ahead."""
+        return None if self.adam is None or self.ours is None else self.ours["score"] - self.adam["score"]
+
+
+def side_by_side(trained: list[Any]) -> list[Beside]:
+    """By learner, in the order of rows; Adam's rate is the best on episodes kept for that."""
+    found = []
     for name in dict.fromkeys(row["learner"] for row in trained):
         of = [row for row in trained if row["learner"] == name]
         swept = [row for row in of if row["optimizer"] == "Adam"]
         adam = max((row for row in swept if row["score"]), key=lambda row: row["choice"] or 0.0, default=None)
         ours = next((row for row in of if row["optimizer"] == "default"), None)
-        both = [adam, ours]
-        cells = ["" if row is None else f"{row['score']:.4f} ± {row['half_interval']:.4f}" for row in both]
-        rate = "" if adam is None else f"{adam['lr']:g}" + f" (of {len(swept)})" * (len(swept) > 1)
-        minutes = ", ".join(f"{row['cpu_seconds'] / 60:.1f}" for row in both if row is not None)
-        better = "" if adam is None or ours is None else f"{ours['score'] - adam['score']:+.4f}"
-        lines.append([name, cells[0], rate, cells[1], minutes, better])
-    return ["learner", "Adam", "its rate", "the optimizer in the box", "CPU minutes", "difference"], lines
+        found.append(Beside(name, adam, len(swept), ours))
+    return found
+
+
+def _cells(each: Beside) -> list[str]:
+    both = (each.adam, each.ours)
+    accuracies = ["" if row is None else f"{row['score']:.4f} ± {row['half_interval']:.4f}" for row in both]
+    rate = "" if each.adam is None else f"{each.adam['lr']:g}" + f" (of {each.rates})" * (each.rates > 1)
+    minutes = ", ".join(f"{row['cpu_seconds'] / 60:.1f}" for row in each.rows)
+    return [accuracies[0], rate, accuracies[1], minutes, "" if each.gain is None else f"{each.gain:+.4f}"]
 
 
 def _about(trained: list[Any]) -> str:
