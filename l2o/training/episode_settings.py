@@ -37,11 +37,11 @@ OWN: dict[tuple[str, str], dict[str, Any]] = {
     ("gaussian-classes", "hypernetwork"): {"num_episodes": 32, "train_query": 15},
     ("gaussian-classes", "chunked-hypernetwork"): {"num_episodes": 32, "train_query": 15},
     ("gaussian-classes", "cnaps"): {"num_episodes": 32, "train_query": 15},
-    # each query costs as much as a support example, and more where classes or draws of a latent are answered in turn
+    # each query costs as much as a support example, and more where there are draws of a latent
     ("gaussian-classes", "np"): {"train_query": 3},
     ("gaussian-classes", "anp"): {"train_query": 3},
     ("gaussian-classes", "canp"): {"train_query": 5},
-    ("gaussian-classes", "tnp-a"): {"train_query": 5},
+    # less than the learners' own batches of queries, at a larger rate
     ("gaussian-classes", "in-context"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
     ("gaussian-classes", "in-context-linear"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
 }

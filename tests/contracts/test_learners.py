@@ -108,7 +108,7 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "gru": lambda: RecurrentLearner(_embedding(), WAY, "gru", size=4, num_layers=2, hidden=3),
     "snail": lambda: SNAIL(_embedding(), WAY, length=7, filters=3, attention=((4, 3), (4, 3))),
     "in-context": lambda: InContextTransformer(4, WAY, 6, 2, 2),
-    "in-context, linear": lambda: InContextTransformer(4, WAY, 6, 2, 2, attention="linear", in_turn=False),
+    "in-context, linear": lambda: InContextTransformer(4, WAY, 6, 2, 2, attention="linear"),
     "hypernetwork": lambda: Hypernetwork(MLP([4, 5, WAY]), _embedding(), WAY, size=3, hidden=(6,)),
     "chunked": lambda: Hypernetwork(MLP([5, 4, WAY]), _embedding(), WAY, True, size=3, hidden=(6,), chunk=7),
     "cnaps": lambda: CNAPs(_embedding(), _embedding(), WAY, hidden=4),

@@ -27,7 +27,7 @@ class InContextTransformer(Learner):
     The fast variables are the prompt's keys and values in each layer. In training, queries with values are taken in
     their order, each told the ones before it, so that one sequence teaches every number of examples; the loss is the
     mean over them. Queries with labels, and all in evaluation and in `predict`, stand behind the support set alone:
-    episodes have classes in a fixed order (see `FewShot`), which would tell the next label by the last ones.
+    most episodes have as many of each class, in a fixed order (see `FewShot`), which would tell the next label.
 
     Episodes may be stacked along leading axes (`*b` in shapes).
 

@@ -86,8 +86,9 @@ class TransformerNeuralProcess(ClasswiseProcess):
     """TNP-D: context tokens (x, y) see each other, target tokens (x, 0) see them; each target by itself.
 
     With `autoregressive`, TNP-A: the query loss is that of the targets in their order, each told those before it,
-    so that it is a joint likelihood (divided by the number of targets). `predict` is then of each input as the first,
-    and so is the accuracy of labels.
+    so that it is a joint likelihood (divided by the number of targets). `predict` is then of each input as the first.
+    Labels are never told: episodes have as many of each class, mostly in a fixed order, which would tell the next
+    label by the last ones. So on labels TNP-A is TNP-D.
 
     The fast variables are the context's keys and values in each layer.
 
@@ -137,38 +138,31 @@ class TransformerNeuralProcess(ClasswiseProcess):
     def query_loss(
         self, fast: Fast, query: Examples, prediction: Float[Tensor, "*n"] | None = None
     ) -> Float[Tensor, "*b"]:
-        return super().query_loss(fast, query, self.in_turn(fast, query) if self.autoregressive else prediction)
+        return super().query_loss(fast, query, self.in_turn(fast, query) if self._takes_turns else prediction)
 
     def judged(self, fast: Fast, query: Examples, step: int) -> Outcome:
-        if not self.autoregressive:
+        if not self._takes_turns:
             return super().judged(fast, query, step)
-        return self._judged(self.in_turn(fast, query), query, fast)
+        return self._judged(self.in_turn(fast, query), query)
 
     def feed_forward(self, episode: Episode) -> Outcome:
         (x, y), z = self.told(episode.support), self.asked(episode.query.x)
         n, m = x.shape[-2], z.shape[-2]
         seen, visible = [_known(x, y)], None
-        if self.autoregressive:
+        if self._takes_turns:
             seen.append(_known(z, self.values(episode.query, z)))
             visible = in_turn_mask(n, m, x.device)
             visible = torch.cat([F.pad(torch.ones_like(visible[:1, :n]).expand(n, n), (0, m)), visible])
         tokens = self.embedding(torch.cat([*seen, self._unknown(z)], dim=-2))
         out = self.tower.at_once(tokens, tokens.shape[-2] - m, visible)
-        with torch.no_grad():
-            fast = self.start(episode.support) if self._scored_alone else {}
-        return self._judged(self.shaped(self.predictor(out)), episode.query, fast)
+        return self._judged(self.shaped(self.predictor(out)), episode.query)
 
-    def _judged(self, prediction: Float[Tensor, "*n"], query: Examples, fast: Fast) -> Outcome:
-        loss = super().query_loss({}, query, prediction)
-        if self._scored_alone:
-            with torch.no_grad():
-                prediction = self.predict(fast, query.x)
-        return self.outcome(loss, prediction, query)
+    def _judged(self, prediction: Float[Tensor, "*n"], query: Examples) -> Outcome:
+        return self.outcome(super().query_loss({}, query, prediction), prediction, query)
 
     @property
-    def _scored_alone(self) -> bool:
-        """Whether accuracy is that of other predictions than the loss: who was told labels is not scored by them."""
-        return self.autoregressive and self.classifies
+    def _takes_turns(self) -> bool:
+        return self.autoregressive and not self.classifies
 
     def _unknown(self, x: Float[Tensor, "*b n inputs"]) -> Float[Tensor, "*b n read"]:
         return F.pad(x, (0, self.num_answers + 1))

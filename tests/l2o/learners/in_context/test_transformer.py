@@ -3,6 +3,7 @@ import torch
 
 from l2o.estimators import Episodic
 from l2o.learners import Adaptation, InContextTransformer, meta_grad
+from l2o.learners.base import accuracy_of
 from l2o.tasks import Curriculum, LinearFunctions, Ramp
 from l2o.tasks.episodes import Episode, Examples
 from l2o.tasks.gaussian_classes import GaussianClasses
@@ -38,6 +39,11 @@ def test_one_pass_is_the_prompt_and_then_the_queries_in_turn(attention: str) -> 
     at_once = learner.feed_forward(episode).loss
     torch.testing.assert_close(at_once, learner.query_loss(learner.start(episode.support), episode.query))
     torch.testing.assert_close(at_once, learner.judged(learner.start(episode.support), episode.query, 0).loss)
+    stacked = double(FAMILY.sample_many(seeded(2), 3))
+    each = [learner.feed_forward(tree_map(lambda x, i=i: x[i], stacked)).loss for i in range(3)]
+    torch.testing.assert_close(learner.feed_forward(stacked).loss, torch.stack(each))
+    stacks, mapped = (meta_grad(Adaptation(learner), stacked, batching=how) for how in ("auto", "vmap"))
+    torch.testing.assert_close(stacks.grads, mapped.grads)
 
 
 def test_in_evaluation_a_query_is_not_told_the_others() -> None:
@@ -86,6 +92,7 @@ def test_labels_are_not_taken_in_turn_since_their_order_would_tell_them() -> Non
         support, query = (tree_map(lambda x, i=i: x[i], part) for part in episodes)
         alone = [learner.predict(learner.start(support), x.unsqueeze(0)) for x in query.x]
         torch.testing.assert_close(torch.nn.functional.cross_entropy(torch.cat(alone), query.y), outcome.loss[i])
+        torch.testing.assert_close(accuracy_of(torch.cat(alone), query.y), outcome.score[i])
 
 
 def test_a_curriculum_is_followed_by_the_estimator() -> None:
