@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import hypot
 from pathlib import Path
 from statistics import fmean
 
@@ -26,7 +25,7 @@ def table() -> str:
         ("MAML: time of a meta-iteration", _meta_step(), "docs/results/learners.md"),
         ("few-shot learning: Omniglot, 5 classes, 1 example each", _few_shot(), "docs/results/learners.md"),
         (
-            "learners of Gaussian classes, trained by the optimizer in the box, untuned, beside Adam",
+            "few-shot learners trained on Gaussian classes by the optimizer in the box, untuned, beside Adam",
             _outer(),
             "docs/results/learners.md",
         ),
@@ -115,17 +114,19 @@ def _few_shot() -> str:
 
 def _outer() -> str:
     rows = usual_length()
-    both = sorted(
-        ((each.gain, each) for each in side_by_side(rows) if each.gain is not None), key=lambda pair: -pair[0]
-    )
-    apart = [(gain, each) for gain, each in both if abs(gain) > hypot(*(row["half_interval"] for row in each.rows))]
-    most = ", ".join(f"{each.learner} {each.ours['score']:.3f} beside {each.adam['score']:.3f}" for _, each in both[:3])
-    behind = [(gain, each) for gain, each in apart if gain < 0]
-    least = ", ".join(f"{each.learner} {gain:+.3f}" for gain, each in reversed(behind))
+    both = [each for each in side_by_side(rows) if each.gain is not None]
+    apart = [each for each in both if each.apart]
+    told = []
+    for words, several in (("its best of several rates", True), ("its usual rate", False)):
+        num = sum((each.rates > 1) == several for each in both)
+        gains = [each.gain or 0.0 for each in apart if (each.rates > 1) == several]
+        higher = sum(gain > 0 for gain in gains)
+        told.append(f"where Adam had {words} ({num} learners) {higher} higher, {len(gains) - higher} lower")
+    most = sorted((each for each in both if each.rates > 1), key=lambda each: each.gain or 0.0)
+    ends = (f"{each.learner} {each.ours['score']:.3f} beside {each.adam['score']:.3f}" for each in (most[-1], most[0]))
     return (
-        f"accuracy of {len(both)} learners after {rows[0]['train_episodes']:,} episodes, by more than the 95% "
-        f"interval: higher on {len(apart) - len(behind)} (most: {most}), lower on {len(behind)} ({least}). Adam at the "
-        f"best of three rates for {sum(each.rates >= 3 for _, each in both)} of them, at the usual one for the others"
+        f"{rows[0]['train_episodes']:,} episodes, one seed: accuracy differs by more than the 95% interval on "
+        f"{len(apart)} of {len(both)}: {'; '.join(told)}. Furthest apart with several rates: {', '.join(ends)}"
     )
 
 

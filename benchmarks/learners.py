@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import hypot, sqrt
 from statistics import mean
 from typing import Any, NamedTuple
 
 from benchmarks import gaussian_classes as gaussian
 from benchmarks.record import markdown, read, readable
+
+BESIDE = ("Adam", "its rate", "the optimizer in the box", "CPU minutes", "difference")
+"""Heads of what `side_by_side` finds."""
 
 
 def few_shot() -> str:
@@ -188,9 +191,6 @@ def _trained() -> list[Any]:
     return [row for row in read("gaussian_classes") if "steps" in row and row["seed"] == 0]
 
 
-BESIDE = ("Adam", "its rate", "the optimizer in the box", "CPU minutes", "difference")
-
-
 class Beside(NamedTuple):
     """A learner's row by Adam at the best of so many rates, and that by the optimizer in the box; None if not run."""
 
@@ -208,6 +208,11 @@ class Beside(NamedTuple):
     def gain(self) -> float | None:
         """By which the optimizer in the box is ahead."""
         return None if self.adam is None or self.ours is None else self.ours["score"] - self.adam["score"]
+
+    @property
+    def apart(self) -> bool:
+        """Whether by more than the 95% interval of a difference of two that know nothing of each other."""
+        return self.gain is not None and abs(self.gain) > hypot(*(row["half_interval"] for row in self.rows))
 
 
 def side_by_side(trained: list[Any]) -> list[Beside]:

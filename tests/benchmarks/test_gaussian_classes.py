@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import learners
+from benchmarks import claims, learners
 from benchmarks.gaussian_classes import Config, run
 from l2o.training import learn
 from l2o.training.episode_settings import OWN
@@ -46,3 +46,22 @@ def test_tables_hold_the_best_rate_by_other_episodes_and_longer_runs_apart(monke
         "| maml | 160,000 | 0.8300 ± 0.0010 | 0.001 |  | 1.0 |  |",
         "| maml | 240,000 | 0.8200 ± 0.0010 | 0.001 |  | 1.0 |  |",
     ]
+
+
+def test_the_claim_counts_learners_that_are_apart_by_more_than_their_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"seed": 0, "steps": 5, "half_interval": 0.003, "train_episodes": 80_000}
+
+    def rows(learner: str, *scores: float) -> list[dict[str, Any]]:
+        names = ["default", *["Adam"] * 3]
+        return [
+            facts | {"learner": learner, "optimizer": name, "score": score, "choice": score, "lr": i}
+            for i, (name, score) in enumerate(zip(names, scores, strict=False))
+        ]
+
+    found = [*rows("one", 0.80, 0.70, 0.75, 0.79), *rows("two", 0.794, 0.6, 0.79), *rows("three", 0.7, 0.8)]
+    monkeypatch.setattr(learners, "read", lambda name: [*found, *rows("four", 0.9), *rows("five", 0.6, 0.5)])
+    told = claims._outer()
+    assert told.startswith("80,000 episodes, one seed: accuracy differs by more than the 95% interval on 3 of 4: ")
+    assert "where Adam had its best of several rates (2 learners) 1 higher, 0 lower" in told
+    assert "where Adam had its usual rate (2 learners) 1 higher, 1 lower" in told
+    assert told.endswith("Furthest apart with several rates: one 0.800 beside 0.790, two 0.794 beside 0.790")
