@@ -41,8 +41,8 @@ OWN: dict[tuple[str, str], dict[str, Any]] = {
     ("gaussian-classes", "np"): {"train_query": 3},
     ("gaussian-classes", "anp"): {"train_query": 3},
     ("gaussian-classes", "canp"): {"train_query": 5},
-    # less than the learners' own batches of queries, at a larger rate
+    # without a softmax a larger rate learns little
     ("gaussian-classes", "in-context"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
-    ("gaussian-classes", "in-context-linear"): {"lr": 3e-3, "num_episodes": 64, "train_query": 5},
+    ("gaussian-classes", "in-context-linear"): {"num_episodes": 64, "train_query": 5},
 }
 """What single learners are trained with on these data; before both."""
