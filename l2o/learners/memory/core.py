@@ -64,8 +64,8 @@ class MemoryCore(Configured, ABC):
         """
 
     @abstractmethod
-    def features(self, read: Float[Tensor, "num gates"], state: Any) -> Float[Tensor, "num features"]:
-        """What outputs are made of where nothing is written, for many inputs that find the same state.
+    def recall(self, h: Float[Tensor, "num controller"], state: Any) -> Float[Tensor, "num num_reads width"]:
+        """What is read where nothing is written, for many outputs of the controller that find the same state.
 
         Arguments:
             state: without batch axes.
@@ -83,7 +83,8 @@ class MemoryCore(Configured, ABC):
             ValueError: as `unroll`.
         """
         self._check(x)
-        return self.output(self.features(self.cell.read(x), state))
+        h, _ = self.control(self.cell.read(x), state)
+        return self.output(torch.cat([h, self.recall(h, state).flatten(-2)], dim=-1))
 
     def unroll(
         self, x: Float[Tensor, "*batch time inputs"], state: Any = None

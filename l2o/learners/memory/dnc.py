@@ -112,10 +112,8 @@ class DNC(MemoryCore):
         after = DNCState(h, c, reads, memory, usage, link, precedence, written, reading)
         return torch.cat([h, reads.flatten(-2)], dim=-1), after
 
-    def features(self, read: Float[Tensor, "num gates"], state: DNCState) -> Float[Tensor, "num features"]:
-        h, _ = self.control(read, state)
-        reads = self._look(self._said(h), state.memory, state.link, state.read) @ state.memory
-        return torch.cat([h, reads.flatten(-2)], dim=-1)
+    def recall(self, h: Float[Tensor, "num controller"], state: DNCState) -> Float[Tensor, "num num_reads width"]:
+        return self._look(self._said(h), state.memory, state.link, state.read) @ state.memory
 
     def _said(self, h: Float[Tensor, "*batch controller"]) -> tuple[Tensor, ...]:
         """Of each read head: key, strength, free gate, modes."""

@@ -91,10 +91,8 @@ class MANN(MemoryCore):
         usage = self.gamma * state.usage + (weights + written).sum(-2)
         return torch.cat([h, reads.flatten(-2)], dim=-1), MANNState(h, c, reads, memory, usage, weights)
 
-    def features(self, read: Float[Tensor, "num gates"], state: MANNState) -> Float[Tensor, "num features"]:
-        h, _ = self.control(read, state)
-        *_, reads = self._look(h, state)
-        return torch.cat([h, reads.flatten(-2)], dim=-1)
+    def recall(self, h: Float[Tensor, "num controller"], state: MANNState) -> Float[Tensor, "num num_reads width"]:
+        return self._look(h, state)[-1]
 
     def _look(
         self, h: Float[Tensor, "*batch controller"], state: MANNState

@@ -101,10 +101,8 @@ class NTM(MemoryCore):
         memory = write(state.memory, writing, torch.sigmoid(erase), torch.tanh(add))
         return torch.cat([h, reads.flatten(-2)], dim=-1), NTMState(h, c, reads, weights, memory)
 
-    def features(self, read: Float[Tensor, "num gates"], state: NTMState) -> Float[Tensor, "num features"]:
-        h, _ = self.control(read, state)
-        _, reads = self._look(h, state)
-        return torch.cat([h, reads.flatten(-2)], dim=-1)
+    def recall(self, h: Float[Tensor, "num controller"], state: NTMState) -> Float[Tensor, "num num_reads width"]:
+        return self._look(h, state)[-1]
 
     def _look(
         self, h: Float[Tensor, "*batch controller"], state: NTMState
