@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from l2o.learners.backbones import MLP, Conv4
 from l2o.learners.base import Learner
 from l2o.learners.gradient.cavia import CAVIA, FiLMConv4, FiLMMLP, WithContext
@@ -11,7 +13,7 @@ from l2o.learners.gradient.maml_plus_plus import MAMLPlusPlus, StepRates
 from l2o.learners.gradient.meta_curvature import MetaCurvature
 from l2o.learners.gradient.meta_lstm import MetaLSTMRule
 from l2o.learners.gradient.meta_sgd import MetaSGD, shapes_of
-from l2o.rules.base import UpdateRule
+from l2o.rules.base import UpdateRule, check
 from l2o.training.recipes.base import Given, Recipe, sgd
 
 
@@ -60,7 +62,9 @@ def _step_rates(learner: Learner, lr: float) -> UpdateRule:
 
 
 def _meta_lstm(learner: Learner, lr: float) -> UpdateRule:
-    return MetaLSTMRule()
+    check(0.0 < lr < 1.0, "inner_lr must be between 0 and 1, since it is where an input gate starts", inner_lr=lr)
+    bias = math.log(lr / (1.0 - lr))
+    return MetaLSTMRule(input_bias=(bias - 0.5, bias + 0.5))
 
 
 # Finn et al., 2017, appendix A.1: strided convolutions, 1 step in training and 3 in evaluation, meta-batches of 32
@@ -106,6 +110,6 @@ RECIPES: dict[str, Recipe] = {
         _maml,
         _meta_lstm,
         learns_rule=True,
-        settings=MAML_SETTINGS | {"inner_steps": 5, "test_steps": 5, "order": "first"},
+        settings=MAML_SETTINGS | {"inner_lr": 0.01, "inner_steps": 5, "test_steps": 5, "order": "first"},
     ),
 }

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from l2o.learners import SNAIL, Conv4, MemoryLearner
+from l2o.learners import SNAIL, Conv4, MemoryLearner, MetaLSTMRule
 from l2o.training.learn import LearnConfig
 from l2o.training.recipes import FAMILIES, RECIPES
 from l2o.types import seeded
@@ -69,3 +69,15 @@ def test_what_has_an_output_for_each_class_trains_on_as_many() -> None:
     cnaps = LearnConfig(learner="cnaps", data="gaussian-classes", way=5, train_way=10)
     learner = cnaps.adaptation(cnaps.suite()).learner
     assert learner.way is None and torch.equal(learner.film.weight, torch.zeros_like(learner.film.weight))
+
+
+def test_the_input_gate_of_a_meta_lstm_starts_near_the_inner_rate() -> None:
+    for rate in (0.01, 0.1):
+        config = LearnConfig(learner="meta-lstm", data="sinusoid", inner_lr=rate)
+        rule = config.adaptation(config.suite()).rule
+        assert isinstance(rule, MetaLSTMRule)
+        gate = float(torch.sigmoid(rule.gate_bias[0]))
+        assert rate / 2 < gate < 2 * rate
+    with pytest.raises(ValueError, match=r"inner_lr must be between 0 and 1.*inner_lr=1\.0"):
+        wrong = LearnConfig(learner="meta-lstm", data="sinusoid", inner_lr=1.0)
+        wrong.adaptation(wrong.suite())
