@@ -34,7 +34,6 @@ class MetaLSTMRule(UpdateRule):
     # with a forget bias of 1 (see `lstm_cell`), so that it remembers from the start.
 
     needs_loss = True
-    nominal_lr = 1e-2  # a fresh input gate
 
     def __init__(
         self,
@@ -47,6 +46,7 @@ class MetaLSTMRule(UpdateRule):
         check(hidden_size >= 1, "hidden_size must be positive", hidden_size=hidden_size)
         check(p > 0, "p must be positive, the exponent range of the numbers told apart", p=p)
         self.hidden_size, self.p = hidden_size, p
+        self.nominal_lr = 1.0 / (1.0 + math.exp(-sum(input_bias) / 2))  # a fresh input gate
         inputs = 4 + hidden_size
         self.weight = nn.Parameter(torch.randn(4 * hidden_size, inputs) / math.sqrt(inputs))
         self.bias = nn.Parameter(torch.zeros(4 * hidden_size))
