@@ -41,9 +41,8 @@ from l2o.training.recipes import RECIPES
 from l2o.training.run import RunDirectory
 from l2o.types import seeded, tree_map
 
-OTHERS = ("relation", "convcnp", "maml++", "tnp-a")
-"""Learners of other data: images, numbers on a line, networks with batch normalisation, values (of labels tnp-a is
-tnp-d)."""
+OTHERS = ("convcnp", "tnp-a")
+"""Learners of other data: numbers on a line, values (of labels tnp-a is tnp-d)."""
 
 TEST_SEED, CHOICE_SEED = 10**6, 3 * 10**6
 """Of the test episodes of runs with seed 0, see `learn_command.report`; of those by which rates are chosen."""

@@ -20,17 +20,19 @@ class MLP(Configured):
 
     Arguments:
         sizes: numbers of inputs, of each hidden layer's units, of outputs.
+        norm: statistics of batch normalisation (see `batch_norm`) of hidden layers, or none; it takes (n, inputs).
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], norm: Norm = "none") -> None:
         super().__init__()
         *hidden, last = (nn.Linear(n_in, n_out) for n_in, n_out in pairwise(sizes))
         self.hidden, self.head = nn.ModuleList(hidden), last
+        self.norms = nn.ModuleList(norm_layer(layer.out_features, norm) for layer in hidden)
         self.num_features = sizes[-1]
 
     def forward(self, x: Float[Tensor, "*n inputs"]) -> Float[Tensor, "*n outputs"]:
-        for layer in self.hidden:
-            x = torch.relu(layer(x))
+        for layer, norm in zip(self.hidden, self.norms, strict=True):
+            x = torch.relu(norm(layer(x)))
         return self.head(x)
 
 

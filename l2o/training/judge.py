@@ -111,7 +111,7 @@ def _check_classes(adaptation: Adaptation, episodes: Episode) -> None:
         )
     first = tree_map(lambda x: x[0], episodes)
     with torch.no_grad():
-        outputs = adaptation.learner.predict(adaptation.learner.start(first.support), first.query.x[:1]).shape[-1]
+        outputs = adaptation.learner.predict(adaptation.learner.start(first.support), first.query.x).shape[-1]
     if outputs < classes:
         raise ValueError(
             f"the learner must have an output for each class; it has {outputs}, and episodes have {classes} classes."

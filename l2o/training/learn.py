@@ -260,7 +260,8 @@ class LearnConfig(PoolConfig):
         options |= {} if c.width is None else {"width": c.width}
         known = inspect.signature(suite.network).parameters
         takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
-        if c.width is not None and not takes_all and "width" not in known and c.learner != "relation":
+        own_width = c.learner == "relation" and suite.inputs is None
+        if c.width is not None and not takes_all and "width" not in known and not own_width:
             raise ValueError(f"the network of {c.data} takes no width; got {c.width}.")
         return {name: value for name, value in options.items() if takes_all or name in known}
 

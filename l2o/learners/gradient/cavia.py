@@ -76,9 +76,9 @@ class FiLMMLP(Configured):
         self.films = nn.ModuleList(_film(num_context, layer.out_features) for layer in network.hidden)
 
     def forward(self, x: Float[Tensor, "n features"], context: Float[Tensor, " k"]) -> Float[Tensor, "n outputs"]:
-        for film, layer in zip(self.films, self.network.hidden, strict=True):
+        for film, layer, norm in zip(self.films, self.network.hidden, self.network.norms, strict=True):
             scale, shift = film(context).chunk(2)
-            x = torch.relu(layer(x) * (1 + scale) + shift)
+            x = torch.relu(norm(layer(x)) * (1 + scale) + shift)
         return self.network.head(x)
 
 

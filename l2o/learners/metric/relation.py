@@ -63,9 +63,10 @@ class RelationNetwork(Learner):
     The fast variables are the classes' feature maps.
 
     Arguments:
-        encoder: maps inputs (n, *features) to feature maps (n, width, size, size).
+        encoder: maps inputs (n, *features) to feature maps (n, width, size, size), or to vectors (n, num_features).
         way: classes in an episode; None to count them in each support set, which `vmap` cannot.
         width, hidden, size, norm, precision: of the network that scores, see `RelationModule`.
+        num_features: numbers in an embedding that is a vector, which a `VectorRelation` scores then; None for maps.
     """
 
     def __init__(
@@ -77,10 +78,15 @@ class RelationNetwork(Learner):
         size: int = 5,
         norm: Norm = "running",
         precision: Precision = "float32",
+        num_features: int | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.way = encoder, way
-        self.relation = RelationModule(width, hidden, size, norm, precision)
+        self.relation = (
+            RelationModule(width, hidden, size, norm, precision)
+            if num_features is None
+            else VectorRelation(num_features)
+        )
 
     def start(self, support: Examples) -> Fast:
         maps = self.encoder(support.x)
@@ -133,6 +139,29 @@ class RelationModule(nn.Module):
             z = torch.relu(F.max_pool2d(self.norm2(self.conv2(z)), 2))
         z = torch.relu(self.full1(z.to(queries.dtype).flatten(1)))
         return torch.sigmoid(self.full2(z)).view(len(queries), len(classes))
+
+
+class VectorRelation(nn.Module):
+    """Two full layers over [class, query], for embeddings that are vectors (figure 3 of the paper).
+
+    The first goes over way + n vectors in place of way * n pairs, as in `RelationModule`.
+
+    Arguments:
+        num_features: numbers in an embedding.
+        hidden: units of the first layer; None for as many as [class, query] has numbers.
+    """
+
+    def __init__(self, num_features: int, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = 2 * num_features if hidden is None else hidden
+        self.full1, self.full2 = nn.Linear(2 * num_features, hidden), nn.Linear(hidden, 1)
+
+    def forward(
+        self, classes: Float[Tensor, "way features"], queries: Float[Tensor, "n features"]
+    ) -> Float[Tensor, "n way"]:
+        of_class, of_query = self.full1.weight.chunk(2, dim=1)
+        z = F.linear(queries, of_query).unsqueeze(1) + F.linear(classes, of_class, self.full1.bias)
+        return torch.sigmoid(self.full2(torch.relu(z))).squeeze(-1)
 
 
 def _reset(module: nn.Module) -> None:

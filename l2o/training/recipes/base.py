@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from l2o.learners.answers import features_of
+from l2o.learners.backbones import MLP
 from l2o.learners.base import Learner
 from l2o.rules.base import UpdateRule
 from l2o.rules.hand_designed import SGD
@@ -65,6 +67,12 @@ FEED_FORWARD = {"norm": "running", "inner_steps": 0}
 # what has an output for each class learns more from many episodes than from many queries, each of which costs about as
 # much as an example
 FEW_QUERIES = FEED_FORWARD | {"num_episodes": 16, "train_query": 3}
+
+
+def reader(given: Given) -> nn.Module:
+    """What embeds for learners that have layers of their own behind it: vectors go through a linear one."""
+    network = given.make(0)
+    return network if given.inputs is None else MLP((given.inputs, features_of(network)))
 
 
 def sgd(learner: Learner, lr: float) -> UpdateRule:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from torch import nn
-
 from l2o.learners.answers import features_of
 from l2o.learners.backbones import MLP
 from l2o.learners.base import Learner
@@ -14,28 +12,22 @@ from l2o.learners.black_box.cnaps import CNAPs
 from l2o.learners.black_box.hypernetwork import Hypernetwork
 from l2o.learners.black_box.recurrent import RecurrentLearner
 from l2o.learners.black_box.snail import SNAIL
-from l2o.training.recipes.base import FEED_FORWARD, FEW_QUERIES, Given, Recipe, sgd
-
-
-def _reader(given: Given) -> nn.Module:
-    """What embeds for learners that have many layers behind it: vectors go through a linear one."""
-    network = given.make(0)
-    return network if given.inputs is None else MLP((given.inputs, features_of(network)))
+from l2o.training.recipes.base import FEED_FORWARD, FEW_QUERIES, Given, Recipe, reader, sgd
 
 
 def _recurrent(given: Given, cell: str) -> Learner:
-    return RecurrentLearner(_reader(given), given.outputs, cell)
+    return RecurrentLearner(reader(given), given.outputs, cell)
 
 
 def _snail(given: Given) -> Learner:
     """With the sizes of the paper for images, and with small ones for vectors."""
     small: dict[str, Any] = {} if given.inputs is None else {"filters": 32, "attention": ((32, 32),) * 3}
-    return SNAIL(_reader(given), given.outputs, given.rows + 1, **small)
+    return SNAIL(reader(given), given.outputs, given.rows + 1, **small)
 
 
 def _hypernetwork(given: Given, chunk: int | None = None) -> Learner:
     """A perceptron of one hidden layer is generated: of vectors, or of the embeddings of images."""
-    encoder, embedded = _reader(given), given.inputs is None
+    encoder, embedded = reader(given), given.inputs is None
     target = MLP((given.inputs or features_of(encoder), 64, given.outputs))
     return Hypernetwork(target, encoder, given.outputs, embedded, hidden=(256,), chunk=chunk)
 

@@ -30,7 +30,10 @@ def _boil(given: Given) -> Learner:
 
 
 def _maml_plus_plus(given: Given) -> Learner:
-    return MAMLPlusPlus(given.make(given.outputs), given.steps)
+    network = given.make(given.outputs)
+    if isinstance(network, MLP):  # which has no normalisation by itself
+        network = MLP(network.config["sizes"], norm="batch")
+    return MAMLPlusPlus(network, given.steps)
 
 
 def _imaml(given: Given) -> Learner:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from l2o.learners.answers import features_of
 from l2o.learners.base import Learner
 from l2o.learners.metric.matching import MatchingNetwork
 from l2o.learners.metric.prototypical import PrototypicalNetwork
 from l2o.learners.metric.relation import RelationEncoder, RelationNetwork
 from l2o.learners.metric.ridge import RidgeHead, SVMHead
 from l2o.learners.metric.siamese import SiameseNetwork
-from l2o.training.recipes.base import FEED_FORWARD, Given, Recipe, sgd
+from l2o.training.recipes.base import FEED_FORWARD, Given, Recipe, reader, sgd
 
 
 def _prototypical(given: Given) -> Learner:
@@ -32,7 +33,10 @@ def _siamese(given: Given) -> Learner:
 
 
 def _relation(given: Given) -> Learner:
-    """With the encoder and the relation module of the paper in place of the usual network."""
+    """Of pictures with the encoder and the relation module of the paper in place of the usual network."""
+    if given.inputs is not None:
+        encoder = reader(given)
+        return RelationNetwork(encoder, given.way, num_features=features_of(encoder))
     chosen = {name: given.options[name] for name in ("width", "norm", "precision") if name in given.options}
     return RelationNetwork(RelationEncoder(**chosen), given.way, **chosen)
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call, grad, vmap
 
-from l2o.learners import MAML, Adaptation, Conv4, PrototypicalNetwork, meta_grad
+from l2o.learners import MAML, MLP, Adaptation, Conv4, PrototypicalNetwork, meta_grad
 from l2o.learners.batch_norm import BatchNorm, batch_norm, calibrate
 from l2o.rules import SGD
 from l2o.tasks.episodes import Episode, Examples
@@ -72,6 +72,16 @@ def test_within_transforms_all_derivatives_are_those_of_torchs_own(shape: tuple[
     total = (gradients[0] * sides[1]).sum() + gradients[1].sum()
     for a, b in zip(within, torch.autograd.grad(total, leaves), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_hidden_layers_of_a_perceptron_are_normalised_before_their_relu() -> None:
+    network, x = MLP([3, 6, 4, 2], norm="batch"), torch.randn(7, 3, generator=seeded(2))
+    z = x
+    for layer in network.hidden:
+        z = layer(z)
+        z = torch.relu((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt())
+    torch.testing.assert_close(network(x), network.head(z), rtol=1e-4, atol=1e-5)
+    assert set(MLP([3, 6, 2]).state_dict()) == {"hidden.0.weight", "hidden.0.bias", "head.weight", "head.bias"}
 
 
 def test_running_statistics_judge_each_query_alone() -> None:

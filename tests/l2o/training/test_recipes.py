@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from l2o.learners import SNAIL, Conv4, MemoryLearner, MetaLSTMRule
+from l2o.training.judge import judge
 from l2o.training.learn import LearnConfig
 from l2o.training.recipes import FAMILIES, RECIPES
 from l2o.types import seeded
@@ -27,6 +28,20 @@ def test_learners_take_targets_and_images(learner: str, data: str) -> None:
     assert outcome.loss.isfinite()
     assert any(isinstance(m, Conv4) for m in adaptation.modules()) == (data == "digits")
     assert all(p.grad is not None for name, p in adaptation.named_parameters() if ".encoder." in f".{name}")
+
+
+@pytest.mark.parametrize("learner", ["maml++", "relation"])
+def test_learners_of_pictures_have_a_network_for_vectors(learner: str) -> None:
+    config = LearnConfig(learner=learner, data="gaussian-classes", test_steps=2)
+    suite = config.suite()
+    adaptation = config.adaptation(suite)
+    adaptation(suite.train.sample(seeded(0))).loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in adaptation.parameters())
+    assert not any(isinstance(m, Conv4) for m in adaptation.modules())
+    assert judge(adaptation, suite.test, 20).scores.isfinite().all()
+    wrong = LearnConfig(learner=learner, data="gaussian-classes", width=8)
+    with pytest.raises(ValueError, match="the network of gaussian-classes takes no width; got 8"):
+        wrong.adaptation(suite)
 
 
 def test_no_two_families_have_a_learner_of_one_name() -> None:

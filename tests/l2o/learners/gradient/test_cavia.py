@@ -82,6 +82,8 @@ def test_film_of_a_perceptron_scales_and_shifts_every_hidden_layer() -> None:
     assert not torch.allclose(film(x, context), network(x))
     with pytest.raises(ValueError, match="must have a hidden layer"):
         FiLMMLP(MLP([3, 2]))
+    normalised = MLP([3, 5, 2], norm="batch").double()
+    torch.testing.assert_close(FiLMMLP(normalised, NUM).double()(x, torch.zeros(NUM).double()), normalised(x))
 
 
 @pytest.mark.parametrize("strided", [False, True])

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from l2o.learners import Adaptation, RelationEncoder, RelationNetwork, meta_grad
+from l2o.learners import MLP, Adaptation, RelationEncoder, RelationNetwork, meta_grad
 from l2o.learners.batch_norm import calibrate
-from l2o.learners.metric.relation import RelationModule
+from l2o.learners.metric.relation import RelationModule, VectorRelation
 from l2o.rules import SGD
 from l2o.tasks.episodes import Episode, Examples
 from l2o.types import seeded
@@ -50,6 +50,19 @@ def test_relation_goes_over_pairs_without_making_them(norm: str) -> None:
     ours, theirs = (torch.autograd.grad(x.square().sum(), weights, retain_graph=True) for x in (found, expected))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_relations_of_vectors_are_those_of_pairs() -> None:
+    learner = RelationNetwork(MLP([6, 8, 4]), 3, num_features=4)
+    x = 9 * torch.randn(6, 6, generator=seeded(3))
+    fast, queries = learner.start(Examples(x, Y)), learner.encoder(x[:5])
+    z = learner.encoder(x)
+    torch.testing.assert_close(fast["maps"], torch.stack([z[0] + z[5], z[1] + z[4], z[2] + z[3]]))
+    pairs = torch.stack([torch.stack([torch.cat([c, q]) for c in fast["maps"]]) for q in queries])
+    assert isinstance(learner.relation, VectorRelation)
+    expected = torch.sigmoid(learner.relation.full2(torch.relu(learner.relation.full1(pairs)))).squeeze(-1)
+    torch.testing.assert_close(learner.predict(fast, x[:5]), expected)
+    assert expected.std() > 1e-3
 
 
 def test_a_class_is_the_sum_of_its_examples_maps_in_any_order() -> None:
