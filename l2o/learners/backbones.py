@@ -20,7 +20,8 @@ class MLP(Configured):
 
     Arguments:
         sizes: numbers of inputs, of each hidden layer's units, of outputs.
-        norm: statistics of batch normalisation (see `batch_norm`) of hidden layers, or none; it takes (n, inputs).
+        norm: statistics of batch normalisation (see `batch_norm`) of hidden layers, or none; with it inputs must
+            be (n, inputs).
     """
 
     def __init__(self, sizes: Sequence[int], norm: Norm = "none") -> None:

@@ -83,7 +83,15 @@ class BatchNorm(nn.Module):
 def batch_norm(
     x: Float[Tensor, "n features *rest"], weight: Float[Tensor, " features"], bias: Float[Tensor, " features"]
 ) -> Float[Tensor, "n features *rest"]:
-    """Normalisation by the batch's own statistics, right in every order of derivative and under every transform."""
+    """Normalisation by the batch's own statistics, right in every order of derivative and under every transform.
+
+    Raises:
+        ValueError: one value for each feature, whose variance is 0.
+    """
+    if x.numel() == x.shape[1]:
+        raise ValueError(
+            f"statistics of a batch need more than one value of each feature; got {tuple(x.shape)}, one example."
+        )
     if not inside_transform():
         return F.batch_norm(x, None, None, weight, bias, training=True)
     # torch's own loses second-order terms when a derivative is taken outside a vmap over derivatives

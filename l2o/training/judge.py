@@ -110,7 +110,7 @@ def _check_classes(adaptation: Adaptation, episodes: Episode) -> None:
             f"they have {classes}."
         )
     first = tree_map(lambda x: x[0], episodes)
-    with torch.no_grad():
+    with torch.no_grad():  # all queries, since statistics of a batch need more than one
         outputs = adaptation.learner.predict(adaptation.learner.start(first.support), first.query.x).shape[-1]
     if outputs < classes:
         raise ValueError(

@@ -31,7 +31,7 @@ def learn(*words: str) -> int:
     return main(["learn", *words, *short, "--threads", "1"])
 
 
-@pytest.mark.parametrize("learner", [name for name in RECIPES if name not in ("relation", "maml++", "convcnp")])
+@pytest.mark.parametrize("learner", [name for name in RECIPES if name != "convcnp"])
 def test_every_learner_trains_from_the_command_line(learner: str, tmp_path: Path) -> None:
     words = ["--learner", learner, "--data", "gaussian-classes", "--num-episodes", "2", "--run", str(tmp_path / "run")]
     assert learn(*words, "--query", "2", "--train-query", "2", "--train-shot", "1", "--train-way", "5") == 0

@@ -71,8 +71,8 @@ class MAMLPlusPlus(MAML):
         layers = {name: m for name, m in network.named_modules() if isinstance(m, BatchNorm)}
         if not layers:
             raise ValueError(
-                "the network must have BatchNorm layers (l2o.learners.batch_norm), as Conv4 has, or there is no "
-                f"normalisation to learn for a step; {type(network).__name__} has none."
+                "the network must have BatchNorm layers (l2o.learners.batch_norm), as Conv4 and MLP(norm='batch') do, "
+                f"or there is no normalisation to learn for a step; {type(network).__name__} has none."
             )
         running = [name for name, m in layers.items() if m.statistics != "batch"]
         check(not running, "statistics must be the batch's, because every step has others", running=running)

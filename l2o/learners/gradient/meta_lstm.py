@@ -46,7 +46,7 @@ class MetaLSTMRule(UpdateRule):
         check(hidden_size >= 1, "hidden_size must be positive", hidden_size=hidden_size)
         check(p > 0, "p must be positive, the exponent range of the numbers told apart", p=p)
         self.hidden_size, self.p = hidden_size, p
-        self.nominal_lr = 1.0 / (1.0 + math.exp(-sum(input_bias) / 2))  # a fresh input gate
+        self.nominal_lr = 0.5 + 0.5 * math.tanh(sum(input_bias) / 4)  # the sigmoid of their mean: a fresh input gate
         inputs = 4 + hidden_size
         self.weight = nn.Parameter(torch.randn(4 * hidden_size, inputs) / math.sqrt(inputs))
         self.bias = nn.Parameter(torch.zeros(4 * hidden_size))

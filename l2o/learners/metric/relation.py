@@ -55,17 +55,17 @@ class RelationEncoder(Configured):
 
 
 class RelationNetwork(Learner):
-    """A network scores how a query's feature maps relate to a class's, which are the sum of its examples'.
+    """A network scores how a query's feature maps, or its vector, relate to a class's, the sum of its examples'.
 
     Scores are between 0 and 1; as in the paper they are trained by their squared error, 1 for the class and 0 for
     others. The authors' numbers are with the statistics of the batch at hand, in tests too (`norm="batch"`).
 
-    The fast variables are the classes' feature maps.
+    The fast variables are the classes' feature maps or vectors.
 
     Arguments:
         encoder: maps inputs (n, *features) to feature maps (n, width, size, size), or to vectors (n, num_features).
         way: classes in an episode; None to count them in each support set, which `vmap` cannot.
-        width, hidden, size, norm, precision: of the network that scores, see `RelationModule`.
+        width, hidden, size, norm, precision: of the network that scores maps, see `RelationModule`.
         num_features: numbers in an embedding that is a vector, which a `VectorRelation` scores then; None for maps.
     """
 
@@ -142,19 +142,18 @@ class RelationModule(nn.Module):
 
 
 class VectorRelation(nn.Module):
-    """Two full layers over [class, query], for embeddings that are vectors (figure 3 of the paper).
+    """Two full layers over [class, query], for embeddings that are vectors (the paper's for zero-shot learning).
 
     The first goes over way + n vectors in place of way * n pairs, as in `RelationModule`.
 
     Arguments:
-        num_features: numbers in an embedding.
-        hidden: units of the first layer; None for as many as [class, query] has numbers.
+        num_features: numbers in an embedding; the first layer has twice as many units.
     """
 
-    def __init__(self, num_features: int, hidden: int | None = None) -> None:
+    def __init__(self, num_features: int) -> None:
         super().__init__()
-        hidden = 2 * num_features if hidden is None else hidden
-        self.full1, self.full2 = nn.Linear(2 * num_features, hidden), nn.Linear(hidden, 1)
+        pair = 2 * num_features
+        self.full1, self.full2 = nn.Linear(pair, pair), nn.Linear(pair, 1)
 
     def forward(
         self, classes: Float[Tensor, "way features"], queries: Float[Tensor, "n features"]

@@ -31,7 +31,7 @@ def _boil(given: Given) -> Learner:
 
 def _maml_plus_plus(given: Given) -> Learner:
     network = given.make(given.outputs)
-    if isinstance(network, MLP):  # which has no normalisation by itself
+    if type(network) is MLP and given.classifies:  # it has no normalisation by itself
         network = MLP(network.config["sizes"], norm="batch")
     return MAMLPlusPlus(network, given.steps)
 
@@ -113,6 +113,6 @@ RECIPES: dict[str, Recipe] = {
         _maml,
         _meta_lstm,
         learns_rule=True,
-        settings=MAML_SETTINGS | {"inner_lr": 0.01, "inner_steps": 5, "test_steps": 5, "order": "first"},
+        settings=MAML_SETTINGS | {"inner_lr": 0.011, "inner_steps": 5, "test_steps": 5, "order": "first"},
     ),
 }

@@ -74,6 +74,13 @@ def test_within_transforms_all_derivatives_are_those_of_torchs_own(shape: tuple[
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
+def test_one_example_has_no_statistics_of_a_batch_under_no_transform_either() -> None:
+    network = MLP([3, 4, 2], norm="batch")
+    for x, run in ((torch.ones(1, 3), network), (torch.ones(2, 1, 3), vmap(network))):
+        with pytest.raises(ValueError, match=r"need more than one value of each feature; got \(1, 4\)"):
+            run(x)
+
+
 def test_hidden_layers_of_a_perceptron_are_normalised_before_their_relu() -> None:
     network, x = MLP([3, 6, 4, 2], norm="batch"), torch.randn(7, 3, generator=seeded(2))
     z = x
@@ -81,6 +88,9 @@ def test_hidden_layers_of_a_perceptron_are_normalised_before_their_relu() -> Non
         z = layer(z)
         z = torch.relu((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt())
     torch.testing.assert_close(network(x), network.head(z), rtol=1e-4, atol=1e-5)
+
+
+def test_a_perceptron_without_normalisation_has_the_weights_of_its_layers_alone() -> None:
     assert set(MLP([3, 6, 2]).state_dict()) == {"hidden.0.weight", "hidden.0.bias", "head.weight", "head.bias"}
 
 
