@@ -92,7 +92,7 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "matching, no context": lambda: MatchingNetwork(_embedding(), WAY, full_context=False),
     "siamese": lambda: SiameseNetwork(_embedding(), WAY),
     "relation": lambda: RelationNetwork(Maps(), WAY, width=1, size=4, norm="none"),
-    "relation, vectors": lambda: RelationNetwork(_embedding(), WAY, num_features=5),
+    "relation, vectors": lambda: RelationNetwork(MLP([4, 4]), WAY, num_features=4),
     "ridge": lambda: RidgeHead(_embedding(), WAY),
     "svm": lambda: SVMHead(_embedding(), WAY),
     "ntm": lambda: MemoryLearner(_embedding(), NTM(5 + WAY + 1, WAY, controller=4, rows=4, width=3)),
