@@ -110,8 +110,8 @@ def _check_classes(adaptation: Adaptation, episodes: Episode) -> None:
             f"they have {classes}."
         )
     first = tree_map(lambda x: x[0], episodes)
-    with torch.no_grad():  # all queries, since statistics of a batch need more than one
-        outputs = adaptation.learner.predict(adaptation.learner.start(first.support), first.query.x).shape[-1]
+    with torch.no_grad():  # two queries, since statistics of a batch need more than one
+        outputs = adaptation.learner.predict(adaptation.learner.start(first.support), first.query.x[:2]).shape[-1]
     if outputs < classes:
         raise ValueError(
             f"the learner must have an output for each class; it has {outputs}, and episodes have {classes} classes."
